@@ -1,0 +1,50 @@
+# make demo   keypoints on a photograph, decoded from real heatmaps
+# make test   all tests (those marked gpu skip without one)
+# make lint   formatting, lint and types
+# make compile-report   every kernel for every target: registers, spills, load widths; needs no GPU
+# make bench  CPU benchmarks
+# make gpu    gpu tests, then GPU benchmarks, with the python on the PATH and nothing installed
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Where `make gpu` and `make bench` leave their results.
+OUT    ?= benchmarks/results
+
+.PHONY: demo test lint compile-report bench gpu clean
+
+demo: $(VENV)/.cli
+	$(BIN)/dark-kernels demo
+
+# One thread for each of the two workers: the tests are many small operations.
+test: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist worksteal
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+compile-report: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.compile_report
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.run --device cpu --output $(OUT)
+
+gpu:
+	$(PYTHON) -m pytest tests -m gpu
+	$(PYTHON) -m benchmarks.run --device cuda --output $(OUT)
+
+$(VENV)/.cli: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[cli]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[dev]'
+	touch $@ $(VENV)/.cli
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .benchmarks build dist

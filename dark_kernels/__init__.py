@@ -1,0 +1,10 @@
+"""Fused Triton kernels for pose estimation: heatmaps to keypoints, and losses for their training."""
+
+from . import recipes
+from .decode import decode
+from .recipes import Recipe
+from .types import Keypoints
+
+__version__ = "0.1.0"
+
+__all__ = ["Keypoints", "Recipe", "__version__", "decode", "recipes"]

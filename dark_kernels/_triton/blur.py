@@ -1,0 +1,204 @@
+"""Separable smoothing of a map held in device memory, at any pixels, and the maximum of a whole smoothed map.
+
+Pixels are weighted and added in an order that depends on their distance alone, the two at one distance first
+with each other. So equal or mirrored surroundings give equal numbers to the last bit: a plateau has no slope,
+and of equal maxima the first is found.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def source_index(index, size, PADDING: tl.constexpr):
+    """The pixel of a row of `size` whose value stands at `index`, which may lie outside."""
+    if PADDING == "reflect":  # d c b | a b c d, as often as it takes
+        period = tl.maximum(2 * size - 2, 1)
+        index = index % period
+        index = tl.where(index < 0, index + period, index)
+        index = tl.where(index < size, index, period - index)
+    elif PADDING == "symmetric":  # c b a | a b c
+        period = 2 * size
+        index = index % period
+        index = tl.where(index < 0, index + period, index)
+        index = tl.where(index < size, index, period - 1 - index)
+    return index
+
+
+@triton.jit
+def tap_weight(
+    distance,
+    RADIUS: tl.constexpr,
+    EXPONENT: tl.constexpr,
+    TAP_0: tl.constexpr,
+    TAP_1: tl.constexpr,
+    TAP_2: tl.constexpr,
+    TAP_3: tl.constexpr,
+    TAP_4: tl.constexpr,
+):
+    """Weight of a tap at `distance`: a Gaussian TAP_0 * 2^(EXPONENT distance^2), or a table if EXPONENT is 0."""
+    distance = tl.abs(distance)
+    if EXPONENT != 0.0:
+        square = (distance * distance).to(tl.float32)
+        weight = TAP_0 * tl.exp2(square * EXPONENT)
+    else:
+        weight = tl.where(distance == 0, TAP_0, 0.0)
+        weight = tl.where(distance == 1, TAP_1, weight)
+        weight = tl.where(distance == 2, TAP_2, weight)
+        weight = tl.where(distance == 3, TAP_3, weight)
+        weight = tl.where(distance == 4, TAP_4, weight)
+    return tl.where(distance <= RADIUS, weight, 0.0)
+
+
+@triton.jit
+def blur_points(
+    map_ptr,
+    stride_h,
+    stride_w,
+    height,
+    width,
+    y,  # [N] where the blurred map is wanted, inside the map
+    x,  # [N]
+    LANES: tl.constexpr,  # a power of two, more than RADIUS
+    UNROLL: tl.constexpr,  # of the loop over distances
+    PADDING: tl.constexpr,
+    RADIUS: tl.constexpr,
+    EXPONENT: tl.constexpr,
+    TAP_0: tl.constexpr,
+    TAP_1: tl.constexpr,
+    TAP_2: tl.constexpr,
+    TAP_3: tl.constexpr,
+    TAP_4: tl.constexpr,
+):
+    """The blurred map at N points: [N], float32. Reads k^2 pixels for each, which should be in cache."""
+    # Four pixels at each distance (dy, dx), so weights at distance 0 count twice on either axis: half of them
+    # is exact.
+    lane = tl.arange(0, LANES)
+    weights = tap_weight(lane, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
+    weights = tl.where(lane == 0, 0.5 * weights, weights)[None, :]
+    left = x[:, None] - lane[None, :]
+    right = x[:, None] + lane[None, :]
+    left_exists = lane[None, :] <= RADIUS
+    right_exists = left_exists
+    if PADDING == "zeros":
+        left_exists = left_exists & (left >= 0)
+        right_exists = right_exists & (right < width)
+    else:
+        left = source_index(left, width, PADDING)
+        right = source_index(right, width, PADDING)
+    left = left.to(tl.int64) * stride_w
+    right = right.to(tl.int64) * stride_w
+
+    # Zero times -inf would be NaN: the lowest finite number stands for it. NaN has to stay NaN.
+    LOWEST: tl.constexpr = -3.4028234663852886e38
+    blurred = tl.zeros([y.shape[0], LANES], dtype=tl.float32)
+    for distance in tl.range(0, RADIUS + 1, loop_unroll_factor=UNROLL):
+        above = (y - distance)[:, None]
+        below = (y + distance)[:, None]
+        above_exists = above > -(RADIUS + 1)
+        below_exists = above_exists
+        if PADDING == "zeros":
+            above_exists = above >= 0
+            below_exists = below < height
+        else:
+            above = source_index(above, height, PADDING)
+            below = source_index(below, height, PADDING)
+        above_ptr = map_ptr + above.to(tl.int64) * stride_h
+        below_ptr = map_ptr + below.to(tl.int64) * stride_h
+        above_left = tl.load(above_ptr + left, mask=left_exists & above_exists, other=0.0).to(tl.float32)
+        above_right = tl.load(above_ptr + right, mask=right_exists & above_exists, other=0.0).to(tl.float32)
+        below_left = tl.load(below_ptr + left, mask=left_exists & below_exists, other=0.0).to(tl.float32)
+        below_right = tl.load(below_ptr + right, mask=right_exists & below_exists, other=0.0).to(tl.float32)
+        # Weighted before they are added, so that two of the largest numbers do not overflow.
+        beside_above = weights * tl.where(above_left < LOWEST, LOWEST, above_left)
+        beside_above += weights * tl.where(above_right < LOWEST, LOWEST, above_right)
+        beside_below = weights * tl.where(below_left < LOWEST, LOWEST, below_left)
+        beside_below += weights * tl.where(below_right < LOWEST, LOWEST, below_right)
+        step = tl.full([1, 1], 0, dtype=tl.int32) + distance
+        weight = tap_weight(step, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
+        blurred += tl.where(step == 0, 0.5 * weight, weight) * (beside_above + beside_below)
+    return tl.sum(blurred, axis=1)
+
+
+@triton.jit
+def first_maximum(values, index, NO_INDEX: tl.constexpr):
+    """The largest of `values` and the lowest `index` it stands at. NaN is the largest of all."""
+    is_nan = values != values
+    has_nan = tl.max(is_nan.to(tl.int32), axis=0) > 0
+    largest = tl.max(tl.where(is_nan, float("-inf"), values), axis=0)
+    holds_it = tl.where(has_nan, is_nan, values == largest)
+    first = tl.min(tl.where(holds_it, index, NO_INDEX), axis=0)
+    return tl.where(has_nan, float("nan"), largest), first
+
+
+@triton.jit
+def scan_blurred_map(
+    map_ptr,
+    stride_h,
+    stride_w,
+    height,
+    width,
+    largest,
+    largest_index,
+    TILE_SIDE: tl.constexpr,
+    HALO_SIDE: tl.constexpr,  # a power of two, at least TILE_SIDE + 2 * RADIUS
+    POINTS: tl.constexpr,  # that are blurred at once
+    LANES: tl.constexpr,
+    PADDING: tl.constexpr,
+    RADIUS: tl.constexpr,
+    EXPONENT: tl.constexpr,
+    TAP_0: tl.constexpr,
+    TAP_1: tl.constexpr,
+    TAP_2: tl.constexpr,
+    TAP_3: tl.constexpr,
+    TAP_4: tl.constexpr,
+):
+    """Value and flat index of the first maximum of the whole blurred map, for a map without NaN.
+
+    `largest` and `largest_index` (int64) are a pixel of the blurred map that is known already. A blurred pixel
+    is an average, so a tile is blurred only if one of the pixels that it sees reaches what has been found: in
+    a map with one blob that is a tile or two.
+    """
+    NO_INDEX: tl.constexpr = 0x7FFFFFFFFFFFFFFF
+    MARGIN: tl.constexpr = 1e-5  # for the rounding of the average
+    lane = tl.arange(0, POINTS)
+    halo_row = tl.arange(0, 16)
+    halo_column = tl.arange(0, HALO_SIDE)
+    for first_row in range(0, height, TILE_SIDE):
+        for first_column in range(0, width, TILE_SIDE):
+            # Beyond its end the halo repeats its last pixel: no harm to a maximum.
+            columns = first_column - RADIUS + tl.minimum(halo_column, TILE_SIDE + 2 * RADIUS - 1)
+            columns_exist = (columns >= 0) & (columns < width)
+            columns = source_index(columns, width, PADDING)[None, :]
+            seen = tl.full([16, HALO_SIDE], float("-inf"), dtype=tl.float32)
+            for row_step in range(0, TILE_SIDE + 2 * RADIUS, 16):
+                rows = first_row - RADIUS + tl.minimum(row_step + halo_row, TILE_SIDE + 2 * RADIUS - 1)
+                rows_exist = (rows >= 0) & (rows < height)
+                rows = source_index(rows, height, PADDING)[:, None]
+                pointers = map_ptr + rows.to(tl.int64) * stride_h + columns.to(tl.int64) * stride_w
+                if PADDING == "zeros":
+                    pixels = tl.load(pointers, mask=rows_exist[:, None] & columns_exist[None, :], other=0.0)
+                else:
+                    pixels = tl.load(pointers)
+                seen = tl.maximum(seen, pixels.to(tl.float32))
+            bound = tl.max(tl.max(seen, axis=1), axis=0)
+            if bound + MARGIN * tl.abs(bound) >= largest:
+                for part in range(0, TILE_SIDE * TILE_SIDE, POINTS):
+                    y = first_row + (part + lane) // TILE_SIDE
+                    x = first_column + (part + lane) % TILE_SIDE
+                    inside = (y < height) & (x < width)
+                    blurred = blur_points(
+                        map_ptr, stride_h, stride_w, height, width, tl.minimum(y, height - 1), tl.minimum(x, width - 1),
+                        LANES, 1, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
+                    )  # fmt: skip
+                    value, index = first_maximum(
+                        tl.where(inside, blurred, float("-inf")),
+                        tl.where(inside, y.to(tl.int64) * width + x, NO_INDEX),
+                        NO_INDEX,
+                    )
+                    first = tl.where(value == largest, tl.minimum(index, largest_index), largest_index)
+                    largest_index = tl.where(value > largest, index, first)
+                    largest = tl.maximum(value, largest)
+    return largest, largest_index

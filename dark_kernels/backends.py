@@ -1,0 +1,82 @@
+"""Which implementation serves a call, and why.
+
+Every operation has up to three: `triton` (fused kernels), `eager` (vectorised PyTorch, any device) and
+`reference` (the definition). `"auto"` takes the fastest one that the tensor's device and dtype allow.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+from typing import NamedTuple
+
+import torch
+
+BACKENDS = ("auto", "triton", "eager", "reference")
+
+# torch.device.type of the devices that Triton compiles for. ROCm builds of PyTorch say "cuda".
+TRITON_DEVICES = ("cuda", "xpu")
+
+
+class Choice(NamedTuple):
+    """A backend and the reason it was chosen."""
+
+    backend: str
+    reason: str
+
+
+@functools.cache
+def triton_problem() -> str | None:
+    """Why Triton can't be used in this process, or None if it can. Imports Triton on its first call."""
+    try:
+        importlib.import_module("triton")
+    except Exception as error:  # a broken install raises more than ImportError
+        return f"triton cannot be imported ({type(error).__name__}: {error})"
+    return None
+
+
+def triton_interprets() -> bool:
+    """Whether Triton runs kernels in its interpreter, on CPU tensors (TRITON_INTERPRET=1)."""
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
+
+
+def check_backend(backend: str) -> None:
+    """Raise ValueError unless `backend` is one of `BACKENDS`."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(map(repr, BACKENDS))}")
+
+
+@functools.lru_cache(maxsize=64)
+def choose(requested: str, device_type: str, dtype: torch.dtype) -> Choice:
+    """The backend that serves `requested` for tensors of this device and dtype.
+
+    Raises:
+        ValueError: `"triton"` was asked for and cannot serve: Triton is not importable, or the tensor is on
+            a device that Triton doesn't run on.
+    """
+    check_backend(requested)
+    if requested not in ("auto", "triton"):
+        return Choice(requested, "asked for")
+    on_device = device_type in TRITON_DEVICES
+    if requested == "auto" and not on_device:
+        return Choice("eager", f"Triton does not run on {device_type} tensors")
+    if dtype == torch.float64:
+        # Consumer GPUs compute float64 at 1/64 of their float32 rate; the kernels don't offer it.
+        return Choice("eager", "float64 is computed in float64, which the Triton kernels do not offer")
+    problem = triton_problem()
+    if requested == "auto":
+        if problem is None:
+            return Choice("triton", f"{device_type} tensor and Triton is installed")
+        return Choice("eager", problem)
+    if problem is not None:
+        raise ValueError(
+            f"backend: got 'triton', but {problem}; expected an installed Triton (pip install triton), "
+            "or backend='auto'"
+        )
+    if not on_device and not (device_type == "cpu" and triton_interprets()):
+        raise ValueError(
+            f"backend: got 'triton' with a tensor on {device_type!r}, expected a tensor on "
+            f"{' or '.join(map(repr, TRITON_DEVICES))}, TRITON_INTERPRET=1 for CPU tensors, or backend='auto'"
+        )
+    return Choice("triton", "asked for")

@@ -1,0 +1,478 @@
+"""decode in vectorised PyTorch, for CPU and for any device without Triton.
+
+Same numbers as the definition, far fewer of them: the maximum in one pass over the maps, then only the
+pixels that the blur at the stencil's points can see. Rescaling a blurred map shifts its log by a constant,
+which no derivative sees, so the whole map is blurred only for the rare map where a clip could bind.
+
+The blur is computed in the precision of the input; from there on CPU computes in float64 whatever the input,
+since a step is a quotient of differences of nearly equal logs.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# How far rounding can push a value across a clip: float32 blurs are good to a few 1e-7. Generous, since a
+# map sent to the exact way without need costs time and not accuracy.
+_CLIP_MARGIN = 1e-5
+
+# Elements that are walked at a time on CPU: few enough that the rows read again to locate the maximum and to
+# cut the window are still in the last-level cache, and that no buffer is large enough to be returned to the
+# operating system and faulted in again.
+_BLOCK_SIZE = 1 << 23
+
+# Elements of a group of rows whose maximum is taken at once: long enough to vectorise over, short enough to
+# search again. Vector reductions take 32 floats a step.
+_GROUP_SIZE = 192
+_GROUP_STEP = 32
+
+# What UDP's published code adds to the diagonal of the Hessian: float32 machine epsilon.
+_COMPACT_EPSILON = 1.1920929e-7
+
+# stencil -> for each point (dy, dx) that it reads, its weights in dx, dy, dxx, dyy and dxy.
+_WIDE: dict[tuple[int, int], tuple[float, ...]] = {
+    (0, 0): (0, 0, -1 / 2, -1 / 2, 0),
+    (0, 1): (1 / 2, 0, 0, 0, 0),
+    (0, -1): (-1 / 2, 0, 0, 0, 0),
+    (1, 0): (0, 1 / 2, 0, 0, 0),
+    (-1, 0): (0, -1 / 2, 0, 0, 0),
+    (0, 2): (0, 0, 1 / 4, 0, 0),
+    (0, -2): (0, 0, 1 / 4, 0, 0),
+    (2, 0): (0, 0, 0, 1 / 4, 0),
+    (-2, 0): (0, 0, 0, 1 / 4, 0),
+    (1, 1): (0, 0, 0, 0, 1 / 4),
+    (-1, 1): (0, 0, 0, 0, -1 / 4),
+    (1, -1): (0, 0, 0, 0, -1 / 4),
+    (-1, -1): (0, 0, 0, 0, 1 / 4),
+}
+_COMPACT: dict[tuple[int, int], tuple[float, ...]] = {
+    (0, 0): (0, 0, -2, -2, 1),
+    (0, 1): (1 / 2, 0, 1, 0, -1 / 2),
+    (0, -1): (-1 / 2, 0, 1, 0, -1 / 2),
+    (1, 0): (0, 1 / 2, 0, 1, -1 / 2),
+    (-1, 0): (0, -1 / 2, 0, 1, -1 / 2),
+    (1, 1): (0, 0, 0, 0, 1 / 2),
+    (-1, -1): (0, 0, 0, 0, 1 / 2),
+}
+_STENCILS = {"wide": _WIDE, "compact": _COMPACT}
+
+# Of the derivatives 0 to 4 (dx, dy, dxx, dyy, dxy), the products in the numerators of the step's x and y and
+# in their common denominator: dxy dy - dyy dx, dxy dx - dxx dy and dxx dyy - dxy dxy.
+_CRAMER: tuple[dict[tuple[int, int], float], ...] = (
+    {(4, 1): 1.0, (3, 0): -1.0},
+    {(4, 0): 1.0, (2, 1): -1.0},
+    {(2, 3): 1.0, (4, 4): -1.0},
+)
+
+
+def decode_fwd(
+    heatmaps: Tensor,  # [B, K, H, W]
+    taps: tuple[float, ...],
+    padding: str,
+    rescale: bool,
+    clip_min: float,
+    clip_max: float,
+    stencil: str,
+    argmax_on_blurred: bool,
+    invalid: float,
+    max_offset: float,
+    extra_shift: float,
+    score_scale: float,
+    score_offset: float,
+    known_variance: float,
+    covariance: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """coords [B, K, 2], scores [B, K] and covariances [B, K, 2, 2] (no elements unless asked for).
+
+    `taps` is half of the blur kernel, centre first; the other arguments are the fields of a Recipe.
+    float64 for float64 heatmaps, else float32.
+    """
+    batch, num_keypoints, height, width = heatmaps.shape
+    output_dtype = torch.float64 if heatmaps.dtype == torch.float64 else torch.float32
+    searched = heatmaps
+    if argmax_on_blurred:
+        searched = _blur(heatmaps.flatten(0, 1).to(output_dtype), taps, padding).view(heatmaps.shape)
+    per_block = batch
+    if heatmaps.device.type == "cpu":  # elsewhere the number of launches is what counts
+        per_block = max(1, _BLOCK_SIZE // (num_keypoints * height * width))
+    if per_block >= batch:
+        peaks, y, x, values = _read_peaks(heatmaps, searched, taps, padding, stencil)
+    else:
+        blocks = [
+            _read_peaks(
+                heatmaps[first : first + per_block], searched[first : first + per_block], taps, padding, stencil
+            )
+            for first in range(0, batch, per_block)
+        ]
+        peaks, y, x, values = (torch.cat(parts) for parts in zip(*blocks, strict=True))
+
+    peaks = peaks.to(output_dtype)
+    scale = None
+    if argmax_on_blurred and rescale:
+        raw_maxima = heatmaps.amax((-2, -1)).view(-1).to(output_dtype)
+        scale = torch.where(peaks > 0, raw_maxima / peaks, 1.0)
+        peaks = peaks * scale
+
+    coords = torch.stack([x, y], dim=-1)
+    covariances = peaks.new_empty(0)
+    plan = _plan(heatmaps, taps, padding, stencil).stencil
+    if plan is not None:
+        if rescale and scale is None:
+            scale = _scale_where_a_clip_binds(values, heatmaps, peaks, taps, padding, clip_min, clip_max)
+        if scale is not None:
+            values = values * scale[:, None]
+        logs = values.clamp_(clip_min, clip_max).log_()
+        derivatives = logs @ plan.derivative_weights
+        if covariance:
+            covariances = _covariances(derivatives, peaks, known_variance).to(output_dtype)
+        # A singular Hessian makes both components infinite or NaN, and NaN comes from a peak too near the
+        # border or from an infinite one (see _blur_at_stencil). The peak then stays where it is.
+        offset = _newton_step(derivatives, plan).nan_to_num_(0.0, 0.0, 0.0)
+    elif stencil != "none":
+        offset = _quarter_step(searched, peaks, y, x, extra_shift, legacy=stencil == "quarter_legacy")
+    if stencil != "none":
+        coords = coords + (offset if max_offset == math.inf else offset.clamp_(-max_offset, max_offset))
+    coords = torch.where((peaks > 0).unsqueeze(1), coords, invalid)  # a NaN is not positive
+    if score_scale != 1.0 or score_offset != 0.0:
+        peaks = peaks * score_scale + score_offset
+    return (
+        coords.to(output_dtype).view(batch, num_keypoints, 2),
+        peaks.view(batch, num_keypoints),
+        covariances.view(batch, num_keypoints, 2, 2) if covariance else covariances,
+    )
+
+
+def _read_peaks(
+    heatmaps: Tensor, searched: Tensor, taps: tuple[float, ...], padding: str, stencil: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """All that has to be read from [B, K, H, W] maps: the first maximum of each searched map, its y and x, all
+    [B * K], and the blurred heatmap at the stencil's points [B * K, points] (no elements where it has none)."""
+    plan = _plan(heatmaps, taps, padding, stencil)
+    peaks, y, x = _first_maximum(searched, plan if searched is heatmaps else _plan(searched, taps, padding, stencil))
+    if plan.stencil is None:
+        return peaks, y, x, peaks.new_empty(0)
+    return peaks, y, x, _blur_at_stencil(heatmaps, peaks, y, x, padding, plan.stencil)
+
+
+# --- what a call needs to know of the shape and the recipe, and nothing of the values --------------------
+
+
+class _StencilPlan(NamedTuple):
+    """How to blur around a peak and step from it. Offsets are in elements from the tensor's first pixel."""
+
+    window_starts: Tensor  # [N]: each map's first pixel
+    window_rows: Tensor  # [H, window rows]: the rows of the window of a peak in that row
+    window_columns: Tensor  # [W]: its first column
+    vertical: Tensor  # [H, 2 * reach + 1, window rows]: see _window_weights
+    horizontal: Tensor  # [W, window columns, 2 * reach + 1]
+    points: Tensor  # where the stencil's points lie in its square
+    derivative_weights: Tensor  # [points, 5]
+    epsilon: Tensor | None  # [5]: added to the derivatives for the step
+    cramer: Tensor  # [25, 3]: see _newton_step
+
+
+class _Plan(NamedTuple):
+    """Index and weight tensors of one shape, layout and recipe."""
+
+    rows: int  # in a group whose maximum is taken at once
+    group_starts: Tensor  # [N, groups], in elements from the tensor's first pixel
+    line_starts: Tensor | None  # [rows] from the group's start, or None where a group is one line
+    stencil: _StencilPlan | None  # None for recipes that take no Taylor step
+
+
+def _plan(maps: Tensor, taps: tuple[float, ...], padding: str, stencil: str) -> _Plan:
+    # A tensor made while a CUDA graph is captured belongs to that graph, so only plans on CPU are kept.
+    make = _kept_plan if maps.device.type == "cpu" else _make_plan
+    return make(maps.shape, maps.stride(), taps, padding, stencil, maps.dtype, maps.device)
+
+
+def _make_plan(
+    shape: torch.Size,
+    strides: tuple[int, ...],
+    taps: tuple[float, ...],
+    padding: str,
+    stencil: str,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> _Plan:
+    batch, num_keypoints, height, width = shape
+    stride_b, stride_k, stride_h, stride_w = strides
+
+    def count(size: int) -> Tensor:
+        return torch.arange(size, device=device)
+
+    map_starts = ((count(batch) * stride_b)[:, None] + count(num_keypoints) * stride_k).view(-1)
+    rows = _rows_per_group(height, width)
+    one_line = rows == 1 or stride_h == width * stride_w
+    return _Plan(
+        rows=rows,
+        group_starts=map_starts[:, None] + count(height // rows) * (rows * stride_h),
+        line_starts=None if one_line else count(rows) * stride_h,
+        stencil=_make_stencil_plan(map_starts, shape, strides, taps, padding, stencil, dtype)
+        if stencil in _STENCILS
+        else None,
+    )
+
+
+def _rows_per_group(height: int, width: int) -> int:
+    divisors = [rows for rows in range(1, height + 1) if height % rows == 0]
+    long_enough = [rows for rows in divisors if rows * width >= _GROUP_SIZE] or [height]
+    return next((rows for rows in long_enough if rows * width % _GROUP_STEP == 0), long_enough[0])
+
+
+def _make_stencil_plan(
+    map_starts: Tensor,
+    shape: torch.Size,
+    strides: tuple[int, ...],
+    taps: tuple[float, ...],
+    padding: str,
+    stencil: str,
+    dtype: torch.dtype,
+) -> _StencilPlan:
+    device, (height, width), (stride_h, stride_w) = map_starts.device, shape[2:], strides[2:]
+    window_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    step_dtype = torch.float64 if device.type == "cpu" else window_dtype  # not every accelerator has float64
+
+    points, needs_room = _STENCILS[stencil], stencil == "wide"
+    reach = max(dy for dy, _ in points)
+    side = 2 * reach + 1
+    half_window = len(taps) - 1 + reach
+    window_height, window_width = (min(size, 2 * half_window + 1) for size in (height, width))
+    # Near a border the window is moved inside the map; the weights know.
+    first_row = (torch.arange(height, device=device) - half_window).clamp_(0, height - window_height)
+    first_column = (torch.arange(width, device=device) - half_window).clamp_(0, width - window_width)
+    vertical = _window_weights(first_row, window_height, reach, needs_room, taps, padding, window_dtype)
+    horizontal = _window_weights(first_column, window_width, reach, needs_room, taps, padding, window_dtype)
+    weights = [weight for row in points.values() for weight in row]
+    forms = [form.get((i, j), 0.0) for i in range(5) for j in range(5) for form in _CRAMER]
+    epsilon = None
+    if stencil == "compact":
+        epsilon = _on_device([0.0, 0.0, _COMPACT_EPSILON, _COMPACT_EPSILON, 0.0], step_dtype, device)
+    return _StencilPlan(
+        window_starts=map_starts,
+        window_rows=(first_row[:, None] + torch.arange(window_height, device=device)) * stride_h,
+        window_columns=first_column * stride_w,
+        vertical=vertical,
+        horizontal=horizontal.transpose(1, 2).contiguous(),
+        points=_on_device([(dy + reach) * side + dx + reach for dy, dx in points], torch.int64, device),
+        derivative_weights=_on_device(weights, step_dtype, device).view(len(points), 5),
+        epsilon=epsilon,
+        cramer=_on_device(forms, step_dtype, device).view(25, 3),
+    )
+
+
+_kept_plan = functools.lru_cache(maxsize=32)(_make_plan)
+
+
+def _on_device(numbers: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A small constant tensor. Filled on the device: a copy from the host would make it wait."""
+    return torch.cat([torch.full((1,), number, dtype=dtype, device=device) for number in numbers])
+
+
+def _window_weights(
+    first: Tensor, window: int, reach: int, needs_room: bool, taps: tuple[float, ...], padding: str, dtype: torch.dtype
+) -> Tensor:
+    """Blur along one axis, as a small matrix for each place a peak can have: [size, 2 * reach + 1, window].
+
+    Row s of the matrix of peak p gives the blur at pixel p + s - reach, held inside the map, from the
+    window that begins at `first[p]`. Where a stencil that needs room would leave the map the matrix is NaN:
+    the step then is not finite, and the peak stays where it is.
+    """
+    size, radius, device = first.shape[0], len(taps) - 1, first.device
+    peak = torch.arange(size, device=device)
+    points = (peak[:, None] + torch.arange(-reach, reach + 1, device=device)).clamp_(0, size - 1)
+    seen = points[..., None] + torch.arange(-radius, radius + 1, device=device)
+    weights = _on_device([*taps[:0:-1], *taps], dtype, device).expand(seen.shape)
+    if padding == "zeros":
+        weights = weights * ((seen >= 0) & (seen < size))
+    index = (_reflected(seen, size, padding) - first[:, None, None]).clamp_(0, window - 1)
+    matrices = torch.zeros(*points.shape, window, dtype=dtype, device=device).scatter_add_(-1, index, weights)
+    if needs_room:
+        inside = (peak >= reach) & (peak < size - reach)
+        matrices = torch.where(inside[:, None, None], matrices, math.nan)
+    return matrices
+
+
+def _reflected(index: Tensor, size: int, padding: str) -> Tensor:
+    """The pixel of a row of `size` whose value stands at `index`, which may lie outside; "zeros" clamps."""
+    if padding == "reflect":
+        index = index.remainder(max(2 * size - 2, 1))
+        return torch.minimum(index, (2 * size - 2 - index).clamp_(min=0))
+    if padding == "symmetric":
+        index = index.remainder(2 * size)
+        return torch.minimum(index, 2 * size - 1 - index)
+    return index.clamp(0, size - 1)
+
+
+# --- the maximum, and the blur around it -----------------------------------------------------------------
+
+
+def _first_maximum(maps: Tensor, plan: _Plan) -> tuple[Tensor, Tensor, Tensor]:
+    """Value, y and x of the first maximum in row-major order of [B, K, H, W] maps, each [B * K].
+
+    Maxima without an index are vectorised on CPU and those with one are not, so: the maximum of each group
+    of rows, the first group that holds the largest, then the place inside that group. NaN is the largest
+    value throughout.
+    """
+    height, width = maps.shape[-2:]
+    rows, groups = plan.rows, height // plan.rows
+    if maps.stride(1) < maps.stride(3):  # channels last: keep the keypoints innermost
+        group_maxima = maps.permute(0, 2, 3, 1).unflatten(1, (groups, rows)).amax((2, 3))
+        group_maxima = group_maxima.transpose(1, 2).reshape(-1, groups)
+    else:
+        group_maxima = maps.view(*maps.shape[:2], groups, rows, width).amax((3, 4)).view(-1, groups)
+    peaks, group = group_maxima.max(-1)
+    starts = plan.group_starts.gather(1, group.unsqueeze(1))
+    if plan.line_starts is None:
+        lines = _gather_lines(maps, starts.view(-1), rows * width)
+    else:
+        lines = _gather_lines(maps, (starts + plan.line_starts).view(-1), width).view(-1, rows * width)
+    index = lines.max(-1).indices.add_(group, alpha=rows * width)
+    y = index.div(width, rounding_mode="floor")
+    return peaks, y, index.sub_(y, alpha=width)
+
+
+def _gather_lines(maps: Tensor, starts: Tensor, length: int) -> Tensor:
+    """`length` pixels at the maps' column stride from each of `starts`: [len(starts), length].
+
+    In a view whose line i begins at element i this is a plain selection of rows, which copies whole lines
+    and is many times faster on CPU than indexing pixels.
+    """
+    (batch, num_keypoints, height, width), (stride_b, stride_k, stride_h, stride) = maps.shape, maps.stride()
+    end = (batch - 1) * stride_b + (num_keypoints - 1) * stride_k + (height - 1) * stride_h + (width - 1) * stride + 1
+    if stride == 1:
+        lines = maps.as_strided((end - length + 1, length), (1, 1), maps.storage_offset())
+        return lines.index_select(0, starts)
+    pixels = starts[:, None] + torch.arange(length, device=maps.device) * stride
+    return maps.as_strided((end,), (1,), maps.storage_offset()).index_select(0, pixels.view(-1)).view(-1, length)
+
+
+def _blur_at_stencil(heatmaps: Tensor, peaks: Tensor, y: Tensor, x: Tensor, padding: str, plan: _StencilPlan) -> Tensor:
+    """The blurred map at the stencil's points, from the window around each peak: [N, points]."""
+    vertical, horizontal = plan.vertical.index_select(0, y), plan.horizontal.index_select(0, x)
+    starts = plan.window_rows.index_select(0, y)
+    starts += plan.window_columns.index_select(0, x).add_(plan.window_starts).unsqueeze(1)
+    windows = _gather_lines(heatmaps, starts.view(-1), plan.horizontal.shape[1]).to(vertical.dtype)
+    windows = windows.view(y.shape[0], -1, windows.shape[1])
+    # What is blurred is the distance from the peak. So a plateau has equal numbers to the last bit, and its
+    # slope vanishes beside UDP's epsilon. Zeros beyond the border would not follow, but there nothing is flat.
+    level = None if padding == "zeros" else peaks.to(windows.dtype).unsqueeze(1)
+    if level is not None:
+        windows.sub_(level.unsqueeze(2))
+    # Most weights of a window matrix are zero, and zero times an infinity is NaN. That is wanted where the
+    # peak is +inf, since such a peak is not refined; for -inf the lowest finite number stands. In place: the
+    # windows are a copy.
+    windows.clamp_min_(torch.finfo(windows.dtype).min)
+    blurred = torch.bmm(torch.bmm(vertical, windows), horizontal).flatten(1).index_select(1, plan.points)
+    blurred = blurred.to(plan.derivative_weights.dtype)
+    return blurred if level is None else blurred.add_(level)
+
+
+def _blur(maps: Tensor, taps: tuple[float, ...], padding: str) -> Tensor:
+    """Smooth whole [N, H, W] maps.
+
+    The two pixels at one distance are added first, in the same order everywhere: equal or mirrored
+    surroundings give equal numbers, so that of equal maxima the first is found.
+    """
+    limits = torch.finfo(maps.dtype)
+    maps = maps.clamp(limits.min, limits.max)
+    radius = len(taps) - 1
+    for axis in (2, 1):
+        size = maps.shape[axis]
+        seen = torch.arange(-radius, size + radius, device=maps.device)
+        padded = maps.index_select(axis, _reflected(seen, size, padding))
+        if padding == "zeros":
+            outside = (seen < 0) | (seen >= size)
+            padded = padded.masked_fill_(outside.view((-1, 1) if axis == 1 else (-1,)), 0.0)
+        maps = padded.narrow(axis, radius, size) * taps[0]
+        for distance in range(1, radius + 1):
+            pair = padded.narrow(axis, radius - distance, size) + padded.narrow(axis, radius + distance, size)
+            maps.add_(pair, alpha=taps[distance])
+    return maps
+
+
+def _scale_where_a_clip_binds(
+    values: Tensor,  # [N, points]
+    heatmaps: Tensor,  # [B, K, H, W]
+    peaks: Tensor,  # [N]
+    taps: tuple[float, ...],
+    padding: str,
+    clip_min: float,
+    clip_max: float,
+) -> Tensor | None:
+    """max(raw) / max(blurred) for the maps whose step depends on it, 1 for the others: [N], or None for all 1.
+
+    The scale lies between 1 and peak / max(values): an average never exceeds the largest value, and the
+    whole map's maximum is no less than the window's. So no clip binds if clip_min <= values and
+    peak <= clip_max; and if peak <= clip_min or clip_max <= values, all points clip to one number. All else
+    needs the exact scale.
+    """
+    lowest = values.amin(dim=-1)
+    binds = (lowest < clip_min * (1 + _CLIP_MARGIN)) & (peaks > clip_min * (1 - _CLIP_MARGIN))
+    if clip_max < math.inf:
+        binds |= (peaks > clip_max * (1 - _CLIP_MARGIN)) & (lowest < clip_max * (1 + _CLIP_MARGIN))
+    maps = heatmaps
+    if heatmaps.device.type == "cpu":
+        chosen = binds.nonzero().squeeze(-1)
+        if chosen.numel() == 0:
+            return None
+        maps = heatmaps[chosen // heatmaps.shape[1], chosen % heatmaps.shape[1]]
+    else:  # all of them: to pick the few, the host would have to wait for the device
+        maps, chosen = heatmaps.flatten(0, 1), torch.arange(peaks.shape[0], device=peaks.device)
+    blurred_maxima = _blur(maps.to(values.dtype), taps, padding).amax((1, 2))
+    scale = torch.where(blurred_maxima > 0, peaks.index_select(0, chosen) / blurred_maxima, 1.0)
+    return values.new_ones(peaks.shape[0]).index_copy_(0, chosen, scale)
+
+
+# --- the step --------------------------------------------------------------------------------------------
+
+
+def _newton_step(derivatives: Tensor, plan: _StencilPlan) -> Tensor:
+    """-(Hessian + epsilon I)^-1 gradient: [N, 2]. Not finite where that has no inverse.
+
+    By Cramer's rule, whose two numerators and determinant are quadratic forms of the five derivatives.
+    """
+    if plan.epsilon is not None:
+        derivatives = derivatives + plan.epsilon
+    products = (derivatives.unsqueeze(2) * derivatives.unsqueeze(1)).view(-1, 25)
+    step = products @ plan.cramer
+    return step.narrow(1, 0, 2) / step.narrow(1, 2, 1)
+
+
+def _quarter_step(maps: Tensor, peaks: Tensor, y: Tensor, x: Tensor, extra_shift: float, legacy: bool) -> Tensor:
+    """A quarter of a pixel towards the larger neighbour, and the extra shift, where the border rule acts."""
+    _, num_keypoints, height, width = maps.shape
+    index = torch.arange(y.shape[0], device=maps.device)
+    keypoint = index % num_keypoints
+    index = index.div(num_keypoints, rounding_mode="floor")
+    left, right = (x - 1).clamp_(min=0), (x + 1).clamp_(max=width - 1)
+    above, below = (y - 1).clamp_(min=0), (y + 1).clamp_(max=height - 1)
+    horizontal = maps[index, keypoint, y, right] - maps[index, keypoint, y, left]
+    vertical = maps[index, keypoint, below, x] - maps[index, keypoint, above, x]
+    # Two infinite neighbours of one sign are as equal as two finite ones.
+    sign = torch.stack([horizontal, vertical], dim=-1).nan_to_num_(nan=0.0).sign_()
+    moves_x, moves_y = (x > 1) & (x < width - 1), (y > 1) & (y < height - 1)
+    if legacy:
+        moves_x = moves_y = moves_x & moves_y
+    else:
+        moves_x, moves_y = moves_x & (y > 0), moves_y & (x > 0)
+    moves = torch.stack([moves_x, moves_y], dim=-1)
+    moves &= (peaks < math.inf)[:, None]
+    return torch.where(moves, 0.25 * sign.to(peaks.dtype) + extra_shift, 0.0)
+
+
+def _covariances(derivatives: Tensor, peaks: Tensor, known_variance: float) -> Tensor:
+    """-Hessian^-1 - known_variance I where that is positive semi-definite, NaN elsewhere: [N, 2, 2]."""
+    _, _, dxx, dyy, dxy = derivatives.unbind(-1)
+    determinant = dxx * dyy - dxy * dxy
+    xx, xy, yy = -dyy / determinant - known_variance, dxy / determinant, -dxx / determinant - known_variance
+    exists = (peaks > 0) & (dxx < 0) & (determinant > 0) & (xx + yy < math.inf)
+    exists &= (xx >= 0) & (yy >= 0) & (xx * yy >= xy * xy)
+    covariances = torch.stack([xx, xy, xy, yy], dim=-1)
+    return torch.where(exists[:, None], covariances, math.nan)

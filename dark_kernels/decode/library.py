@@ -1,0 +1,70 @@
+"""The contract with PyTorch: schema, fake implementation, and which backend serves which device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..backends import choose
+from ..recipes import blur_taps
+from . import eager
+
+_library = torch.library.Library("dark_kernels", "FRAGMENT")
+
+_library.define(
+    "decode(Tensor heatmaps, int kernel_size, float sigma, str padding, bool rescale, float clip_min, "
+    "float clip_max, str stencil, bool argmax_on_blurred, float invalid, float max_offset, float extra_shift, "
+    "float score_scale, float score_offset, float known_variance, bool covariance, str backend) "
+    "-> (Tensor coords, Tensor scores, Tensor covariances)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def output_dtype(heatmaps: Tensor) -> torch.dtype:
+    """float64 for float64 heatmaps, float32 for all others."""
+    return torch.float64 if heatmaps.dtype == torch.float64 else torch.float32
+
+
+def empty_outputs(heatmaps: Tensor, covariance: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Uninitialised coords, scores and covariances. The last has no element where none is asked for: the
+    number of outputs of an operator is fixed."""
+    batch, num_keypoints = heatmaps.shape[:2]
+    dtype = output_dtype(heatmaps)
+    return (
+        heatmaps.new_empty((batch, num_keypoints, 2), dtype=dtype),
+        heatmaps.new_empty((batch, num_keypoints), dtype=dtype),
+        heatmaps.new_empty((batch, num_keypoints, 2, 2) if covariance else (0,), dtype=dtype),
+    )
+
+
+def _decode(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    kernel_size, sigma, *options, backend = arguments
+    covariance = options[-1]
+    serves = choose(backend, heatmaps.device.type, heatmaps.dtype).backend
+    if heatmaps.shape[0] == 0 or heatmaps.shape[1] == 0:
+        return empty_outputs(heatmaps, covariance)
+    if serves == "triton":
+        from . import kernels  # Triton is imported when it first serves a call, not with the package
+
+        outputs = empty_outputs(heatmaps, covariance)
+        kernels.decode_fwd(*outputs, heatmaps, kernel_size, sigma, *options)
+        return outputs
+    # Nothing below is differentiated, and a small batch feels the bookkeeping of sixty small operations. The
+    # clones are ordinary tensors again.
+    with torch.inference_mode():
+        outputs = eager.decode_fwd(heatmaps, blur_taps(kernel_size, sigma), *options)
+    coords, scores, covariances = outputs
+    return coords.clone(), scores.clone(), covariances.clone()
+
+
+def _decode_fake(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return empty_outputs(heatmaps, covariance=arguments[-2])
+
+
+# One implementation for all devices: it asks `choose`, so a device without Triton is served by eager.
+_library.impl("decode", _decode, "CompositeExplicitAutograd")
+torch.library.register_fake("dark_kernels::decode", _decode_fake, lib=_library)
+
+decode_operator = torch.ops.dark_kernels.decode.default

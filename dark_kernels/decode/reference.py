@@ -1,0 +1,233 @@
+"""The definition of decode: whole maps, plain PyTorch, the steps in the papers' order.
+
+Slow on purpose and readable on purpose. Every other backend is proved against this file in float64.
+
+Sources: F. Zhang et al., "Distribution-Aware Coordinate Representation for Human Pose Estimation",
+CVPR 2020 (smoothing: eq. 11, rescaling: eq. 12, Taylor step: eq. 4 to 10); J. Huang et al., "The Devil is in
+the Details: Delving into Unbiased Data Processing for Human Pose Estimation", CVPR 2020 (compact stencil).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..recipes import Recipe
+
+# What UDP's published code adds to the diagonal of the Hessian: float32 machine epsilon.
+_COMPACT_EPSILON = 1.1920929e-7
+
+
+def decode_reference(
+    heatmaps: Tensor,  # [B, K, H, W]
+    recipe: Recipe,
+    covariance: bool = False,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Decode whole maps, step by step.
+
+    Args:
+        heatmaps: [B, K, H, W] of a floating dtype. float16 and bfloat16 are computed in float32.
+        recipe: Which decoder.
+        covariance: Whether to return covariances as well.
+
+    Returns:
+        coords [B, K, 2] in heatmap pixels, scores [B, K] and covariances [B, K, 2, 2] or None, in float64
+        for float64 maps and in float32 for all others.
+    """
+    maps = heatmaps if heatmaps.dtype == torch.float64 else heatmaps.float()
+    height, width = maps.shape[-2:]
+
+    blurred = blur(maps, recipe)
+    if recipe.rescale:
+        blurred = rescale(blurred, maps)
+
+    searched = blurred if recipe.argmax_on == "blurred" else maps
+    peaks, x, y = find_peak(searched)
+    valid = peaks > 0  # a NaN is not
+    refinable = valid & (peaks < math.inf)
+
+    coords = torch.stack([x, y], dim=-1).to(maps.dtype)
+    hessian = None
+    if recipe.has_hessian:
+        logs = blurred.clamp(recipe.clip_min, recipe.clip_max).log()
+        if recipe.stencil == "wide":
+            _, hessian, offset = step_wide(logs, x, y)
+            refinable = refinable & (x >= 2) & (x <= width - 3) & (y >= 2) & (y <= height - 3)
+        else:
+            _, hessian, offset = step_compact(logs, x, y)
+        refinable = refinable & offset.isfinite().all(dim=-1)
+    elif recipe.stencil != "none":
+        offset, moves = step_quarter(searched, x, y, legacy=recipe.stencil == "quarter_legacy")
+        offset = offset + recipe.extra_shift * moves
+    else:
+        offset = torch.zeros_like(coords)
+
+    if recipe.max_offset is not None:
+        offset = offset.clamp(-recipe.max_offset, recipe.max_offset)
+    coords = torch.where(refinable[..., None], coords + offset, coords)
+    coords = torch.where(valid[..., None], coords, recipe.invalid)
+    scores = peaks * recipe.score_scale + recipe.score_offset
+
+    covariances = None
+    if covariance:
+        assert hessian is not None, "decode() refuses covariance=True for a stencil without a Hessian"
+        covariances = covariance_from_hessian(hessian, recipe)
+        covariances = torch.where(refinable[..., None, None], covariances, math.nan)
+    return coords, scores, covariances
+
+
+def blur(maps: Tensor, recipe: Recipe) -> Tensor:
+    """Smooth [B, K, H, W] maps with the recipe's separable kernel and padding."""
+    # An infinity times a weight that has underflowed to zero would be NaN; the largest finite number
+    # stands for it instead. NaNs stay.
+    maps = maps.clamp(torch.finfo(maps.dtype).min, torch.finfo(maps.dtype).max)
+    taps = recipe.taps
+    return _blur_axis(_blur_axis(maps, taps, recipe.padding, axis=-1), taps, recipe.padding, axis=-2)
+
+
+def _blur_axis(maps: Tensor, taps: tuple[float, ...], padding: str, axis: int) -> Tensor:
+    size, radius = maps.shape[axis], len(taps) - 1
+    padded = maps.index_select(axis, source_index(size, radius, padding, maps.device))
+    if padding == "zeros":
+        beyond = torch.arange(-radius, size + radius, device=maps.device)
+        beyond = (beyond < 0) | (beyond >= size)
+        shape = [1] * maps.dim()
+        shape[axis] = -1
+        padded = padded.masked_fill(beyond.view(shape), 0.0)
+    result = taps[0] * padded.narrow(axis, radius, size)
+    for distance in range(1, radius + 1):
+        before = padded.narrow(axis, radius - distance, size)
+        after = padded.narrow(axis, radius + distance, size)
+        result = result + taps[distance] * (before + after)
+    return result
+
+
+def source_index(size: int, radius: int, padding: str, device: torch.device) -> Tensor:
+    """For each position of a row of `size` pixels padded by `radius`, the pixel whose value it takes.
+
+    Rows shorter than the padding are reflected as often as it takes. For "zeros" the nearest pixel, to be
+    masked by the caller.
+    """
+    index = torch.arange(-radius, size + radius, device=device)
+    if padding == "symmetric":  # period c b a | a b c: 2 size
+        index = index.remainder(2 * size)
+        return torch.minimum(index, 2 * size - 1 - index)
+    if padding == "reflect":  # period d c b | a b c d: 2 size - 2
+        period = max(2 * size - 2, 1)
+        index = index.remainder(period)
+        return torch.minimum(index, period - index) if size > 1 else torch.zeros_like(index)
+    return index.clamp(0, size - 1)
+
+
+def rescale(blurred: Tensor, maps: Tensor) -> Tensor:
+    """Bring each blurred map's maximum back to that of the raw map (DARK, eq. 12).
+
+    A blurred maximum <= 0 leaves the map as it is: scaling would flip its sign.
+    """
+    blurred_maximum = blurred.amax(dim=(-2, -1), keepdim=True)
+    scale = maps.amax(dim=(-2, -1), keepdim=True) / blurred_maximum
+    return torch.where(blurred_maximum > 0, blurred * scale, blurred)
+
+
+def find_peak(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The first maximum of each map in row-major order; a NaN is larger than any number.
+
+    Returns:
+        values, x and y, each [B, K].
+    """
+    values, index = maps.flatten(2).max(dim=-1)
+    return values, index % maps.shape[-1], index // maps.shape[-1]
+
+
+def _read(maps: Tensor, x: Tensor, y: Tensor, dx: int, dy: int) -> Tensor:
+    """maps[..., y + dy, x + dx], each coordinate held inside the map (the border pixel repeats)."""
+    height, width = maps.shape[-2:]
+    index = (y + dy).clamp(0, height - 1) * width + (x + dx).clamp(0, width - 1)
+    return maps.flatten(2).gather(-1, index[..., None]).squeeze(-1)
+
+
+def _symmetric(xx: Tensor, xy: Tensor, yy: Tensor) -> Tensor:
+    return torch.stack([torch.stack([xx, xy], -1), torch.stack([xy, yy], -1)], -2)
+
+
+def _newton_step(gradient: Tensor, hessian: Tensor) -> Tensor:
+    """-hessian^-1 gradient, by Cramer's rule: [..., 2]."""
+    dx, dy = gradient.unbind(-1)
+    dxx, dxy, dyy = hessian[..., 0, 0], hessian[..., 0, 1], hessian[..., 1, 1]
+    determinant = dxx * dyy - dxy * dxy
+    return torch.stack([(dxy * dy - dyy * dx) / determinant, (dxy * dx - dxx * dy) / determinant], dim=-1)
+
+
+def step_wide(logs: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient, Hessian and Taylor step with the derivatives of the DARK paper's code.
+
+    A singular Hessian gives a step that is not finite; the caller then stays on the pixel.
+    """
+
+    def at(dx: int, dy: int) -> Tensor:
+        return _read(logs, x, y, dx, dy)
+
+    gradient = torch.stack([at(1, 0) - at(-1, 0), at(0, 1) - at(0, -1)], dim=-1) / 2
+    dxx = (at(2, 0) - 2 * at(0, 0) + at(-2, 0)) / 4
+    dyy = (at(0, 2) - 2 * at(0, 0) + at(0, -2)) / 4
+    dxy = (at(1, 1) - at(1, -1) - at(-1, 1) + at(-1, -1)) / 4
+    hessian = _symmetric(dxx, dxy, dyy)
+    return gradient, hessian, _newton_step(gradient, hessian)
+
+
+def step_compact(logs: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient, Hessian and Taylor step with the derivatives of UDP."""
+
+    def at(dx: int, dy: int) -> Tensor:
+        return _read(logs, x, y, dx, dy)
+
+    gradient = torch.stack([at(1, 0) - at(-1, 0), at(0, 1) - at(0, -1)], dim=-1) / 2
+    dxx = at(1, 0) - 2 * at(0, 0) + at(-1, 0)
+    dyy = at(0, 1) - 2 * at(0, 0) + at(0, -1)
+    dxy = (at(1, 1) - at(1, 0) - at(0, 1) + 2 * at(0, 0) - at(-1, 0) - at(0, -1) + at(-1, -1)) / 2
+    hessian = _symmetric(dxx, dxy, dyy)
+    identity = torch.eye(2, dtype=logs.dtype, device=logs.device)
+    return gradient, hessian, _newton_step(gradient, hessian + _COMPACT_EPSILON * identity)
+
+
+def step_quarter(maps: Tensor, x: Tensor, y: Tensor, legacy: bool) -> tuple[Tensor, Tensor]:
+    """A quarter of a pixel towards the larger neighbour on each axis, and where the border rule allows it.
+
+    Returns:
+        offset [B, K, 2] and moves [B, K, 2], zero or one.
+    """
+    height, width = maps.shape[-2:]
+    if legacy:
+        inside = (x > 1) & (x < width - 1) & (y > 1) & (y < height - 1)
+        moves = torch.stack([inside, inside], dim=-1)
+    else:
+        moves_x = (x > 1) & (x < width - 1) & (y > 0)
+        moves_y = (y > 1) & (y < height - 1) & (x > 0)
+        moves = torch.stack([moves_x, moves_y], dim=-1)
+    difference = torch.stack(
+        [
+            _read(maps, x, y, 1, 0) - _read(maps, x, y, -1, 0),
+            _read(maps, x, y, 0, 1) - _read(maps, x, y, 0, -1),
+        ],
+        dim=-1,
+    )
+    # Two infinite neighbours of one sign are as equal as two finite ones.
+    offset = 0.25 * difference.nan_to_num(nan=0.0).sign()
+    return torch.where(moves, offset, 0.0), moves.to(maps.dtype)
+
+
+def covariance_from_hessian(hessian: Tensor, recipe: Recipe) -> Tensor:
+    """-hessian^-1 less what the blur (and, if asked, the training target) added; NaN where that is no covariance.
+
+    For a Gaussian blob the log is a quadratic, so finite differences are exact and this recovers the blob's
+    own covariance.
+    """
+    dxx, dxy, dyy = hessian[..., 0, 0], hessian[..., 0, 1], hessian[..., 1, 1]
+    determinant = dxx * dyy - dxy * dxy
+    known = recipe.blur_sigma**2 + (recipe.target_sigma or 0.0) ** 2
+    xx, xy, yy = -dyy / determinant - known, dxy / determinant, -dxx / determinant - known
+    is_maximum = (dxx < 0) & (determinant > 0)
+    is_covariance = is_maximum & (xx >= 0) & (yy >= 0) & (xx * yy >= xy * xy) & (xx + yy < math.inf)
+    return torch.where(is_covariance[..., None, None], _symmetric(xx, xy, yy), math.nan)

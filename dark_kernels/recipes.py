@@ -1,0 +1,303 @@
+"""Published decoders as rows of data.
+
+A `Recipe` says how one decoder turns a heatmap into a keypoint: how it smooths, where it looks for the
+maximum, how it refines it, and what it returns where there is nothing to find. The rows at the end of this
+file reproduce published decoders to within 1e-4 heatmap pixels; `dataclasses.replace` makes new ones.
+
+    >>> import dataclasses
+    >>> from dark_kernels import recipes
+    >>> wide_blur = dataclasses.replace(recipes.MMPOSE_DARK, kernel_size=17)
+    >>> wide_blur.blur_sigma
+    2.9
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from numbers import Integral, Real
+from typing import Any, Literal
+
+__all__ = [
+    "ALL",
+    "ARGMAX",
+    "DARKPOSE",
+    "MEGVII",
+    "MMPOSE_DARK",
+    "MMPOSE_LEGACY_UDP",
+    "MMPOSE_UDP",
+    "QUARTER",
+    "QUARTER_LEGACY",
+    "SAPIENS_HF",
+    "VITPOSE_HF",
+    "Recipe",
+    "blur_taps",
+    "get",
+]
+
+# What OpenCV uses below k = 11 when no sigma is given: binomial-like tables, not sampled Gaussians.
+# Half tables, centre first: TABLE[k][i] is the weight at distance i.
+_OPENCV_TABLES: dict[int, tuple[float, ...]] = {
+    1: (1.0,),
+    3: (2 / 4, 1 / 4),
+    5: (6 / 16, 4 / 16, 1 / 16),
+    7: (9 / 32, 7 / 32, 7 / 64, 1 / 32),
+    9: (60 / 256, 51 / 256, 30 / 256, 13 / 256, 4 / 256),
+}
+
+_BLURS = ("opencv", "gaussian", "none")
+_PADDINGS = ("zeros", "reflect", "symmetric")
+_STENCILS = ("wide", "compact", "quarter", "quarter_legacy", "none")
+_ARGMAX_ON = ("raw", "blurred")
+
+
+def opencv_sigma(kernel_size: int) -> float:
+    """The sigma that OpenCV derives from a kernel size: 0.3 ((k - 1) / 2 - 1) + 0.8.
+
+    Evaluated in hundredths so that 17 gives 2.9 and not 2.9000000000000004.
+    """
+    return (30 * ((kernel_size - 1) // 2 - 1) + 80) / 100
+
+
+@functools.lru_cache(maxsize=64)
+def blur_taps(kernel_size: int, sigma: float) -> tuple[float, ...]:
+    """Weights of a one-dimensional blur at distances 0, 1, ..., (kernel_size - 1) / 2 from its centre.
+
+    Args:
+        kernel_size: Odd and positive.
+        sigma: Standard deviation in pixels of a sampled Gaussian; 0 takes OpenCV's fixed table, which
+            exists for kernel sizes up to 9.
+
+    Returns:
+        Half of the symmetric kernel, centre first. The whole kernel sums to one.
+    """
+    if sigma == 0.0:
+        return _OPENCV_TABLES[kernel_size]
+    radius = kernel_size // 2
+    weights = [math.exp(-0.5 * (distance / sigma) ** 2) for distance in range(radius + 1)]
+    total = weights[0] + 2.0 * math.fsum(weights[1:])
+    return tuple(weight / total for weight in weights)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """One way of decoding heatmaps. Immutable, hashable, compared by value.
+
+    Attributes:
+        name: What to call it in tables and messages.
+        blur: `"opencv"` derives sigma from `kernel_size` as `cv2.GaussianBlur(map, (k, k), 0)` does, its
+            fixed tables for k <= 9 included. `"gaussian"` samples a Gaussian at every k. `"none"` does
+            not smooth, whatever `kernel_size` says.
+        kernel_size: Width of the blur in pixels, odd and positive.
+        sigma: Standard deviation of the `"gaussian"` blur in pixels; None takes OpenCV's formula.
+        padding: What the blur sees beyond the border: `"zeros"`, `"reflect"` (d c b | a b c d) or
+            `"symmetric"` (c b a | a b c d).
+        rescale: Multiply the blurred map by max(raw) / max(blurred). A map whose blurred maximum is not
+            positive is left as it is.
+        clip_min, clip_max: The blurred map is clipped to this range before its logarithm is taken.
+            `clip_min` is positive.
+        stencil: `"wide"` is the Taylor step of the DARK paper's code (Zhang et al., CVPR 2020, eq. 7 to
+            10) with derivatives over two pixels; `"compact"` the one of UDP (Huang et al., CVPR 2020)
+            over one pixel; `"quarter"` and `"quarter_legacy"` move a quarter of a pixel towards the
+            larger neighbour under mmpose 1.x's and HRNet's border rule; `"none"` stays on the pixel.
+        invalid: Both coordinates of a keypoint whose peak is not positive (or is NaN).
+        argmax_on: Whether the peak, its score and a quarter step are read from the `"raw"` or from the
+            `"blurred"` (and rescaled) map.
+        max_offset: Bound, in pixels and for each axis, of the refinement step; None does not bound it,
+            as published decoders don't.
+        extra_shift: Added to both coordinates where a quarter step's border rule lets it act.
+        score_scale, score_offset: score = peak * score_scale + score_offset.
+        target_sigma: Standard deviation in pixels of the Gaussian targets the network was trained on. If
+            given, its square is subtracted from covariances, so that they tell what the network adds.
+
+    Raises:
+        ValueError: A field is out of its range; the message says what came and what was expected.
+    """
+
+    name: str = "custom"
+    blur: Literal["opencv", "gaussian", "none"] = "opencv"
+    kernel_size: int = 11
+    sigma: float | None = None
+    padding: Literal["zeros", "reflect", "symmetric"] = "zeros"
+    rescale: bool = True
+    clip_min: float = 1e-10
+    clip_max: float = math.inf
+    stencil: Literal["wide", "compact", "quarter", "quarter_legacy", "none"] = "wide"
+    invalid: float = -1.0
+    argmax_on: Literal["raw", "blurred"] = "raw"
+    max_offset: float | None = None
+    extra_shift: float = 0.0
+    score_scale: float = 1.0
+    score_offset: float = 0.0
+    target_sigma: float | None = None
+
+    def __post_init__(self) -> None:
+        def require(condition: bool, field: str, expected: str) -> None:
+            if not condition:
+                raise ValueError(f"Recipe.{field}: got {getattr(self, field)!r}, expected {expected}")
+
+        for field, allowed in (
+            ("blur", _BLURS),
+            ("padding", _PADDINGS),
+            ("stencil", _STENCILS),
+            ("argmax_on", _ARGMAX_ON),
+        ):
+            require(getattr(self, field) in allowed, field, f"one of {', '.join(map(repr, allowed))}")
+        size = self.kernel_size
+        is_int = isinstance(size, Integral) and not isinstance(size, bool)
+        require(is_int and size >= 1 and size % 2 == 1, "kernel_size", "an odd positive int")
+        require(isinstance(self.rescale, bool), "rescale", "a bool")
+        for field in ("sigma", "max_offset", "target_sigma"):
+            value = getattr(self, field)
+            is_length = value is None or (_is_number(value) and math.isfinite(value) and value > 0)
+            require(is_length, field, "a positive finite number or None")
+        require(
+            self.sigma is None or self.blur == "gaussian", "sigma", f"None with blur={self.blur!r}, or blur='gaussian'"
+        )
+        require(_is_number(self.clip_min) and self.clip_min > 0, "clip_min", "a positive number")
+        require(_is_number(self.clip_max) and self.clip_max > self.clip_min, "clip_max", "a number above clip_min")
+        require(_is_number(self.invalid), "invalid", "a number")
+        for field in ("extra_shift", "score_scale", "score_offset"):
+            value = getattr(self, field)
+            require(_is_number(value) and math.isfinite(value), field, "a finite number")
+        # The operator takes numbers and flags, not recipes. They are worked out here, once, so that a call
+        # pays nothing for them and torch.compile sees a constant tuple.
+        object.__setattr__(self, "_operator_arguments", self._resolve())
+
+    @property
+    def operator_arguments(self) -> tuple[Any, ...]:
+        """What the operator takes in place of a recipe, in the order of its schema."""
+        arguments: tuple[Any, ...] = self.__dict__["_operator_arguments"]
+        return arguments
+
+    @property
+    def blur_kernel_size(self) -> int:
+        """The kernel size in force: 1 where nothing is smoothed."""
+        return 1 if self.blur == "none" else self.kernel_size
+
+    @property
+    def blur_sigma(self) -> float:
+        """The standard deviation in pixels that the blur adds to a Gaussian blob.
+
+        That of the Gaussian, and for OpenCV's fixed tables the square root of their second moment.
+        """
+        if self.blur == "none":
+            return 0.0
+        if self._uses_table:
+            taps = _OPENCV_TABLES[self.kernel_size]
+            return math.sqrt(2.0 * math.fsum(weight * i * i for i, weight in enumerate(taps)))
+        return opencv_sigma(self.kernel_size) if self.sigma is None else self.sigma
+
+    @property
+    def taps(self) -> tuple[float, ...]:
+        """Half of the blur kernel, centre first (see `blur_taps`)."""
+        return blur_taps(self.blur_kernel_size, 0.0 if self._uses_table else self.blur_sigma)
+
+    @property
+    def has_hessian(self) -> bool:
+        """Whether the stencil computes second derivatives, which a covariance needs."""
+        return self.stencil in ("wide", "compact")
+
+    @property
+    def _uses_table(self) -> bool:
+        return self.blur == "none" or (self.blur == "opencv" and self.kernel_size <= 9)
+
+    def _resolve(self) -> tuple[Any, ...]:
+        kernel_size = int(self.blur_kernel_size)
+        # Without a blur the blurred map is the raw map, so one of the two names is enough below.
+        smooths = kernel_size > 1
+        return (
+            kernel_size,
+            0.0 if self._uses_table else float(self.blur_sigma),
+            self.padding,
+            bool(self.rescale and smooths),
+            float(self.clip_min),
+            float(self.clip_max),
+            self.stencil,
+            bool(self.argmax_on == "blurred" and smooths),
+            float(self.invalid),
+            math.inf if self.max_offset is None else float(self.max_offset),
+            float(self.extra_shift),
+            float(self.score_scale),
+            float(self.score_offset),
+            float(self.blur_sigma**2 + (self.target_sigma or 0.0) ** 2),
+        )
+
+
+DARKPOSE = Recipe(name="darkpose", invalid=0.0)
+"""DARK as its authors published it (Zhang et al., CVPR 2020)."""
+
+MMPOSE_DARK = Recipe(name="mmpose_dark")
+"""mmpose 1.x MSRAHeatmap(unbiased=True); mmpose 0.x post_process="unbiased"."""
+
+MMPOSE_UDP = Recipe(name="mmpose_udp", clip_min=1e-3, clip_max=50.0, stencil="compact")
+"""mmpose 1.x UDPHeatmap; Sapiens lite."""
+
+MMPOSE_LEGACY_UDP = Recipe(
+    name="mmpose_legacy_udp", padding="reflect", rescale=False, clip_min=1e-3, clip_max=50.0, stencil="compact"
+)
+"""mmpose 0.x use_udp=True; ViTPose; rtmlib."""
+
+VITPOSE_HF = Recipe(
+    name="vitpose_hf",
+    blur="gaussian",
+    sigma=0.8,
+    padding="symmetric",
+    rescale=False,
+    clip_min=1e-3,
+    clip_max=50.0,
+    stencil="compact",
+)
+"""transformers' VitPoseImageProcessor."""
+
+SAPIENS_HF = Recipe(name="sapiens_hf", blur="gaussian", clip_min=1e-3, clip_max=50.0, stencil="compact")
+"""transformers' Sapiens2 image processor."""
+
+QUARTER = Recipe(name="quarter", blur="none", rescale=False, stencil="quarter")
+"""mmpose 1.x MSRAHeatmap, its default."""
+
+QUARTER_LEGACY = Recipe(name="quarter_legacy", blur="none", rescale=False, stencil="quarter_legacy")
+"""HRNet; mmpose 0.x post_process="default"."""
+
+MEGVII = Recipe(
+    name="megvii",
+    stencil="quarter_legacy",
+    argmax_on="blurred",
+    extra_shift=0.5,
+    score_scale=1 / 255,
+    score_offset=0.5,
+)
+"""mmpose post_process="megvii", for networks whose maps are scaled to 255."""
+
+ARGMAX = Recipe(name="argmax", blur="none", rescale=False, stencil="none")
+"""The pixel with the largest value."""
+
+ALL: tuple[Recipe, ...] = (
+    DARKPOSE,
+    MMPOSE_DARK,
+    MMPOSE_UDP,
+    MMPOSE_LEGACY_UDP,
+    VITPOSE_HF,
+    SAPIENS_HF,
+    QUARTER,
+    QUARTER_LEGACY,
+    MEGVII,
+    ARGMAX,
+)
+
+
+def get(name: str) -> Recipe:
+    """The published recipe of that name, upper or lower case.
+
+    Raises:
+        ValueError: There is none; the message lists the names.
+    """
+    for recipe in ALL:
+        if recipe.name == str(name).lower():
+            return recipe
+    raise ValueError(f"recipe: got {name!r}, expected one of {', '.join(recipe.name for recipe in ALL)}")

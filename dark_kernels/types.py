@@ -1,0 +1,22 @@
+"""What the operations return."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Keypoints(NamedTuple):
+    """Decoded keypoints of a batch of heatmaps.
+
+    Attributes:
+        coords: [B, K, 2], (x, y) in heatmap pixels, pixel centres at integers.
+        scores: [B, K], the value of the peak.
+        covariances: [B, K, 2, 2] in squared heatmap pixels, rows and columns in the order (x, y);
+            positive semi-definite or NaN. None where none was asked for.
+    """
+
+    coords: Tensor
+    scores: Tensor
+    covariances: Tensor | None = None
