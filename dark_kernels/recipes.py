@@ -203,6 +203,22 @@ class Recipe:
         """Whether the stencil computes second derivatives, which a covariance needs."""
         return self.stencil in ("wide", "compact")
 
+    def summary(self) -> dict[str, str]:
+        """The recipe as a row of text: what it does at each step, blank where it doesn't take that step."""
+        smooths = self.blur_kernel_size > 1
+        sigma = "" if self.sigma is None else f" sigma={self.sigma:g}"
+        argmax_on = self.argmax_on if smooths else "raw"
+        return {
+            "recipe": self.name,
+            "blur": f"{self.blur} k={self.kernel_size}{sigma}" if smooths else "",
+            "padding": self.padding if smooths else "",
+            "rescale": ("yes" if self.rescale else "no") if smooths else "",
+            "clip": f"{self.clip_min:g} to {self.clip_max:g}" if self.has_hessian else "",
+            "stencil": self.stencil,
+            "invalid": f"{self.invalid:g}",
+            "argmax on": argmax_on,
+        }
+
     @property
     def _uses_table(self) -> bool:
         return self.blur == "none" or (self.blur == "opencv" and self.kernel_size <= 9)

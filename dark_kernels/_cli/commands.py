@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import importlib.resources
 import platform
 import sys
 import time
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -290,46 +288,13 @@ def info() -> None:
 @app.command("recipes")
 def recipes() -> None:
     """Show the published decoders and their fields."""
-    fields = [field.name for field in dataclasses.fields(Recipe) if field.name != "name"]
-    default = Recipe()
-    # A column for each recipe, and as many tables as the width asks for.
-    for group in _fitting(ALL, fields, Console().width):
-        table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("field", no_wrap=True)
-        for recipe in group:
-            table.add_column(recipe.name, no_wrap=True)
-        for field in fields:
-            values = [getattr(recipe, field) for recipe in group]
-            cells = [escape(_text(value)) for value in values]
-            table.add_row(
-                field,
-                # What differs from a Recipe() of one's own stands out.
-                *(
-                    cell if value == getattr(default, field) else f"[bold]{cell}[/bold]"
-                    for cell, value in zip(cells, values, strict=True)
-                ),
-            )
-        _print(table)
-
-
-def _fitting(recipes: Iterable[Recipe], fields: Sequence[str], width: int) -> list[list[Recipe]]:
-    """Columns in groups, each of which fits beside the column of field names."""
-    gap = 3  # what the table puts between two columns
-    names_width = max(map(len, fields)) + gap
-    groups: list[list[Recipe]] = []
-    used = width
-    for recipe in recipes:
-        needed = max(len(recipe.name), *(len(_text(getattr(recipe, field))) for field in fields)) + gap
-        if used + needed > width:
-            groups.append([])
-            used = names_width
-        groups[-1].append(recipe)
-        used += needed
-    return groups
-
-
-def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    for column in ALL[0].summary():
+        table.add_column(column, no_wrap=True)
+    for recipe in ALL:
+        table.add_row(*(escape(cell) for cell in recipe.summary().values()))
+    # A narrow terminal wraps the lines: cut names could not be copied.
+    Console(width=max(Console().width, 130)).print(table, soft_wrap=True)
 
 
 # ------------------------------------------------------------------------------------------------ what they share
