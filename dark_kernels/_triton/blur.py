@@ -1,8 +1,8 @@
 """Separable smoothing of a map held in device memory, at any pixels, and the maximum of a whole smoothed map.
 
-Pixels are weighted and added in an order that depends on their distance alone, the two at one distance first
-with each other. So equal or mirrored surroundings give equal numbers to the last bit: a plateau has no slope,
-and of equal maxima the first is found.
+Pixels are added and weighted in an order that depends on their distance alone, those at one distance first with
+each other. So equal or mirrored surroundings give equal numbers to the last bit: a plateau has no slope, and of
+equal maxima the first is found.
 """
 
 from __future__ import annotations
@@ -53,6 +53,14 @@ def tap_weight(
 
 
 @triton.jit
+def _finite(value):
+    """The largest finite numbers for infinities, of which a sum or a product could be NaN. NaN stays."""
+    LARGEST: tl.constexpr = 3.4028234663852886e38
+    value = tl.where(value < -LARGEST, -LARGEST, value)
+    return tl.where(value > LARGEST, LARGEST, value)
+
+
+@triton.jit
 def blur_points(
     map_ptr,
     stride_h,
@@ -73,11 +81,11 @@ def blur_points(
     TAP_4: tl.constexpr,
 ):
     """The blurred map at N points: [N], float32. Reads k^2 pixels for each, which should be in cache."""
-    # Four pixels at each distance (dy, dx), so weights at distance 0 count twice on either axis: half of them
-    # is exact.
+    # Of the pixels at distance (dy, dx) the mean of four is weighted: four times the weight off the axes, twice
+    # on them. Halves are exact, so a mean is the same in whichever order the hardware fuses its two halves.
     lane = tl.arange(0, LANES)
     weights = tap_weight(lane, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
-    weights = tl.where(lane == 0, 0.5 * weights, weights)[None, :]
+    weights = tl.where(lane == 0, weights, 2.0 * weights)[None, :]
     left = x[:, None] - lane[None, :]
     right = x[:, None] + lane[None, :]
     left_exists = lane[None, :] <= RADIUS
@@ -91,8 +99,6 @@ def blur_points(
     left = left.to(tl.int64) * stride_w
     right = right.to(tl.int64) * stride_w
 
-    # Zero times -inf would be NaN: the lowest finite number stands for it. NaN has to stay NaN.
-    LOWEST: tl.constexpr = -3.4028234663852886e38
     blurred = tl.zeros([y.shape[0], LANES], dtype=tl.float32)
     for distance in tl.range(0, RADIUS + 1, loop_unroll_factor=UNROLL):
         above = (y - distance)[:, None]
@@ -111,14 +117,14 @@ def blur_points(
         above_right = tl.load(above_ptr + right, mask=right_exists & above_exists, other=0.0).to(tl.float32)
         below_left = tl.load(below_ptr + left, mask=left_exists & below_exists, other=0.0).to(tl.float32)
         below_right = tl.load(below_ptr + right, mask=right_exists & below_exists, other=0.0).to(tl.float32)
-        # Weighted before they are added, so that two of the largest numbers do not overflow.
-        beside_above = weights * tl.where(above_left < LOWEST, LOWEST, above_left)
-        beside_above += weights * tl.where(above_right < LOWEST, LOWEST, above_right)
-        beside_below = weights * tl.where(below_left < LOWEST, LOWEST, below_left)
-        beside_below += weights * tl.where(below_right < LOWEST, LOWEST, below_right)
+        above_left = _finite(above_left)
+        above_right = _finite(above_right)
+        below_left = _finite(below_left)
+        below_right = _finite(below_right)
+        mean = 0.5 * (0.5 * above_left + 0.5 * above_right) + 0.5 * (0.5 * below_left + 0.5 * below_right)
         step = tl.full([1, 1], 0, dtype=tl.int32) + distance
         weight = tap_weight(step, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
-        blurred += tl.where(step == 0, 0.5 * weight, weight) * (beside_above + beside_below)
+        blurred += tl.where(step == 0, weight, 2.0 * weight) * (weights * mean)
     return tl.sum(blurred, axis=1)
 
 
@@ -141,7 +147,8 @@ def scan_blurred_map(
     height,
     width,
     largest,
-    largest_index,
+    first_y,
+    first_x,
     TILE_SIDE: tl.constexpr,
     HALO_SIDE: tl.constexpr,  # a power of two, at least TILE_SIDE + 2 * RADIUS
     POINTS: tl.constexpr,  # that are blurred at once
@@ -157,48 +164,55 @@ def scan_blurred_map(
 ):
     """Value and flat index of the first maximum of the whole blurred map, for a map without NaN.
 
-    `largest` and `largest_index` (int64) are a pixel of the blurred map that is known already. A blurred pixel
-    is an average, so a tile is blurred only if one of the pixels that it sees reaches what has been found: in
-    a map with one blob that is a tile or two.
+    `largest` is a value of the blurred map that is known already, or -inf; where nothing exceeds it, the index
+    may be meaningless. A blurred pixel is an average, so a tile is blurred only if one of the pixels that it
+    sees reaches what has been found. The search starts in the tile of (first_y, first_x): if that is a large
+    pixel of the map, one blob costs a tile or two.
     """
     NO_INDEX: tl.constexpr = 0x7FFFFFFFFFFFFFFF
     MARGIN: tl.constexpr = 1e-5  # for the rounding of the average
+    largest_index = tl.full([], NO_INDEX, dtype=tl.int64)
     lane = tl.arange(0, POINTS)
     halo_row = tl.arange(0, 16)
     halo_column = tl.arange(0, HALO_SIDE)
-    for first_row in range(0, height, TILE_SIDE):
-        for first_column in range(0, width, TILE_SIDE):
-            # Beyond its end the halo repeats its last pixel: no harm to a maximum.
-            columns = first_column - RADIUS + tl.minimum(halo_column, TILE_SIDE + 2 * RADIUS - 1)
-            columns_exist = (columns >= 0) & (columns < width)
-            columns = source_index(columns, width, PADDING)[None, :]
-            seen = tl.full([16, HALO_SIDE], float("-inf"), dtype=tl.float32)
-            for row_step in range(0, TILE_SIDE + 2 * RADIUS, 16):
-                rows = first_row - RADIUS + tl.minimum(row_step + halo_row, TILE_SIDE + 2 * RADIUS - 1)
-                rows_exist = (rows >= 0) & (rows < height)
-                rows = source_index(rows, height, PADDING)[:, None]
-                pointers = map_ptr + rows.to(tl.int64) * stride_h + columns.to(tl.int64) * stride_w
-                if PADDING == "zeros":
-                    pixels = tl.load(pointers, mask=rows_exist[:, None] & columns_exist[None, :], other=0.0)
-                else:
-                    pixels = tl.load(pointers)
-                seen = tl.maximum(seen, pixels.to(tl.float32))
-            bound = tl.max(tl.max(seen, axis=1), axis=0)
-            if bound + MARGIN * tl.abs(bound) >= largest:
-                for part in range(0, TILE_SIDE * TILE_SIDE, POINTS):
-                    y = first_row + (part + lane) // TILE_SIDE
-                    x = first_column + (part + lane) % TILE_SIDE
-                    inside = (y < height) & (x < width)
-                    blurred = blur_points(
-                        map_ptr, stride_h, stride_w, height, width, tl.minimum(y, height - 1), tl.minimum(x, width - 1),
-                        LANES, 1, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
-                    )  # fmt: skip
-                    value, index = first_maximum(
-                        tl.where(inside, blurred, float("-inf")),
-                        tl.where(inside, y.to(tl.int64) * width + x, NO_INDEX),
-                        NO_INDEX,
-                    )
-                    first = tl.where(value == largest, tl.minimum(index, largest_index), largest_index)
-                    largest_index = tl.where(value > largest, index, first)
-                    largest = tl.maximum(value, largest)
+    tiles_across = tl.cdiv(width, TILE_SIDE)
+    num_tiles = tl.cdiv(height, TILE_SIDE) * tiles_across
+    first_tile = first_y // TILE_SIDE * tiles_across + first_x // TILE_SIDE
+    for step in range(0, num_tiles):
+        tile = (first_tile + step) % num_tiles
+        top = tile // tiles_across * TILE_SIDE
+        left = tile % tiles_across * TILE_SIDE
+        # Beyond its end the halo repeats its last pixel: no harm to a maximum.
+        columns = left - RADIUS + tl.minimum(halo_column, TILE_SIDE + 2 * RADIUS - 1)
+        columns_exist = (columns >= 0) & (columns < width)
+        columns = source_index(columns, width, PADDING)[None, :]
+        seen = tl.full([16, HALO_SIDE], -3.4028234663852886e38, dtype=tl.float32)  # as blur_points reads -inf
+        for row_step in range(0, TILE_SIDE + 2 * RADIUS, 16):
+            rows = top - RADIUS + tl.minimum(row_step + halo_row, TILE_SIDE + 2 * RADIUS - 1)
+            rows_exist = (rows >= 0) & (rows < height)
+            rows = source_index(rows, height, PADDING)[:, None]
+            pointers = map_ptr + rows.to(tl.int64) * stride_h + columns.to(tl.int64) * stride_w
+            if PADDING == "zeros":
+                pixels = tl.load(pointers, mask=rows_exist[:, None] & columns_exist[None, :], other=0.0)
+            else:
+                pixels = tl.load(pointers)
+            seen = tl.maximum(seen, pixels.to(tl.float32))
+        bound = tl.max(tl.max(seen, axis=1), axis=0)
+        if bound + MARGIN * tl.abs(bound) >= largest:
+            for part in range(0, TILE_SIDE * TILE_SIDE, POINTS):
+                y = top + (part + lane) // TILE_SIDE
+                x = left + (part + lane) % TILE_SIDE
+                inside = (y < height) & (x < width)
+                blurred = blur_points(
+                    map_ptr, stride_h, stride_w, height, width, tl.minimum(y, height - 1), tl.minimum(x, width - 1),
+                    LANES, 1, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
+                )  # fmt: skip
+                value, index = first_maximum(
+                    tl.where(inside, blurred, float("-inf")),
+                    tl.where(inside, y.to(tl.int64) * width + x, NO_INDEX),
+                    NO_INDEX,
+                )
+                first = tl.where(value == largest, tl.minimum(index, largest_index), largest_index)
+                largest_index = tl.where(value > largest, index, first)
+                largest = tl.maximum(value, largest)
     return largest, largest_index

@@ -413,17 +413,21 @@ def _scale_where_a_clip_binds(
     peak <= clip_max; and if peak <= clip_min or clip_max <= values, all points clip to one number. All else
     needs the exact scale.
     """
-    lowest = values.amin(dim=-1)
-    binds = (lowest < clip_min * (1 + _CLIP_MARGIN)) & (peaks > clip_min * (1 - _CLIP_MARGIN))
+    on_cpu = heatmaps.device.type == "cpu"
+    may_bind = values < clip_min * (1 + _CLIP_MARGIN)
+    # The common case in few operations. Elsewhere than on CPU the host would have to wait for the device.
+    if on_cpu and not may_bind.any() and not (clip_max < math.inf and (peaks > clip_max * (1 - _CLIP_MARGIN)).any()):
+        return None
+    binds = may_bind.any(dim=-1) & (peaks > clip_min * (1 - _CLIP_MARGIN))
     if clip_max < math.inf:
-        binds |= (peaks > clip_max * (1 - _CLIP_MARGIN)) & (lowest < clip_max * (1 + _CLIP_MARGIN))
-    maps = heatmaps
-    if heatmaps.device.type == "cpu":
+        below = (values < clip_max * (1 + _CLIP_MARGIN)).any(dim=-1)
+        binds |= (peaks > clip_max * (1 - _CLIP_MARGIN)) & below
+    if on_cpu:
         chosen = binds.nonzero().squeeze(-1)
         if chosen.numel() == 0:
             return None
         maps = heatmaps[chosen // heatmaps.shape[1], chosen % heatmaps.shape[1]]
-    else:  # all of them: to pick the few, the host would have to wait for the device
+    else:
         maps, chosen = heatmaps.flatten(0, 1), torch.arange(peaks.shape[0], device=peaks.device)
     blurred_maxima = _blur(maps.to(values.dtype), taps, padding).amax((1, 2))
     scale = torch.where(blurred_maxima > 0, peaks.index_select(0, chosen) / blurred_maxima, 1.0)

@@ -27,14 +27,10 @@ def _scan_map(
     WIDE_INDEX: tl.constexpr,
 ):
     """Value and flat index of a map's first maximum in row-major order, in one pass."""
+    lane = tl.arange(0, BLOCK_SIZE)
     if WIDE_INDEX:
-        lane = tl.arange(0, BLOCK_SIZE).to(tl.int64)
-        num_pixels = num_pixels.to(tl.int64)
-        width = width.to(tl.int64)
-        stride_w = stride_w.to(tl.int64)
-        stride_h = stride_h.to(tl.int64)
-    else:
-        lane = tl.arange(0, BLOCK_SIZE)
+        lane = lane.to(tl.int64)
+        num_pixels = num_pixels + tl.full([], 0, dtype=tl.int64)
     NO_INDEX: tl.constexpr = 0x7FFFFFFFFFFFFFFF if WIDE_INDEX else 0x7FFFFFFF
     best = tl.full([BLOCK_SIZE], float("-inf"), dtype=tl.float32)
     best_index = lane * 0
@@ -46,7 +42,7 @@ def _scan_map(
             row = index // width
             offset = row * stride_h + (index - row * width) * stride_w
         value = tl.load(map_ptr + offset, mask=index < num_pixels, other=float("-inf")).to(tl.float32)
-        # "Not (value <= best)" takes a NaN, and keeps the first of equals and of NaNs.
+        # A NaN is larger than any number, and the first of equals stays.
         takes = (best == best) & ((value > best) | (value != value))
         best = tl.where(takes, value, best)
         best_index = tl.where(takes, index, best_index)
@@ -66,7 +62,7 @@ def _log_ratio(value, center):
     The derivatives are differences of logs that differ little. Hardware logarithms have an absolute error
     near 1, so close values take the series of 2 artanh(z) instead; at |z| = 1/4 its remainder is 5e-9.
     """
-    z = (value - center) / (value + center)
+    z = (0.5 * value - 0.5 * center) / (0.5 * value + 0.5 * center)  # halves: a sum could overflow
     square = z * z
     series = 1.0 + square * (1 / 3 + square * (1 / 5 + square * (1 / 7 + square * (1 / 9 + square * (1 / 11)))))
     # Of two logs and not of the ratio, which could underflow.
@@ -152,16 +148,10 @@ def _decode_fwd_kernel(
     scale = 1.0
     if ARGMAX_ON_BLURRED:
         raw_maximum = peak
-        # The blurred map at the raw peak bounds its maximum from below, which spares most of the map.
-        known_y = (index // width).to(tl.int32) + tl.arange(0, 1)
-        known_x = (index % width).to(tl.int32) + tl.arange(0, 1)
-        known = blur_points(
-            map_ptr, heatmaps_stride_h, heatmaps_stride_w, height, width, known_y, known_x,
-            LANES, 1, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
-        )  # fmt: skip
         peak, index = scan_blurred_map(
-            map_ptr, heatmaps_stride_h, heatmaps_stride_w, height, width, tl.max(known, axis=0), index.to(tl.int64),
-            TILE_SIDE, HALO_SIDE, SCAN_POINTS, LANES, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
+            map_ptr, heatmaps_stride_h, heatmaps_stride_w, height, width, tl.full([], float("-inf"), dtype=tl.float32),
+            (index // width).to(tl.int32), (index % width).to(tl.int32), TILE_SIDE, HALO_SIDE, SCAN_POINTS, LANES,
+            PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
         )  # fmt: skip
         # A map with a NaN has no peak. Its index, of which the scan says nothing then, must stay in the map.
         has_nan = raw_maximum != raw_maximum
@@ -205,7 +195,7 @@ def _decode_fwd_kernel(
             if needs_scale:
                 known = tl.max(tl.where(used, blurred, float("-inf")), axis=0)
                 blurred_maximum, _ = scan_blurred_map(
-                    map_ptr, heatmaps_stride_h, heatmaps_stride_w, height, width, known, index.to(tl.int64),
+                    map_ptr, heatmaps_stride_h, heatmaps_stride_w, height, width, known, y, x,
                     TILE_SIDE, HALO_SIDE, SCAN_POINTS, LANES, PADDING,
                     RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
                 )  # fmt: skip

@@ -40,11 +40,13 @@ def decode_reference(
     height, width = maps.shape[-2:]
 
     blurred = blur(maps, recipe)
-    if recipe.rescale:
-        blurred = rescale(blurred, maps)
 
     searched = blurred if recipe.argmax_on == "blurred" else maps
     peaks, x, y = find_peak(searched)
+    if recipe.rescale:
+        if recipe.argmax_on == "blurred":
+            peaks = peaks * rescale_factor(blurred, maps)  # which moves no maximum
+        blurred = rescale(blurred, maps)
     valid = peaks > 0  # a NaN is not
     refinable = valid & (peaks < math.inf)
 
@@ -121,14 +123,19 @@ def source_index(size: int, radius: int, padding: str, device: torch.device) -> 
     return index.clamp(0, size - 1)
 
 
-def rescale(blurred: Tensor, maps: Tensor) -> Tensor:
-    """Bring each blurred map's maximum back to that of the raw map (DARK, eq. 12).
+def rescale_factor(blurred: Tensor, maps: Tensor) -> Tensor:
+    """What brings each blurred map's maximum back to that of the raw map (DARK, eq. 12): [B, K].
 
-    A blurred maximum <= 0 leaves the map as it is: scaling would flip its sign.
+    1 where the blurred maximum is <= 0: scaling would flip the map's sign.
     """
-    blurred_maximum = blurred.amax(dim=(-2, -1), keepdim=True)
-    scale = maps.amax(dim=(-2, -1), keepdim=True) / blurred_maximum
-    return torch.where(blurred_maximum > 0, blurred * scale, blurred)
+    blurred_maximum = blurred.amax(dim=(-2, -1))
+    factor = maps.amax(dim=(-2, -1)) / blurred_maximum
+    return torch.where(blurred_maximum > 0, factor, 1.0)
+
+
+def rescale(blurred: Tensor, maps: Tensor) -> Tensor:
+    """The blurred maps [B, K, H, W], with the maxima of the raw maps."""
+    return blurred * rescale_factor(blurred, maps)[..., None, None]
 
 
 def find_peak(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
