@@ -1,0 +1,6 @@
+"""What each operation costs, against whom, and how far it is from the floor.
+
+Run from the repository root: `python -m benchmarks.run`, `python -m benchmarks.report` and
+`python -m benchmarks.compile_report`.
+`profile_decode.md` says what the numbers were expected to be.
+"""

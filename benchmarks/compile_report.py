@@ -1,0 +1,615 @@
+"""Compile every kernel at its real configurations for many GPUs, without a GPU, and say what came out.
+
+    python -m benchmarks.compile_report [--json PATH] [--targets sm_90,gfx942] [-k WORDS] [--full]
+
+Prints a table: registers, spills, shared memory and the widths of the loads in the streaming loop. Fails
+(exit code 1, naming the offender) on a spill, on a streaming loop over contiguous and aligned maps whose loads are
+narrower than 16 bytes, and on a target that does not compile. Exit code 2 says that it could not run.
+
+The configurations are those of the launchers themselves: a launcher is called on fake tensors with its
+kernels replaced by recorders, and what it would have launched is compiled through Triton's own
+specialisation. To add a room, add a row to `ROOMS`; a `kernels.py` of the package without a row is an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import dataclasses
+import functools
+import importlib
+import inspect
+import json
+import math
+import multiprocessing
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import dark_kernels
+from benchmarks import workloads
+from dark_kernels import recipes
+
+NVIDIA_TARGETS = ("sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_100", "sm_120")
+AMD_TARGETS = ("gfx90a", "gfx942", "gfx1100")
+TARGETS = NVIDIA_TARGETS + AMD_TARGETS
+# The long list of configurations is compiled for one GPU of each maker, the short one for all.
+LONG_LIST_TARGETS = ("sm_90", "gfx942")
+
+# A load or store of the streaming loop is at least this wide where the map is one aligned run of memory.
+WIDE_ACCESS = 16
+
+
+# --- the rooms, and what they launch ------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A call of a launcher, to be recorded.
+
+    Attributes:
+        label: For the table: what is decoded, from what.
+        launch: Calls the launcher of the given module on tensors that it makes itself.
+        contiguous: Whether the kernel's maps are one run of memory, so that wide loads are due.
+        everywhere: Compiled for every target, not only for `LONG_LIST_TARGETS`.
+    """
+
+    label: str
+    launch: Callable[[ModuleType], None]
+    contiguous: bool = True
+    everywhere: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Room:
+    """A module with kernels.
+
+    Attributes:
+        name: For the table.
+        module: Its import name.
+        loads: For each kernel that walks over maps, the functions of the module in which its loop's `tl.load`s
+            stand. Kernels that are not named are not judged by their loads.
+        stores: The same for the `tl.store`s of a kernel that fills maps.
+        calls: The calls to record; True asks for all of them, False for a selection that CI has time for.
+    """
+
+    name: str
+    module: str
+    calls: Callable[[bool], Iterable[Call]]
+    loads: dict[str, tuple[str, ...]]
+    stores: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+
+def _decode_calls(full: bool) -> Iterator[Call]:
+    """Every recipe that differs in code; W1, W2 and W3 differ in launch shape and in divisibility."""
+    all_recipes = [recipe for recipe in recipes.ALL if recipe.name != "mmpose_dark"]  # DARKPOSE but for a number
+    taps_17 = dataclasses.replace(recipes.DARKPOSE, name="darkpose k=17", kernel_size=17)
+    taps_5 = dataclasses.replace(recipes.DARKPOSE, name="darkpose k=5", kernel_size=5)
+    w1, w2, w3 = workloads.W1, workloads.W2, workloads.W3
+    everywhere = {
+        ("darkpose +cov", "W1", "float32"),
+        ("megvii", "W1", "float16"),
+        ("mmpose_legacy_udp", "W2", "bfloat16"),
+        ("mmpose_udp +cov", "W3", "float32"),
+        ("darkpose k=17 +cov", "W2", "bfloat16"),
+    }
+    some, two = {"darkpose", "mmpose_udp", "megvii", "argmax"}, {"darkpose", "megvii"}
+
+    def call(recipe: Any, workload: Any, dtype: str, covariance: bool, memory_format: str = "contiguous") -> Call:
+        def launch(module: ModuleType) -> None:
+            from dark_kernels.decode import library
+
+            heatmaps = torch.empty(workload.shape, dtype=workloads.DTYPES[dtype])
+            if memory_format == "channels_last":
+                heatmaps = heatmaps.to(memory_format=torch.channels_last)
+            outputs = library.empty_outputs(heatmaps, covariance)
+            module.decode_fwd(*outputs, heatmaps, *recipe.operator_arguments, covariance)
+
+        name = recipe.name + (" +cov" if covariance else "")
+        contiguous = memory_format == "contiguous"
+        label = f"{name} {workload.name} {dtype}" + ("" if contiguous else " channels_last")
+        return Call(label, launch, contiguous, contiguous and (name, workload.name, dtype) in everywhere)
+
+    for workload in (w1, w2, w3):
+        for dtype in workloads.DTYPES:
+            for recipe in [*all_recipes, taps_17, taps_5]:
+                is_whole = workload is w1 and dtype == "float32"
+                is_first = recipe.name in (some if dtype == "float32" else two) and workload is not w1
+                name = recipe.name + (" +cov" if recipe.has_hessian else "")
+                if full or is_whole or is_first or (name, workload.name, dtype) in everywhere:
+                    yield call(recipe, workload, dtype, recipe.has_hessian)
+                if recipe.has_hessian and (full or (is_whole and recipe.name in some)):
+                    yield call(recipe, workload, dtype, False)
+    for dtype in workloads.DTYPES:
+        for recipe in all_recipes:
+            if full or (recipe.name == "darkpose" and dtype != "bfloat16"):
+                yield call(recipe, w2, dtype, False, "channels_last")
+    if full:
+        yield call(recipes.DARKPOSE, workloads.W5, "float32", False)
+
+
+def _read_calls(full: bool) -> Iterator[Call]:
+    """The read-only kernel that decode is measured against must not be a slow one."""
+
+    def call(workload: Any, dtype: str) -> Call:
+        def launch(module: ModuleType) -> None:
+            heatmaps = torch.empty(workload.shape, dtype=workloads.DTYPES[dtype])
+            module.read_maps(torch.empty(workload.shape[:2]), heatmaps)
+
+        return Call(f"read only {workload.name} {dtype}", launch)
+
+    for workload in (workloads.W1, workloads.W2, workloads.W3) if full else (workloads.W2, workloads.W3):
+        for dtype in workloads.DTYPES if full else ("float32", "float16"):
+            yield call(workload, dtype)
+
+
+ROOMS: tuple[Room, ...] = (
+    Room("decode", "dark_kernels.decode.kernels", _decode_calls, loads={"_decode_fwd_kernel": ("_scan_map",)}),
+    Room("benchmark", "benchmarks.kernels", _read_calls, loads={"_read_maps_kernel": ("_read_maps_kernel",)}),
+)
+
+
+# --- recording ----------------------------------------------------------------------------------------------
+
+
+class Pointer:
+    """What Triton's specialisation asks of a tensor, in a form that can be sent to another process.
+
+    Allocators align to 16 bytes and more, so alignment follows from the storage offset.
+    """
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.dtype = tensor.dtype
+        self._offset = tensor.storage_offset() * tensor.itemsize
+        self._storage_bytes = tensor.untyped_storage().nbytes()
+
+    def data_ptr(self) -> int:
+        return self._offset
+
+    def ptr_range(self) -> int:
+        """The AMD backend addresses storages below 2^31 bytes with 32-bit offsets."""
+        return self._storage_bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """A recorded launch: enough to compile it elsewhere."""
+
+    room: str
+    module: str
+    kernel: str
+    label: str
+    contiguous: bool
+    everywhere: bool
+    loads: tuple[str, ...]
+    stores: tuple[str, ...]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class _Recorder:
+    """Stands in for a kernel: `recorder[grid](...)` notes the arguments and launches nothing."""
+
+    def __init__(self, kernel: str, launches: list[tuple[str, tuple[Any, ...], dict[str, Any]]]) -> None:
+        self._kernel, self._launches = kernel, launches
+
+    def __getitem__(self, grid: Any) -> Callable[..., None]:
+        def record(*args: Any, **kwargs: Any) -> None:
+            def portable(value: Any) -> Any:
+                return Pointer(value) if isinstance(value, torch.Tensor) else value
+
+            noted = {name: portable(value) for name, value in kwargs.items()}
+            self._launches.append((self._kernel, tuple(map(portable, args)), noted))
+
+        return record
+
+
+def _kernels_of(module: ModuleType) -> dict[str, Any]:
+    """The jitted functions that a module defines and launches: those named `..._kernel`."""
+    from triton.runtime.jit import JITFunction
+
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, JITFunction) and name.endswith("_kernel") and value.module == module.__name__
+    }
+
+
+@contextlib.contextmanager
+def _recorded(module: ModuleType) -> Iterator[list[tuple[str, tuple[Any, ...], dict[str, Any]]]]:
+    kernels = _kernels_of(module)
+    launches: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+    try:
+        for name in kernels:
+            setattr(module, name, _Recorder(name, launches))
+        yield launches
+    finally:
+        for name, kernel in kernels.items():
+            setattr(module, name, kernel)
+
+
+def record_launches(room: Room, full: bool = False) -> list[Launch]:
+    """Everything that the launchers of a room would launch, from fake tensors."""
+    module = importlib.import_module(room.module)
+    found: list[Launch] = []
+    for call in room.calls(full):
+        with FakeTensorMode(), _recorded(module) as launches:
+            call.launch(module)
+        if not launches:
+            raise RuntimeError(f"{room.name}: {call.label} launches no kernel; nothing was recorded")
+        for kernel, args, kwargs in launches:
+            streaming = (room.loads.get(kernel, ()), room.stores.get(kernel, ()))
+            about = (room.name, room.module, kernel, call.label, call.contiguous, call.everywhere)
+            found.append(Launch(*about, *streaming, args, kwargs))
+    forgotten = set(_kernels_of(module)) - {launch.kernel for launch in found}
+    if forgotten:
+        raise RuntimeError(f"{room.name}: no call of it launches {', '.join(sorted(forgotten))}")
+    return found
+
+
+def unregistered_modules() -> list[str]:
+    """Modules of the package named `kernels` that no room registers."""
+    known = {room.module for room in ROOMS}
+    modules = pkgutil.walk_packages(dark_kernels.__path__, dark_kernels.__name__ + ".")
+    return sorted(m.name for m in modules if m.name.rsplit(".", 1)[-1] == "kernels" and m.name not in known)
+
+
+# --- compiling ----------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Row:
+    """One line of the table. None where a number does not apply or was not found."""
+
+    kernel: str
+    configuration: str
+    target: str
+    registers: int | None = None
+    spilled_bytes: int | None = None
+    scalar_spills: int = 0
+    shared_bytes: int | None = None
+    narrowest_load: int | None = None
+    widest_load: int | None = None
+    narrowest_store: int | None = None
+    widest_store: int | None = None
+    bytes_per_element: float | None = None
+    resident_warps: int | None = None
+    seconds: float = 0.0
+    failures: list[str] = dataclasses.field(default_factory=list)
+
+
+def _gpu_target(name: str) -> Any:
+    from triton.backends.compiler import GPUTarget
+
+    if name.startswith("sm_"):
+        return GPUTarget("cuda", int(name[3:]), 32)
+    return GPUTarget("hip", name, 32 if name.startswith(("gfx10", "gfx11", "gfx12")) else 64)
+
+
+def _specialised(launch: Launch, target: Any) -> tuple[Any, dict[str, Any]]:
+    """Source and options as `kernel[grid](...)` would hand them to the compiler on that target."""
+    from triton.compiler import ASTSource, make_backend
+    from triton.runtime.jit import create_function_from_signature
+
+    kernel = getattr(importlib.import_module(launch.module), launch.kernel)
+    backend = make_backend(target)
+    bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+    # The launcher ran here, where PyTorch is not built for AMD; there it leaves out what is NVIDIA's alone.
+    kwargs = {name: value for name, value in launch.kwargs.items() if target.backend == "cuda" or name != "maxnreg"}
+    bound, specialisation, options = bind(*launch.args, **kwargs)
+    options, signature, constants, attributes = kernel._pack_args(backend, dict(kwargs), bound, specialisation, options)
+    return ASTSource(kernel, signature, constants, attributes), options.__dict__
+
+
+def compile_launch(launch: Launch, target_name: str) -> Row:
+    """Compile one launch for one target and judge it. Runs in a worker process."""
+    import triton
+
+    row = Row(launch.kernel, launch.label, target_name)
+    target = _gpu_target(target_name)
+    started = time.perf_counter()
+    try:
+        source, options = _specialised(launch, target)
+        compiled = triton.compile(source, target=target, options=options)
+    except Exception as error:
+        row.failures.append(f"does not compile: {type(error).__name__}: {_last_line(str(error))}")
+        return row
+    row.seconds = time.perf_counter() - started
+    num_warps = compiled.metadata.num_warps
+    row.shared_bytes = compiled.metadata.shared
+    if target.backend == "cuda":
+        assembly = compiled.asm["ptx"]
+        _read_cubin(row, compiled.asm["cubin"])
+        row.resident_warps = _resident_warps(row, target.arch, num_warps)
+    else:
+        assembly = compiled.asm["amdgcn"]
+        _read_amdgcn(row, assembly)
+    if row.spilled_bytes:
+        row.failures.append(f"spills {row.spilled_bytes} bytes")
+
+    row.narrowest_load, row.widest_load, loaded = _judge(row, launch, assembly, "load", launch.loads)
+    row.narrowest_store, row.widest_store, _ = _judge(row, launch, assembly, "store", launch.stores)
+    step = launch.kwargs.get("BLOCK_SIZE")
+    if loaded and step:
+        row.bytes_per_element = loaded * num_warps * target.warp_size / step
+    return row
+
+
+def _judge(
+    row: Row, launch: Launch, assembly: str, access: str, functions: tuple[str, ...]
+) -> tuple[int | None, int | None, int]:
+    """Narrowest and widest access (load or store) in those functions, and the bytes of all of them."""
+    if not functions:
+        return None, None, 0
+    lines = _lines_of(launch.module, functions, access)
+    widths = [width for where, width in access_widths(assembly, access) if where in lines]
+    if not widths:
+        row.failures.append(f"no {access} of {' or '.join(functions)} found in the assembly")
+        return None, None, 0
+    if launch.contiguous and min(widths) < WIDE_ACCESS:
+        row.failures.append(
+            f"a {access} of {min(widths)} bytes in the streaming loop over contiguous maps, expected {WIDE_ACCESS}"
+        )
+    return min(widths), max(widths), sum(widths)
+
+
+def _last_line(message: str) -> str:
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return lines[-1] if lines else "no message"
+
+
+@functools.lru_cache(maxsize=8)
+def _lines_of(module_name: str, functions: tuple[str, ...], access: str) -> frozenset[tuple[str, int]]:
+    """(file name, line) of every `tl.<access>` in those functions. File names with their last folder only."""
+    module = importlib.import_module(module_name)
+    lines = set()
+    for name in functions:
+        source, first_line = inspect.getsourcelines(getattr(module, name).fn)
+        for node in ast.walk(ast.parse(textwrap.dedent("".join(source)))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == access:
+                lines.add((_short_path(module.__file__ or ""), first_line + node.lineno - 1))
+    if not lines:
+        raise RuntimeError(f"{module_name}: no tl.{access} in {', '.join(functions)}")
+    return frozenset(lines)
+
+
+def _short_path(path: str) -> str:
+    return "/".join(Path(path).parts[-2:])
+
+
+_FILE = re.compile(r'\s*\.file\s+(\d+)\s+"([^"]*)"(?:\s+"([^"]*)")?')
+_LOCATION = re.compile(r"\s*\.loc\s+(\d+)\s+(\d+)")
+_PTX_ACCESS = re.compile(r"\b(ld|st)\.global[\w.:]*?(?:\.v(\d))?\.[bfus](\d+)\s")
+_PTX_ASYNC_COPY = re.compile(r"\bcp\.async\.\w+\.shared\S*\.global\S*\s+\[[^\]]*\],\s*\[[^\]]*\],\s*(0x[0-9a-f]+|\d+)")
+_AMD_ACCESS = re.compile(r"\b(?:global|buffer|flat)_(load|store)_(?:lds_)?([a-z]+[a-z0-9_]*)")
+_AMD_WIDTHS = {"dword": 4, "dwordx2": 8, "dwordx3": 12, "dwordx4": 16, "b32": 4, "b64": 8, "b96": 12, "b128": 16}
+
+
+def access_widths(assembly: str, access: str = "load") -> list[tuple[tuple[str, int], int]]:
+    """((file, line), bytes a thread) of every load from (or store to) global memory.
+
+    Reads PTX and AMD assembly with line information. The line is that of the innermost inlined function.
+    """
+    lines = assembly.splitlines()
+    files = {}
+    for line in lines:  # PTX lists them last
+        if match := _FILE.match(line):
+            number, folder, name = match.groups()
+            files[number] = _short_path(f"{folder}/{name}" if name else folder)
+    found = []
+    where = ("", 0)
+    for line in lines:
+        if match := _LOCATION.match(line):
+            where = (files.get(match[1], ""), int(match[2]))
+        elif match := _PTX_ACCESS.search(line):
+            if match[1] == {"load": "ld", "store": "st"}[access]:
+                found.append((where, int(match[2] or 1) * int(match[3]) // 8))
+        elif match := _PTX_ASYNC_COPY.search(line):
+            if access == "load":
+                found.append((where, int(match[1], 0)))
+        elif (match := _AMD_ACCESS.search(line)) and match[1] == access:
+            found.append((where, _amd_width(match[2])))
+    return found
+
+
+def _amd_width(suffix: str) -> int:
+    if suffix in _AMD_WIDTHS:
+        return _AMD_WIDTHS[suffix]
+    return 1 if "byte" in suffix or suffix.endswith("8") else 2
+
+
+@functools.lru_cache(maxsize=1)
+def _cuobjdump() -> str:
+    import triton.backends.nvidia
+
+    return str(Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump")
+
+
+def _read_cubin(row: Row, cubin: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        command = [_cuobjdump(), "--dump-resource-usage", str(path)]
+        text = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    match = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", text)
+    if match is None:
+        row.failures.append("cuobjdump names no resource usage")
+        return
+    row.registers = int(match[1])
+    row.spilled_bytes = int(match[2]) + int(match[4])
+
+
+def _resident_warps(row: Row, arch: int, num_warps: int) -> int | None:
+    """Warps that an SM holds at once (CUDA programming guide, compute capabilities): of 32, 48 or 64."""
+    if row.registers is None:
+        return None
+    most = {75: 32, 86: 48, 87: 48, 89: 48, 120: 48}.get(arch, 64)
+    registers_of_a_warp = math.ceil(row.registers * 32 / 256) * 256
+    return min(most, 65536 // registers_of_a_warp) // num_warps * num_warps
+
+
+def _read_amdgcn(row: Row, assembly: str) -> None:
+    def number(pattern: str) -> int | None:
+        match = re.search(pattern, assembly)
+        return int(match[1]) if match else None
+
+    row.registers = number(r"\.vgpr_count:\s+(\d+)")
+    vectors, scalars = (number(rf"\.{kind}_spill_count:\s+(\d+)") for kind in ("vgpr", "sgpr"))
+    scratch = number(r"\.private_segment_fixed_size:\s+(\d+)")
+    if row.registers is None or vectors is None or scalars is None or scratch is None:
+        row.failures.append("the assembly names no resource usage")
+        return
+    row.spilled_bytes = max(scratch, 4 * vectors)
+    row.scalar_spills = scalars  # into lanes of a vector register: no memory is touched
+    row.resident_warps = number(r";\s*Occupancy:\s+(\d+)")
+
+
+# --- the report ---------------------------------------------------------------------------------------------
+
+
+def _jobs(full: bool, targets: Sequence[str], words: str = "") -> list[tuple[Launch, str]]:
+    jobs = []
+    for room in ROOMS:
+        for launch in record_launches(room, full):
+            if words not in f"{launch.kernel} {launch.label}":
+                continue
+            for target in targets:
+                if full or launch.everywhere or target in LONG_LIST_TARGETS or len(targets) == 1:
+                    jobs.append((launch, target))
+    return jobs
+
+
+def _compile_all(jobs: list[tuple[Launch, str]], processes: int) -> list[Row]:
+    """Rows in the order of the jobs. A job that takes its process down is named, and the others go on."""
+    spawn = multiprocessing.get_context("spawn")
+    rows: list[Row | None] = [None] * len(jobs)
+    with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
+        futures = [pool.submit(compile_launch, *job) for job in jobs]
+        for i, future in enumerate(futures):
+            with contextlib.suppress(BrokenProcessPool):
+                rows[i] = future.result()
+    for i, job in enumerate(jobs):
+        if rows[i] is None:
+            with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+                try:
+                    rows[i] = pool.submit(compile_launch, *job).result()
+                except BrokenProcessPool:
+                    failure = "does not compile: the compiler's process died"
+                    rows[i] = Row(job[0].kernel, job[0].label, job[1], failures=[failure])
+    return [row for row in rows if row is not None]
+
+
+def _table(rows: list[Row]) -> str:
+    def text(value: float | None) -> str:
+        return "-" if value is None else f"{value:g}"
+
+    numbers = ("registers", "spilled", "shared", "resident", "loads", "stores", "B/element")
+    header = ("kernel", "configuration", "target", *numbers, "")
+    cells = [
+        (
+            row.kernel,
+            row.configuration,
+            row.target,
+            text(row.registers),
+            text(row.spilled_bytes) + (f"+{row.scalar_spills}s" if row.scalar_spills else ""),
+            text(row.shared_bytes),
+            text(row.resident_warps),
+            _range(row.widest_load, row.narrowest_load),
+            _range(row.widest_store, row.narrowest_store),
+            text(row.bytes_per_element),
+            "FAIL" if row.failures else "",
+        )
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    lines = []
+    for line in [header, *cells]:
+        padded = [c.ljust(w) if i < 3 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def _range(widest: int | None, narrowest: int | None) -> str:
+    if widest is None or narrowest is None:
+        return "-"
+    return f"{widest}" if widest == narrowest else f"{widest}..{narrowest}"
+
+
+_LEGEND = """\
+spilled: bytes of local memory a thread (NVIDIA), bytes of spilled vector registers or scratch a lane (AMD); "+4s":
+four scalar registers kept in lanes of a vector register, which is no failure. shared: bytes a program.
+resident: warps an SM holds at once (NVIDIA), waves a SIMD holds at once (AMD); registers decide.
+loads, stores: bytes that a thread's access moves in the loop over the map, widest..narrowest. B/element: bytes
+that those loads ask for, for each element of the map; more than an element has would mean that it is read twice."""
+
+
+def _problem() -> str | None:
+    """Why the report can't run here, in one line, or None."""
+    interpret = os.environ.get("TRITON_INTERPRET", "")
+    if interpret.lower() in ("1", "true", "on", "yes", "y"):
+        return f"TRITON_INTERPRET={interpret} replaces the compiler by an interpreter: unset it to compile"
+    try:
+        import triton
+    except Exception as error:  # a broken install raises more than ImportError
+        return f"triton cannot be imported ({type(error).__name__}: {error}): install it to compile"
+    from triton.runtime.jit import JITFunction
+
+    if not hasattr(JITFunction, "_pack_args"):
+        return f"triton {triton.__version__} is too old for this report, which needs triton 3.4 or newer"
+    return None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compile_report", description=__doc__.split("\n")[0])
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the rows there")
+    parser.add_argument("--targets", default=",".join(TARGETS), help="comma-separated, by default all: %(default)s")
+    parser.add_argument("--full", action="store_true", help="every configuration for every target: takes many minutes")
+    parser.add_argument("-k", dest="words", default="", metavar="WORDS", help="only configurations with these words")
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes (%(default)s)")
+    options = parser.parse_args(arguments)
+    targets = options.targets.split(",")
+    if unknown := [target for target in targets if target not in TARGETS]:
+        parser.error(f"--targets: got {', '.join(unknown)}, expected some of {', '.join(TARGETS)}")
+    if (problem := _problem()) is not None:
+        print(f"compile_report: {problem}", file=sys.stderr)
+        return 2
+
+    import triton
+
+    started = time.perf_counter()
+    jobs = _jobs(options.full, targets, options.words)
+    if not jobs:
+        parser.error(f"-k: got {options.words!r}, which no configuration has in its name")
+    print(f"compiling {len(jobs)} kernels for {len(targets)} targets with triton {triton.__version__}", file=sys.stderr)
+    rows = _compile_all(jobs, options.jobs)
+    seconds = time.perf_counter() - started
+    print(_table(rows))
+    print(f"\n{_LEGEND}\n\n{len(rows)} kernels compiled with triton {triton.__version__} in {seconds:.0f} s.")
+    if options.json:
+        report = {"triton": triton.__version__, "rows": [dataclasses.asdict(row) for row in rows]}
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+
+    failures = [f"{row.target}, {row.kernel}, {row.configuration}: {text}" for row in rows for text in row.failures]
+    failures += [f"{module}: no room of compile_report.py registers its kernels" for module in unregistered_modules()]
+    for failure in failures:
+        print(f"FAIL {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

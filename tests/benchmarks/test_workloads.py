@@ -1,0 +1,150 @@
+"""The workloads, the rotation of inputs, and the rows of test_decode on maps small enough for a test."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import measure, peers, results, run, test_decode, workloads
+from benchmarks.workloads import Workload
+
+SMALL = Workload("W1", (2, 3, 40, 30), "a small one")
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workloads, "ALL", (SMALL,))
+
+
+@pytest.mark.parametrize("values", ["blobs", "real", "noise"])
+@pytest.mark.parametrize("dtype", list(workloads.DTYPES.values()), ids=str)
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+def test_maps_are_what_was_asked_for(values: str, dtype: torch.dtype, memory_format: str) -> None:
+    maps = workloads.make_heatmaps(SMALL, dtype, memory_format, values)  # type: ignore[arg-type]
+    assert maps.shape == SMALL.shape
+    assert maps.dtype == dtype
+    assert maps.is_contiguous(
+        memory_format=getattr(
+            torch,
+            f"{memory_format}_format"
+            if memory_format[0] == "z"
+            else memory_format
+            if memory_format == "channels_last"
+            else "contiguous_format",
+        )
+    )
+    assert maps.isfinite().all()
+    again = workloads.make_heatmaps(SMALL, dtype, memory_format, values)  # type: ignore[arg-type]
+    assert torch.equal(maps, again)
+    if values != "real":
+        other = workloads.make_heatmaps(SMALL, dtype, memory_format, values, seed=1)  # type: ignore[arg-type]
+        assert not torch.equal(maps, other)
+
+
+def test_unknown_values_are_refused() -> None:
+    with pytest.raises(ValueError, match="zeros"):
+        workloads.make_heatmaps(SMALL, values="zeros")  # type: ignore[arg-type]
+
+
+def test_bytes_of_a_workload() -> None:
+    elements = 2 * 3 * 40 * 30
+    assert SMALL.input_bytes(torch.float16) == 2 * elements
+    assert SMALL.decode_bytes(torch.float32) == 4 * elements + 6 * 12
+    assert SMALL.decode_bytes(torch.float32, covariance=True) == 4 * elements + 6 * 28
+
+
+def test_rotated_inputs_leave_the_cache_and_keep_strides() -> None:
+    maps = workloads.make_heatmaps(SMALL, memory_format="channels_last")
+    copies = workloads.rotated_inputs(maps, cache_bytes=2 * maps.numel() * 4)
+    assert len(copies) == 4
+    assert len({copy.data_ptr() for copy in copies}) == 4
+    assert all(torch.equal(copy, maps) and copy.stride() == maps.stride() for copy in copies)
+    assert len(workloads.rotated_inputs(maps, cache_bytes=1)) == 1
+    setup = measure.rotation(copies)
+    assert [setup()[0][0].data_ptr() for _ in range(5)] == [copies[i % 4].data_ptr() for i in range(5)]
+
+
+@pytest.mark.parametrize("dtype", list(workloads.DTYPES))
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+def test_rows_compare_their_output(dtype: str, memory_format: str) -> None:
+    case = test_decode.Case(SMALL, dtype, memory_format)  # type: ignore[arg-type]
+    names = [results.READ_ONLY, results.OURS, "reference"]
+    for name in names:
+        call, compare = test_decode.ROWS[name](case, "cpu")
+        error, _ = compare(call(test_decode._inputs(case, "cpu")[0]))
+        assert error is None or error < 1e-4
+
+
+def test_a_wrong_output_is_not_timed() -> None:
+    case = test_decode.Case(SMALL)
+    call, compare = test_decode.ROWS[results.OURS](case, "cpu")
+    keypoints = call(test_decode._inputs(case, "cpu")[0])
+    wrong = (
+        dataclasses.replace(keypoints, coords=keypoints.coords + 0.01)
+        if dataclasses.is_dataclass(keypoints)
+        else keypoints._replace(coords=keypoints.coords + 0.01)
+    )
+    with pytest.raises(AssertionError, match="compared keypoints are wrong"):
+        compare(wrong)
+
+
+def test_the_opencv_loop_blurs_as_we_do() -> None:
+    pytest.importorskip("cv2", reason="opencv is not installed")
+    case = test_decode.Case(SMALL)
+    call, compare = test_decode.ROWS["cv2.GaussianBlur loop"](case, "cpu")
+    maps = test_decode._inputs(case, "cpu")[0]
+    error, _ = compare(call(maps))
+    assert error is not None
+    assert error < 1e-6
+    with pytest.raises(pytest.skip.Exception, match="wrong"):
+        compare(maps)
+
+
+def test_a_missing_opencv_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "cv2", None)
+    with pytest.raises(peers.NotInstalled, match="opencv is not installed"):
+        peers.opencv_blur_loop()
+
+
+def test_rounds_keep_to_a_budget() -> None:
+    assert measure.rounds_for(1.0, budget=10) == 10
+    assert measure.rounds_for(100.0, budget=10, fewest=2) == 2
+    assert measure.rounds_for(1e-9, most=50) == 50
+
+
+def test_cache_of_this_cpu() -> None:
+    assert measure.cache_bytes("cpu") >= 256 * 1024
+
+
+def test_commit_outside_of_git_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", os.fspath(tmp_path.parent))
+    assert run.commit_of(tmp_path) == "unknown"
+
+
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_read_only_kernel_reads_every_element(dtype: str, memory_format: str, device: torch.device) -> None:
+    pytest.importorskip("triton", reason="the read-only kernel needs triton")
+    from benchmarks import kernels
+
+    maps = workloads.make_heatmaps(SMALL, workloads.DTYPES[dtype], memory_format, device=device.type)  # type: ignore[arg-type]
+    largest = torch.full(SMALL.shape[:2], float("nan"), device=device)
+    kernels.read_maps(largest, maps)
+    in_memory = maps.as_strided((maps.numel(),), (1,)).view(*SMALL.shape[:2], -1)
+    assert torch.equal(largest, in_memory.amax(-1).float())
+
+
+@pytest.mark.gpu
+def test_a_replay_holds_whole_turns_of_the_inputs(gpu: torch.device) -> None:
+    inputs = [torch.full((4,), float(i), device=gpu) for i in range(3)]
+    total = torch.zeros(4, device=gpu)
+    replay = measure.GraphReplay(total.add_, inputs)
+    assert replay.calls % 3 == 0
+    total.zero_()
+    replay()
+    assert total.tolist() == [replay.calls / 3 * (0 + 1 + 2)] * 4
+    assert measure.host_seconds(total.add_, inputs[0]) > 0
