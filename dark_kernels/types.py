@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch.utils._pytree as pytree
 from torch import Tensor
 
 
@@ -20,3 +21,7 @@ class Keypoints(NamedTuple):
     coords: Tensor
     scores: Tensor
     covariances: Tensor | None = None
+
+
+# An exported program that returns Keypoints can be saved only under a name; torch's own error asks for this call.
+pytree._register_namedtuple(Keypoints, serialized_type_name="dark_kernels.Keypoints")

@@ -51,11 +51,18 @@ def _decode(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         outputs = empty_outputs(heatmaps, covariance)
         kernels.decode_fwd(*outputs, heatmaps, kernel_size, sigma, *options)
         return outputs
-    # Nothing below is differentiated, and a small batch feels the bookkeeping of sixty small operations. The
-    # clones are ordinary tensors again.
+    return _decode_eagerly(heatmaps, blur_taps(kernel_size, sigma), *options)
+
+
+def _decode_eagerly(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    device_type = heatmaps.device.type
+    if torch.is_autocast_enabled(device_type):  # which would round the matrix products to half precision
+        with torch.autocast(device_type, enabled=False):
+            return _decode_eagerly(heatmaps, *arguments)
+    # Nothing is differentiated, and a small batch feels the bookkeeping of sixty small operations. The clones
+    # are ordinary tensors again.
     with torch.inference_mode():
-        outputs = eager.decode_fwd(heatmaps, blur_taps(kernel_size, sigma), *options)
-    coords, scores, covariances = outputs
+        coords, scores, covariances = eager.decode_fwd(heatmaps, *arguments)
     return coords.clone(), scores.clone(), covariances.clone()
 
 

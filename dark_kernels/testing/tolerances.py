@@ -1,0 +1,441 @@
+"""How far a backend's numbers may be from those of the float64 reference, derived and not tuned.
+
+The bounds hold for every input. Where a bound is larger than the number that it bounds says anything about,
+it is infinite, and callers can only ask for a finite result.
+
+Notation: u is the unit roundoff of the arithmetic (2^-24 for float32, 2^-53 for float64), h the raw map, b the
+blurred one, s the scale of DARK's eq. 12, L = log(clip(s b)), g and H its gradient and Hessian at the peak.
+
+1. Blur. A pixel is the sum of k x k products w_i w_j h_ij, taken axis by axis. For each axis a weight is rounded,
+   multiplied (2 roundings) and added up (k - 1 roundings, in whatever order), so
+
+       |db| <= 2 (k + 1) u blur(|h|)
+
+   (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1). A kernel that computes its
+   weights as TAP_0 exp2(d^2 c) rounds its first factor and c, their product and the result. exp2 of a hardware unit
+   is good to 2 ulp = 4 u, and an argument of size E = d^2 / (2 sigma^2), in nats, with a relative error of 2 u
+   makes a relative error of 2 E u: (6 + 2 E) u more for each axis. What underflows is lost, at most the smallest
+   normal number for each product. A blur of distances from the peak p, which a plateau makes exact zeros, has
+   |h| + |p| in place of |h| and two roundings more, and none of the sum of the weights.
+2. Scale. The maximum of the computed blurred map lies between max(b - |db|) and max(b + |db|); division and
+   multiplication round once each.
+3. Log. If no stencil value can reach a clip, s cancels from all derivatives and dL = |db| / (b - |db|). Else each
+   value lies in an interval, and dL is the larger distance of L from log(clip(ends)). Rounding of the logarithm
+   itself: 8 u (1 + |L|) for absolute logs. A kernel that takes logs relative to the centre's has 8 u |L - L_c|
+   while the two values are within a factor 5/3 (its series), else 8 u (1 + |L| + |L_c|).
+4. Derivatives. Sums of n <= 13 weighted logs l (absolute ones, or relative to the centre):
+   |dg| <= sum |w| dL + n u sum |w l|, alike |dH|.
+5. Step. (H + dH)(o + do) = -(g + dg) gives do = -(H + dH)^-1 (dg + dH o). With R = |H^-1| |dH| and rho its
+   infinity norm, a Neumann series bounds every component: with v = |H^-1| (|dg| + |dH| |o|),
+
+       |do| <= v + rho / (1 - rho) max(v)
+
+   rho >= 1/2 is a relative perturbation of H of order one: the problem is singular in this arithmetic and the
+   bound infinite. Cramer's rule has three roundings in each of its 2 x 2 determinants, which count the more the
+   more these cancel.
+6. Result. The step is added to a pixel and stored: one rounding of the output, and one of the sum where that is
+   taken in the same precision.
+
+Covariance: d(H^-1) = H^-1 dH H^-1 alike. Whether there is one at all is decided by the sign of the smallest
+eigenvalue of -H^-1 - known variance, which is certain only if it exceeds what the matrix may be off.
+
+Signs and choices are exact or undecided: a quarter step on a blurred map may take another sign if the difference of
+the two neighbours is within the rounding of both, and the peak of a blurred map may be another pixel if its value
+is within the rounding of both of the maximum (`other_peaks`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..decode import reference
+from ..recipes import Recipe
+
+_COMPACT_EPSILON = 1.1920929e-7
+_ADDENDS = 13  # of the stencil with the most points
+
+
+@dataclasses.dataclass(frozen=True)
+class Arithmetic:
+    """What a backend computes in.
+
+    Attributes:
+        blur: dtype of the blurred map.
+        step: dtype of the logs and of what follows from them.
+        computes_taps: Whether Gaussian weights are computed with exp2 where they are needed.
+        relative_logs: Whether logs are taken relative to that of the centre.
+        subtracts_peak: Whether what is blurred around a peak is the distance from it, where the padding allows.
+    """
+
+    blur: torch.dtype
+    step: torch.dtype
+    computes_taps: bool = False
+    relative_logs: bool = False
+    subtracts_peak: bool = False
+
+
+EAGER = Arithmetic(torch.float32, torch.float64, subtracts_peak=True)
+"""eager on CPU: the blur in the precision of the input, the step in float64."""
+
+EAGER_ON_DEVICE = Arithmetic(torch.float32, torch.float32, subtracts_peak=True)
+"""eager on other devices, which may lack float64."""
+
+TRITON = Arithmetic(torch.float32, torch.float32, computes_taps=True, relative_logs=True)
+"""The Triton kernels, compiled or interpreted."""
+
+
+def arithmetic_of(backend: str, device_type: str, dtype: torch.dtype) -> Arithmetic:
+    """What `backend` ("eager", "triton" or "reference") computes in for heatmaps of that device and dtype."""
+    if dtype == torch.float64:  # served by eager where Triton is asked for
+        return Arithmetic(torch.float64, torch.float64, subtracts_peak=backend != "reference")
+    if backend == "triton":
+        return TRITON
+    if backend == "reference":
+        return Arithmetic(torch.float32, torch.float32)
+    return EAGER if device_type == "cpu" else EAGER_ON_DEVICE
+
+
+class DecodeBounds(NamedTuple):
+    """The most that a backend's numbers may differ from the reference's in float64; infinite where anything may be.
+
+    Attributes:
+        coords: [B, K, 2] in heatmap pixels.
+        scores: [B, K].
+        covariances: [B, K, 2, 2]. Infinite also where it is not certain whether there is a covariance.
+        validity_is_certain: [B, K]: whether rounding can't make an invalid keypoint valid or the reverse. It can
+            only where a peak of a blurred map is about zero.
+    """
+
+    coords: Tensor
+    scores: Tensor
+    covariances: Tensor
+    validity_is_certain: Tensor
+
+
+def decode_bounds(
+    heatmaps: Tensor,  # [B, K, H, W]
+    recipe: Recipe,
+    arithmetic: Arithmetic,
+    peaks_at: tuple[Tensor, Tensor] | None = None,  # x and y, [B, K]
+) -> DecodeBounds:
+    """The bounds that this module's docstring derives.
+
+    Args:
+        heatmaps: Of any floating dtype; they are taken as exact, since backends convert them without rounding.
+        recipe: Which decoder.
+        arithmetic: What the backend in question computes in.
+        peaks_at: Pixels to bound the numbers of in place of the peaks, [B, K] each.
+    """
+    # An infinity stands for the largest number of the arithmetic wherever it is averaged.
+    limit = torch.finfo(torch.float64).max / 16 if heatmaps.dtype == torch.float64 else torch.finfo(torch.float32).max
+    infinite = heatmaps.isinf().flatten(2).any(-1)
+    raw_is_infinite = (heatmaps == math.inf).flatten(2).any(-1)
+    maps = heatmaps.double().clamp(-limit, limit)
+    blurred = reference.blur(maps, recipe)
+    whole_error = _blur_error(maps, recipe, arithmetic)
+    scale, low_scale, high_scale = _scale_interval(maps, blurred, whole_error, recipe, arithmetic.blur)
+    on_blurred = recipe.argmax_on == "blurred" and recipe.blur_kernel_size > 1
+    searched, searched_error = (blurred, whole_error) if on_blurred else (maps, torch.zeros_like(maps))
+    if peaks_at is None:
+        _, x, y = reference.find_peak(blurred * scale if on_blurred and recipe.rescale else searched)
+    else:
+        x, y = peaks_at
+
+    out_roundoff = _roundoff(torch.float64 if heatmaps.dtype == torch.float64 else torch.float32)
+    peaks, peak_errors = reference._read(searched, x, y, 0, 0), reference._read(searched_error, x, y, 0, 0)
+    certain = (peaks - peak_errors > 0) | (peaks + peak_errors <= 0) | peaks.isnan()
+    blurred_error = whole_error
+    if arithmetic.subtracts_peak and recipe.padding != "zeros":
+        blurred_error = _blur_error(maps, recipe, arithmetic, peaks.clamp(-limit, limit))
+    score_errors = peak_errors
+    if on_blurred and recipe.rescale:
+        flat_scale = [each[..., 0, 0] for each in (scale, low_scale, high_scale)]
+        ends = torch.stack([(peaks + sign * peak_errors) * each for sign in (-1, 1) for each in flat_scale])
+        score_errors = (ends - peaks * flat_scale[0]).abs().amax(0)
+        peaks = peaks * flat_scale[0]
+    score_errors = abs(recipe.score_scale) * score_errors + (
+        4 * out_roundoff * ((peaks * recipe.score_scale).abs() + abs(recipe.score_offset))
+        if recipe.score_scale != 1.0 or recipe.score_offset != 0.0 or on_blurred
+        else 0.0
+    )
+
+    covariance_bounds = maps.new_zeros(*maps.shape[:2], 2, 2)
+    if recipe.has_hessian:
+        step, step_bounds, covariance_bounds = _refinement_bounds(
+            blurred, blurred_error, (scale, low_scale, high_scale), x, y, recipe, arithmetic, out_roundoff
+        )
+        if recipe.stencil == "wide":
+            height, width = maps.shape[-2:]
+            stays = (x < 2) | (x > width - 3) | (y < 2) | (y > height - 3)
+            step_bounds = step_bounds.masked_fill(stays[..., None], 0.0)
+            step = step.masked_fill(stays[..., None], 0.0)
+            covariance_bounds = covariance_bounds.masked_fill(stays[..., None, None], 0.0)
+        # One rounding of pixel plus step, and one of the step itself.
+        if recipe.max_offset is not None:
+            step = step.clamp(-recipe.max_offset, recipe.max_offset)
+    elif recipe.stencil != "none":
+        step, step_bounds = _quarter_bounds(searched, searched_error, x, y)
+    else:
+        step = step_bounds = torch.zeros(*x.shape, 2, dtype=torch.float64, device=x.device)
+    pixels = torch.stack([x, y], -1).double()
+    step = step.nan_to_num(0.0, 0.0, 0.0)
+    # A quarter of a pixel is exact, and so is a pixel.
+    rounds = recipe.has_hessian or recipe.extra_shift != 0.0 or recipe.max_offset is not None
+    sizes = (pixels + step).abs() + step.abs() + abs(recipe.extra_shift)
+    coord_bounds = step_bounds + (2 * out_roundoff * sizes if rounds else 0.0)
+    refined = (peaks > 0) & ~raw_is_infinite
+    unrefined = ~refined[..., None] & certain[..., None]
+    coord_bounds = torch.where(unrefined, out_roundoff * abs(_finite(recipe.invalid)), coord_bounds)
+    covariance_bounds = covariance_bounds.masked_fill(unrefined[..., None], 0.0)
+    if recipe.argmax_on == "blurred":  # what stands for an infinity there differs between float32 and float64
+        coord_bounds = coord_bounds.masked_fill(infinite[..., None], math.inf)
+        score_errors = score_errors.masked_fill(infinite, math.inf)
+        covariance_bounds = covariance_bounds.masked_fill(infinite[..., None, None], math.inf)
+    return DecodeBounds(
+        coord_bounds.nan_to_num(nan=math.inf, posinf=math.inf),
+        score_errors.nan_to_num(nan=0.0, posinf=math.inf),  # a NaN is to be met by a NaN
+        covariance_bounds.nan_to_num(nan=math.inf, posinf=math.inf),
+        certain,
+    )
+
+
+def other_peaks(heatmap: Tensor, recipe: Recipe, arithmetic: Arithmetic) -> Tensor:
+    """Flat indices of the pixels of one [H, W] map that rounding may take for its maximum, the maximum included.
+
+    On a raw map there is but one. On a blurred one: all whose value, within its rounding, reaches that of the
+    maximum within its own.
+    """
+    maps = heatmap.double()[None, None]
+    on_blurred = recipe.argmax_on == "blurred" and recipe.blur_kernel_size > 1
+    if not on_blurred or not bool(maps.isfinite().all()):
+        _, x, y = reference.find_peak(reference.blur(maps, recipe) if on_blurred else maps)
+        return (y * maps.shape[-1] + x).flatten()
+    blurred = reference.blur(maps, recipe)
+    error = _blur_error(maps, recipe, arithmetic)
+    return (blurred + error >= (blurred - error).amax()).flatten().nonzero().flatten()
+
+
+def _finite(number: float) -> float:
+    return number if math.isfinite(number) else 0.0
+
+
+def _roundoff(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps / 2
+
+
+def _blur_error(maps: Tensor, recipe: Recipe, arithmetic: Arithmetic, peaks: Tensor | None = None) -> Tensor:
+    """Step 1: the most that the blurred map may be off, the float64 reference's own rounding included.
+
+    With `peaks` [B, K], of a blur of the distances from them.
+    """
+    kernel_size, taps = recipe.blur_kernel_size, recipe.taps
+    if kernel_size == 1:  # a weight of one
+        return torch.zeros_like(maps)
+    magnitude = maps.abs() if peaks is None else maps.abs() + peaks.abs()[..., None, None]
+    roundoff = _roundoff(arithmetic.blur) + _roundoff(torch.float64)
+
+    def smooth(vertical: tuple[float, ...], horizontal: tuple[float, ...]) -> Tensor:
+        rows = reference._blur_axis(magnitude, horizontal, recipe.padding, axis=-1)
+        return reference._blur_axis(rows, vertical, recipe.padding, axis=-2)
+
+    roundings = 2 * (kernel_size + 1) + (0 if peaks is None else 2)
+    error = roundings * roundoff * smooth(taps, taps)
+    kernel_sigma = recipe.operator_arguments[1]
+    if arithmetic.computes_taps and kernel_sigma > 0:  # not one of OpenCV's tables
+        # The weights times their own relative error.
+        wrong = tuple(w * (6 + (i / kernel_sigma) ** 2) * roundoff for i, w in enumerate(taps))
+        error = error + smooth(wrong, taps) + smooth(taps, wrong)
+    # n u / (1 - n u) for n u, and products that underflow.
+    return 1.01 * error + 2 * kernel_size**2 * torch.finfo(arithmetic.blur).tiny
+
+
+def _scale_interval(
+    maps: Tensor, blurred: Tensor, error: Tensor, recipe: Recipe, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Step 2: s and the interval that a backend's lies in, [B, K, 1, 1]; NaN ends where even its sign may differ."""
+    highest = blurred.amax((-2, -1), keepdim=True)
+    one = torch.ones_like(highest)
+    if not recipe.rescale:
+        return one, one, one
+    raw = maps.amax((-2, -1), keepdim=True)
+    low, high = (blurred - error).amax((-2, -1), keepdim=True), (blurred + error).amax((-2, -1), keepdim=True)
+    roundoff = 2 * _roundoff(dtype) + 2 * _roundoff(torch.float64)
+    scale = torch.where(highest > 0, raw / highest, one)
+    low_scale, high_scale = raw / high * (1 - roundoff), raw / low * (1 + roundoff)
+    rescaled = (low > 0) & (raw < math.inf)
+    untouched = high <= 0
+    low_scale = torch.where(rescaled, low_scale, torch.where(untouched, one, math.nan))
+    high_scale = torch.where(rescaled, high_scale, torch.where(untouched, one, math.nan))
+    return scale, low_scale, high_scale
+
+
+def _log_errors(
+    values: Tensor,  # [..., points], blurred and not scaled
+    errors: Tensor,
+    scales: tuple[Tensor, Tensor, Tensor],  # [..., 1]
+    recipe: Recipe,
+    arithmetic: Arithmetic,
+) -> tuple[Tensor, Tensor]:
+    """Step 3: the logs at the stencil's points, the centre first, and how far off a backend's may be."""
+    scale, low_scale, high_scale = scales
+    logs = (values * scale).clamp(recipe.clip_min, recipe.clip_max).log()
+    ends = torch.stack([(values + sign * errors) * each for sign in (-1, 1) for each in (low_scale, high_scale)])
+    low, high = ends.amin(0), ends.amax(0)
+    low, high = torch.where(ends.isnan().any(0), math.nan, low), torch.where(ends.isnan().any(0), math.nan, high)
+    # The clips are rounded to the arithmetic's precision too.
+    roundoff = _roundoff(arithmetic.step) + _roundoff(torch.float64)
+    clip_min, clip_max = recipe.clip_min, recipe.clip_max
+    free = ((low > clip_min * (1 + 4 * roundoff)) & (high < clip_max * (1 - 4 * roundoff))).all(-1, keepdim=True)
+    without_clip = errors / (values - errors)
+    low_log, high_log = (end.clamp(clip_min, clip_max).log() for end in (low, high))
+    with_clip = torch.maximum(high_log - logs, logs - low_log) + 4 * roundoff
+    # Where all points certainly clip to one number there is nothing to round.
+    all_clipped = (high <= clip_min * (1 - 4 * roundoff)).all(-1, keepdim=True)
+    all_clipped = all_clipped | (low >= clip_max * (1 + 4 * roundoff)).all(-1, keepdim=True)
+    error = torch.where(free, without_clip, torch.where(all_clipped, 0.0, with_clip))
+
+    center = logs[..., :1]
+    absolute = 8 * roundoff * (1 + logs.abs() + center.abs())
+    if not arithmetic.relative_logs:
+        return logs, error + absolute
+    difference = (logs - center).abs()
+    # log(5/3), less a little for values that are off.
+    return logs, error + torch.where(difference < 0.5, 8 * roundoff * difference, absolute)
+
+
+# Points (dx, dy), the centre first, and their weights in dx, dy, dxx, dyy and dxy: spec/decode.md, section 3.
+_POINTS: dict[str, dict[tuple[int, int], tuple[float, float, float, float, float]]] = {
+    "wide": {
+        (0, 0): (0, 0, -0.5, -0.5, 0),
+        (1, 0): (0.5, 0, 0, 0, 0),
+        (-1, 0): (-0.5, 0, 0, 0, 0),
+        (0, 1): (0, 0.5, 0, 0, 0),
+        (0, -1): (0, -0.5, 0, 0, 0),
+        (2, 0): (0, 0, 0.25, 0, 0),
+        (-2, 0): (0, 0, 0.25, 0, 0),
+        (0, 2): (0, 0, 0, 0.25, 0),
+        (0, -2): (0, 0, 0, 0.25, 0),
+        (1, 1): (0, 0, 0, 0, 0.25),
+        (-1, -1): (0, 0, 0, 0, 0.25),
+        (1, -1): (0, 0, 0, 0, -0.25),
+        (-1, 1): (0, 0, 0, 0, -0.25),
+    },
+    "compact": {
+        (0, 0): (0, 0, -2, -2, 1),
+        (1, 0): (0.5, 0, 1, 0, -0.5),
+        (-1, 0): (-0.5, 0, 1, 0, -0.5),
+        (0, 1): (0, 0.5, 0, 1, -0.5),
+        (0, -1): (0, -0.5, 0, 1, -0.5),
+        (1, 1): (0, 0, 0, 0, 0.5),
+        (-1, -1): (0, 0, 0, 0, 0.5),
+    },
+}
+
+
+def _refinement_bounds(
+    blurred: Tensor,
+    blurred_error: Tensor,
+    scales: tuple[Tensor, Tensor, Tensor],
+    x: Tensor,
+    y: Tensor,
+    recipe: Recipe,
+    arithmetic: Arithmetic,
+    out_roundoff: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Steps 4 and 5: the step [B, K, 2], its bounds and those of the covariance [B, K, 2, 2]."""
+    stencil = _POINTS[recipe.stencil]
+    values, errors = (
+        torch.stack([reference._read(each, x, y, dx, dy) for dx, dy in stencil], -1)
+        for each in (blurred, blurred_error)
+    )
+    flat_scales = tuple(each[..., 0] for each in scales)
+    logs, log_errors = _log_errors(values, errors, flat_scales, recipe, arithmetic)  # type: ignore[arg-type]
+    weights = torch.tensor(list(stencil.values()), dtype=torch.float64, device=logs.device)
+    summed = (logs - logs[..., :1]).abs() if arithmetic.relative_logs else logs.abs()
+    roundoff = _roundoff(arithmetic.step) + _roundoff(torch.float64)
+    derivatives = logs @ weights
+    off = log_errors @ weights.abs() + _ADDENDS * roundoff * (summed @ weights.abs())
+
+    gradient, gradient_off = derivatives[..., :2], off[..., :2]
+    hessian, hessian_off = _matrix(derivatives[..., 2:]), _matrix(off[..., 2:])
+    solved = hessian
+    if recipe.stencil == "compact":
+        solved = hessian + _COMPACT_EPSILON * torch.eye(2, dtype=hessian.dtype, device=hessian.device)
+        hessian_off = hessian_off + roundoff * (hessian.abs() + _COMPACT_EPSILON)
+    step, step_bounds = _solve_bounds(gradient, gradient_off, solved, hessian_off, roundoff)
+    return step, step_bounds, _covariance_bounds(hessian, hessian_off, recipe, roundoff, out_roundoff)
+
+
+def _matrix(second: Tensor) -> Tensor:
+    """[..., 2, 2] from (xx, yy, xy)."""
+    xx, yy, xy = second.unbind(-1)
+    return torch.stack([torch.stack([xx, xy], -1), torch.stack([xy, yy], -1)], -2)
+
+
+def _inverse(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Inverse and determinant of symmetric 2 x 2 matrices, and the sum of the two products it is made of."""
+    xx, xy, yy = matrix[..., 0, 0], matrix[..., 0, 1], matrix[..., 1, 1]
+    determinant = xx * yy - xy * xy
+    adjugate = _matrix(torch.stack([yy, xx, -xy], -1))
+    return adjugate / determinant[..., None, None], determinant, (xx * yy).abs() + xy * xy
+
+
+def _norm(matrix: Tensor) -> Tensor:
+    return matrix.abs().sum(-1).amax(-1)
+
+
+def _solve_bounds(
+    gradient: Tensor, gradient_off: Tensor, hessian: Tensor, hessian_off: Tensor, roundoff: float
+) -> tuple[Tensor, Tensor]:
+    inverse, determinant, products = _inverse(hessian)
+    step = -(inverse @ gradient[..., None])[..., 0]
+    rho = _norm(inverse.abs() @ hessian_off)
+    direct = (inverse.abs() @ (gradient_off + (hessian_off @ step.abs()[..., None])[..., 0])[..., None])[..., 0]
+    bound = direct + (rho / (1 - rho))[..., None] * direct.amax(-1, keepdim=True)
+    # Cramer's rule: three roundings in each determinant, one in the division. The determinants are those of the
+    # perturbed problem, within a factor of two or so since rho < 1/2.
+    numerators = (inverse.abs() @ (gradient.abs() + gradient_off)[..., None])[..., 0]
+    lost = 4 * roundoff * products / determinant.abs()
+    bound = bound + 8 * roundoff * numerators + (2 * lost[..., None] + 4 * roundoff) * (step.abs() + bound)
+    singular = ~((rho < 0.5) & (lost < 0.25))
+    return step, bound.masked_fill(singular[..., None], math.inf)
+
+
+def _covariance_bounds(
+    hessian: Tensor, hessian_off: Tensor, recipe: Recipe, roundoff: float, out_roundoff: float
+) -> Tensor:
+    inverse, determinant, products = _inverse(hessian)
+    rho = _norm(inverse.abs() @ hessian_off)
+    direct = inverse.abs() @ hessian_off @ inverse.abs()
+    bound = direct + (rho / (1 - rho))[..., None, None] * direct.amax((-2, -1), keepdim=True) * 2
+    lost = 4 * roundoff * products / determinant.abs()
+    known = recipe.blur_sigma**2 + (recipe.target_sigma or 0.0) ** 2
+    bound = bound + (2 * lost[..., None, None] + 8 * roundoff) * (inverse.abs() + bound) + 8 * roundoff * known
+    singular = ~((rho < 0.5) & (lost < 0.25))
+    # Within rho < 1/2 the signs of the Hessian's eigenvalues are certain, so only the sign of the covariance's
+    # smallest one is open. The test xx yy >= xy^2 rounds too: 4 u times the largest eigenvalue.
+    rest = -inverse - known * torch.eye(2, dtype=inverse.dtype, device=inverse.device)
+    safe = torch.where(singular[..., None, None], 0.0, rest).nan_to_num(0.0, 0.0, 0.0)
+    smallest = torch.linalg.eigvalsh(safe)[..., 0]
+    undecided = smallest.abs() <= _norm(bound) + 8 * roundoff * _norm(safe)
+    bound = bound + 2 * out_roundoff * rest.abs()
+    is_maximum = (hessian[..., 0, 0] < 0) & (determinant > 0)
+    bound = torch.where((is_maximum & undecided)[..., None, None], math.inf, bound)
+    return bound.masked_fill(singular[..., None, None], math.inf)
+
+
+def _quarter_bounds(searched: Tensor, error: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """A quarter step's size, and how far off another sign would be: half a pixel at most, and nothing if certain."""
+    bounds = []
+    for dx, dy in ((1, 0), (0, 1)):
+        values = [reference._read(searched, x, y, sign * dx, sign * dy) for sign in (-1, 1)]
+        errors = sum(reference._read(error, x, y, sign * dx, sign * dy) for sign in (-1, 1))
+        difference = (values[1] - values[0]).nan_to_num(0.0).abs()
+        certain = (difference > errors) | (errors == 0)
+        bounds.append(torch.where(certain, 0.0, 0.5))
+    return torch.full((*x.shape, 2), 0.25, dtype=torch.float64, device=x.device), torch.stack(bounds, -1)

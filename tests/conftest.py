@@ -1,0 +1,65 @@
+"""Where tests run: every machine has the CPU and Triton's interpreter, some have a device."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+# Triton reads this when it is first imported. On a machine with a device the kernels are compiled instead.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
+# One core for each of pytest-xdist's workers: small tensors gain nothing from two.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
+_SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
+# The same examples every time; HYPOTHESIS_PROFILE=search looks for new ones.
+settings.register_profile("ci", deadline=None, derandomize=True, suppress_health_check=_SLOW, print_blob=True)
+settings.register_profile("search", settings.get_profile("ci"), derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The CPU, and the GPU of a machine that has one."""
+    return require_device(request.param)
+
+
+@pytest.fixture
+def gpu() -> torch.device:
+    """The GPU, for tests that say nothing of a CPU."""
+    return require_device("cuda")
+
+
+def require_device(kind: str) -> torch.device:
+    if kind == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA or ROCm device")
+    return torch.device(kind)
+
+
+SERVICES = [
+    pytest.param(("reference", "cpu"), id="reference-cpu"),
+    pytest.param(("eager", "cpu"), id="eager-cpu"),
+    pytest.param(("triton", "cpu"), id="triton-interpreted"),
+    pytest.param(("eager", "cuda"), id="eager-cuda", marks=pytest.mark.gpu),
+    pytest.param(("triton", "cuda"), id="triton-cuda", marks=pytest.mark.gpu),
+]
+
+
+@pytest.fixture(params=SERVICES)
+def service(request: pytest.FixtureRequest) -> tuple[str, torch.device]:
+    """A backend and a device that it serves on this machine."""
+    backend, kind = request.param
+    return backend, require_service(backend, kind)
+
+
+def require_service(backend: str, kind: str) -> torch.device:
+    if backend == "triton":
+        pytest.importorskip("triton", reason="Triton is not installed")
+        if kind == "cpu" and "TRITON_INTERPRET" not in os.environ:
+            pytest.skip("kernels are compiled on a machine with a device, not interpreted")
+    return require_device(kind)

@@ -1,0 +1,157 @@
+"""eager: the reference's numbers for any map, in any memory layout, whatever else is set in the process."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from hypothesis import event, given, settings
+
+import dark_kernels
+from dark_kernels import Recipe, recipes, testing
+from dark_kernels.decode import eager
+
+from ..strategies import Case, cases
+
+
+@pytest.mark.slow
+def test_equals_the_reference_for_any_map() -> None:
+    tally: Counter[str] = Counter()
+
+    @settings(max_examples=400)
+    @given(cases())
+    def check(case: Case) -> None:
+        heatmaps = case.heatmaps()
+        with testing.assert_unchanged(heatmaps):
+            actual = dark_kernels.decode(heatmaps, case.recipe, case.covariance, backend="eager")
+        compared = testing.assert_decodes_like_reference(actual, heatmaps, case.recipe)
+        event(f"stencil {case.recipe.stencil}")
+        tally.update(compared._asdict())
+
+    check()
+    # What cannot be bounded is not compared; this has to be the exception.
+    assert tally["refined"] > 300
+    assert tally["bounded"] > 0.65 * tally["refined"]
+
+
+@pytest.mark.gpu
+def test_equals_the_reference_on_a_device(gpu: torch.device) -> None:
+    tally: Counter[str] = Counter()
+
+    @settings(max_examples=300)
+    @given(cases())
+    def check(case: Case) -> None:
+        heatmaps = case.heatmaps(gpu)
+        actual = dark_kernels.decode(heatmaps, case.recipe, case.covariance, backend="eager")
+        arithmetic = testing.arithmetic_of("eager", gpu.type, heatmaps.dtype)
+        tally.update(testing.assert_decodes_like_reference(actual, heatmaps, case.recipe, arithmetic)._asdict())
+
+    check()
+    assert tally["bounded"] > 0.5 * tally["refined"] > 0
+
+
+@pytest.mark.parametrize("layout", sorted(testing.LAYOUTS))
+@pytest.mark.parametrize("recipe", recipes.ALL, ids=lambda recipe: recipe.name)
+def test_layout_does_not_matter(recipe: Recipe, layout: str) -> None:
+    maps = testing.heatmaps_of_kinds(["noisy_blob", "noise", "weak_blob"], 3, 4, 21, 18, seed=5)
+    laid_out = testing.with_layout(maps, layout)
+    actual = dark_kernels.decode(laid_out, recipe, recipe.has_hessian, backend="eager")
+    expected = dark_kernels.decode(laid_out.contiguous(), recipe, recipe.has_hessian, backend="eager")
+    torch.testing.assert_close(actual, expected, rtol=0, atol=2e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "expanded_batch"])
+@pytest.mark.parametrize("recipe", recipes.ALL, ids=lambda recipe: recipe.name)
+def test_a_batch_larger_than_a_block(recipe: Recipe, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    heatmaps = testing.heatmaps_of_kinds(["noisy_blob", "weak_blob", "some_nan"], 7, 4, 24, 18, seed=1)
+    heatmaps = testing.with_layout(heatmaps, layout)
+    monkeypatch.setattr(eager, "_BLOCK_SIZE", 2 * 4 * 24 * 18)
+    actual = dark_kernels.decode(heatmaps, recipe, recipe.has_hessian, backend="eager")
+    testing.assert_decodes_like_reference(actual, heatmaps, recipe)
+
+
+def test_runs_agree_bit_for_bit() -> None:
+    heatmaps = testing.heatmaps_of_kinds(["noisy_blob", "noise", "weak_blob"], 4, 5, 31, 22, seed=2)
+    for recipe in recipes.ALL:
+        once, again = (dark_kernels.decode(heatmaps, recipe, recipe.has_hessian, backend="eager") for _ in range(2))
+        testing.assert_same_keypoints(once, again)
+
+
+# --- what else is set in the process ---------------------------------------------------------------------
+
+
+@contextmanager
+def _autocast() -> Iterator[None]:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        yield
+
+
+@contextmanager
+def _low_matmul_precision() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def _other_default_dtype() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def _deterministic_algorithms() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@contextmanager
+def _other_default_device() -> Iterator[None]:
+    with torch.device("meta"):
+        yield
+
+
+SETTINGS = (
+    _autocast, _low_matmul_precision, _other_default_dtype, _deterministic_algorithms, _other_default_device,
+    torch.inference_mode, torch.no_grad,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.__name__.strip("_"))
+@pytest.mark.parametrize("recipe", recipes.ALL, ids=lambda recipe: recipe.name)
+def test_settings_of_the_process_do_not_change_the_numbers(recipe: Recipe, setting: Callable[[], object]) -> None:
+    # A shape of its own for each: what eager keeps for a shape must not depend on the setting it was made under.
+    height = 17 + 2 * SETTINGS.index(setting)  # type: ignore[arg-type]
+    heatmaps = testing.heatmaps_of_kinds(["noisy_blob", "weak_blob", "noise"], 2, 3, height, 19, seed=3)
+    with setting():  # type: ignore[attr-defined]
+        actual = dark_kernels.decode(heatmaps, recipe, recipe.has_hessian, backend="eager")
+    testing.assert_decodes_like_reference(actual, heatmaps, recipe)
+    after = dark_kernels.decode(heatmaps.clone().requires_grad_(), recipe, recipe.has_hessian, backend="eager")
+    testing.assert_decodes_like_reference(after, heatmaps, recipe)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("recipe", recipes.ALL, ids=lambda recipe: recipe.name)
+def test_tensor_cores_do_not_change_the_numbers(recipe: Recipe, gpu: torch.device) -> None:
+    """cuDNN's convolutions use TF32 unless told not to, and matrix products if told to."""
+    heatmaps = testing.heatmaps_of_kinds(["noisy_blob", "weak_blob", "noise"], 2, 3, 64, 48, seed=3).to(gpu)
+    if recipe == recipes.MEGVII:
+        heatmaps = heatmaps * 255
+    arithmetic = testing.arithmetic_of("eager", gpu.type, heatmaps.dtype)
+    for setting in (_low_matmul_precision, lambda: torch.autocast(gpu.type), _deterministic_algorithms):
+        with setting():
+            actual = dark_kernels.decode(heatmaps, recipe, backend="eager")
+        testing.assert_decodes_like_reference(actual, heatmaps, recipe, arithmetic)

@@ -1,0 +1,111 @@
+"""Which backend serves a call, and why it says so."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from dark_kernels import backends
+from dark_kernels.backends import choose
+
+WITHOUT_TRITON = "triton cannot be imported (ImportError: blocked)"
+
+
+@pytest.fixture(autouse=True)
+def _fresh_choices() -> Iterator[None]:
+    """Choices are remembered, and these tests change what they depend on."""
+    choose.cache_clear()
+    yield
+    choose.cache_clear()
+
+
+@pytest.fixture
+def triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "triton_problem", lambda: None)
+
+
+@pytest.fixture
+def no_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "triton_problem", lambda: WITHOUT_TRITON)
+
+
+@pytest.mark.usefixtures("triton")
+@pytest.mark.parametrize("device", ["cuda", "xpu"])
+def test_auto_takes_triton_on_its_devices(device: str) -> None:
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        choice = choose("auto", device, dtype)
+        assert choice.backend == "triton"
+        assert device in choice.reason
+
+
+@pytest.mark.usefixtures("no_triton")
+def test_auto_falls_back_and_says_why() -> None:
+    assert choose("auto", "cuda", torch.float32) == ("eager", WITHOUT_TRITON)
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps", "hpu"])
+def test_auto_asks_not_for_triton_elsewhere(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def imports_triton() -> None:
+        raise AssertionError("Triton was imported for a device that it does not run on")
+
+    monkeypatch.setattr(backends, "triton_problem", imports_triton)
+    choice = choose("auto", device, torch.float32)
+    assert choice.backend == "eager"
+    assert device in choice.reason
+
+
+@pytest.mark.usefixtures("triton")
+@pytest.mark.parametrize("requested", ["auto", "triton"])
+def test_float64_is_eagers(requested: str) -> None:
+    choice = choose(requested, "cuda", torch.float64)
+    assert choice.backend == "eager"
+    assert "float64" in choice.reason
+
+
+@pytest.mark.parametrize("requested", ["eager", "reference"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_is_asked_for_is_taken(requested: str, device: str) -> None:
+    assert choose(requested, device, torch.float32) == (requested, "asked for")
+
+
+@pytest.mark.usefixtures("triton")
+@pytest.mark.parametrize("value", ["1", "true", "on", "YES", "y"])
+def test_the_interpreter_serves_cpu_tensors(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", value)
+    assert choose("triton", "cpu", torch.float32).backend == "triton"
+    assert choose("auto", "cpu", torch.float32).backend == "eager"
+
+
+@pytest.mark.usefixtures("triton")
+@pytest.mark.parametrize("value", ["", "0", "false", "off"])
+def test_no_interpreter_no_cpu_tensors(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", value)
+    with pytest.raises(ValueError, match=r"got 'triton' with a tensor on 'cpu', expected .*TRITON_INTERPRET=1"):
+        choose("triton", "cpu", torch.float32)
+
+
+@pytest.mark.usefixtures("no_triton")
+def test_triton_is_refused_where_it_is_not() -> None:
+    with pytest.raises(ValueError, match=r"got 'triton', but triton cannot be imported .*expected an installed Triton"):
+        choose("triton", "cuda", torch.float32)
+
+
+@pytest.mark.parametrize("error", [ImportError("not there"), OSError("libcuda.so.1"), RuntimeError("two drivers")])
+def test_a_broken_triton_is_a_reason_and_no_crash(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def raises(name: str) -> None:
+        raise error
+
+    monkeypatch.setattr(importlib, "import_module", raises)
+    problem = backends.triton_problem.__wrapped__()
+    assert problem == f"triton cannot be imported ({type(error).__name__}: {error})"
+
+
+def test_check_backend() -> None:
+    for backend in backends.BACKENDS:
+        backends.check_backend(backend)
+    for wrong in ("cuda", "", "Eager", None):
+        with pytest.raises(ValueError, match=r"backend: got .*, expected one of 'auto', 'triton', 'eager'"):
+            backends.check_backend(wrong)  # type: ignore[arg-type]

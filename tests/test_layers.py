@@ -1,0 +1,149 @@
+"""Who imports whom: downwards only, and Triton in two places.
+
+    cli, integrations, nn  ->  <op>/api  ->  <op>/library  ->  <op>/eager, <op>/kernels  ->  _triton
+
+The rules read the source, so an import inside a function counts as well.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import dark_kernels
+
+ROOT = Path(dark_kernels.__file__).parent
+FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
+# Folders that are one operation each.
+ROOMS = sorted({path.parts[0] for path in FILES if len(path.parts) > 1 and path.name == "api.py"})
+ROOM_FILES = ("__init__.py", "api.py", "eager.py", "kernels.py", "library.py", "reference.py")
+
+# Of each file of a room: what it may import of its own room, and of the package.
+ALLOWED: dict[str, tuple[set[str], set[str]]] = {
+    "__init__.py": ({"api", "reference"}, set()),
+    "api.py": ({"library", "reference"}, {"backends", "recipes", "types"}),
+    "library.py": ({"eager", "kernels"}, {"backends", "recipes"}),
+    "eager.py": (set(), {"recipes"}),
+    "kernels.py": (set(), {"_triton", "recipes"}),
+    "reference.py": (set(), {"recipes"}),
+}
+# Of eager and kernels in `recipes`: numbers, no names of recipes.
+NUMBERS_ONLY = {"blur_taps"}
+
+
+def imports(path: Path) -> list[tuple[str, frozenset[str]]]:
+    """Absolute names of the modules that a file imports, and the names that it takes from each."""
+    package = ["dark_kernels", *path.parts[:-1]]
+    found: list[tuple[str, frozenset[str]]] = []
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, frozenset()) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = frozenset(alias.name for alias in node.names)
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            if node.level and not node.module:  # from . import eager, or from .. import recipes
+                found += [(f"{module}.{name}", frozenset()) for name in names]
+            else:
+                found.append((module, names))
+    return found
+
+
+def inside(path: Path) -> list[tuple[str, frozenset[str]]]:
+    """Imports of the package itself, without its name."""
+    return [
+        (module.removeprefix("dark_kernels").lstrip("."), names)
+        for module, names in imports(path)
+        if module == "dark_kernels" or module.startswith("dark_kernels.")
+    ]
+
+
+def test_the_rules_see_the_imports() -> None:
+    assert ("decode.library", frozenset({"decode_operator"})) in inside(Path("decode/api.py"))
+    assert ("decode.kernels", frozenset()) in inside(Path("decode/library.py"))
+    assert "decode" in ROOMS
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_triton_is_imported_in_two_places(path: Path) -> None:
+    uses = any(module.split(".")[0] == "triton" for module, _ in imports(path))
+    assert not uses or path.name == "kernels.py" or path.parts[0] == "_triton"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] in ROOMS], ids=str)
+def test_rooms_import_downwards(path: Path) -> None:
+    room = path.parts[0]
+    if path.name not in ALLOWED:
+        pytest.skip(f"no rule for {path.name}")
+    own, package = ALLOWED[path.name]
+    for module, names in inside(path):
+        first, _, rest = module.partition(".")
+        if first == room:
+            assert rest.split(".")[0] in own, f"{path} imports {module}"
+        else:
+            assert first in package, f"{path} imports {module or 'dark_kernels'}"
+            if first == "recipes" and path.name in ("eager.py", "kernels.py"):
+                assert names <= NUMBERS_ONLY, f"{path} takes {set(names)} from recipes"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.name in ("kernels.py", "eager.py")], ids=str)
+def test_backends_know_no_recipe_by_name(path: Path) -> None:
+    constants = {
+        node.value for node in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(node, ast.Constant)
+    }
+    stencils = {"quarter", "quarter_legacy"}  # which happen to be names of recipes as well
+    assert not ({recipe.name for recipe in dark_kernels.recipes.ALL} - stencils) & constants
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("__init__.py", {"recipes", "types", *ROOMS}),
+        ("backends.py", set()),
+        ("recipes.py", set()),
+        ("types.py", set()),
+        ("_triton/blur.py", {"_triton"}),
+        ("_triton/launch.py", {"_triton"}),
+    ],
+)
+def test_what_stands_below_imports_nothing_above(path: str, allowed: set[str]) -> None:
+    assert {module.partition(".")[0] for module, _ in inside(Path(path))} <= allowed
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] == "testing"], ids=str)
+def test_testing_needs_torch_only(path: Path) -> None:
+    """It is for users, who need neither pytest nor Hypothesis; and it compares with the reference alone."""
+    for module, _ in imports(path):
+        top = module.split(".")[0]
+        assert top in {"torch", "dark_kernels"} or top in sys.stdlib_module_names, f"{path} imports {module}"
+    for module, names in inside(path):
+        assert module.partition(".")[0] in {"testing", "recipes", "types"} or (module, names) == (
+            "decode",
+            frozenset({"reference"}),
+        ), f"{path} imports {module}"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.name == "reference.py"], ids=str)
+def test_references_import_torch_and_recipes_only(path: Path) -> None:
+    outside = {module.split(".")[0] for module, _ in imports(path)} - set(sys.stdlib_module_names)
+    assert outside <= {"torch", "dark_kernels"}
+    assert {module for module, _ in inside(path)} <= {"recipes"}
+
+
+def test_no_circles() -> None:
+    modules = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+    edges = {name: {module for module, _ in inside(path) if module in modules} for name, path in modules.items()}
+    done: set[str] = set()
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, " -> ".join((*above, name))
+        if name not in done:
+            for below in edges[name] - {name}:
+                visit(below, (*above, name))
+            done.add(name)
+
+    for name in modules:
+        visit(name, ())

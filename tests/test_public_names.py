@@ -1,0 +1,68 @@
+"""A snapshot of what users write: changing it is a decision, and this file is where it is made."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+import typing
+
+import pytest
+
+import dark_kernels
+from dark_kernels import Keypoints, Recipe, decode, recipes, testing
+
+MODULES = [module.name for module in pkgutil.walk_packages(dark_kernels.__path__, "dark_kernels.")]
+ROWS = [
+    "ARGMAX", "DARKPOSE", "MEGVII", "MMPOSE_DARK", "MMPOSE_LEGACY_UDP", "MMPOSE_UDP", "QUARTER", "QUARTER_LEGACY",
+    "SAPIENS_HF", "VITPOSE_HF",
+]  # fmt: skip
+
+
+def test_package() -> None:
+    assert {"Keypoints", "Recipe", "__version__", "decode", "recipes"} <= set(dark_kernels.__all__)
+    assert re.fullmatch(r"\d+\.\d+\.\d+([ab.]\S+)?", dark_kernels.__version__)
+
+
+def test_recipes() -> None:
+    assert {"ALL", *ROWS, "Recipe", "blur_taps", "get"} <= set(recipes.__all__)
+    assert {recipe.name.upper() for recipe in recipes.ALL} == set(ROWS)
+
+
+def test_decode() -> None:
+    signature = inspect.signature(decode)
+    assert {name: parameter.default for name, parameter in signature.parameters.items()} == {
+        "heatmaps": inspect.Parameter.empty,
+        "recipe": recipes.DARKPOSE,
+        "covariance": False,
+        "backend": "auto",
+    }
+    assert all(parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for parameter in signature.parameters.values())
+    assert typing.get_type_hints(decode)["return"] is Keypoints
+
+
+def test_keypoints_and_recipe() -> None:
+    assert Keypoints._fields == ("coords", "scores", "covariances")
+    public = [name for name in vars(Recipe) if not name.startswith("_") and isinstance(vars(Recipe)[name], property)]
+    assert public == ["operator_arguments", "blur_kernel_size", "blur_sigma", "taps", "has_hessian"]
+
+
+def test_testing() -> None:
+    assert testing.__all__ == sorted(testing.__all__, key=lambda name: (not name.isupper(), name.lower() == name, name))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_all_names_exist_and_are_documented(name: str) -> None:
+    if ".kernels" in name or "._triton" in name:
+        pytest.importorskip("triton", reason="Triton is not installed")
+    if name.startswith(("dark_kernels._cli", "dark_kernels.cli")):
+        pytest.importorskip("typer", reason="the extra `cli` is not installed")
+        pytest.importorskip("rich", reason="the extra `cli` is not installed")
+        pytest.importorskip("matplotlib", reason="the extra `cli` is not installed")
+    module = importlib.import_module(name)
+    assert module.__doc__, f"{name} has no docstring"
+    for public in getattr(module, "__all__", []):
+        value = getattr(module, public)
+        if inspect.isfunction(value) or inspect.isclass(value):
+            assert value.__doc__, f"{name}.{public} has no docstring"

@@ -1,0 +1,225 @@
+"""Recipes as data: the rows of spec/decode.md, the taps they imply, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import pickle
+from typing import Any
+
+import pytest
+
+from dark_kernels import Recipe, recipes
+from dark_kernels.recipes import blur_taps, opencv_sigma
+
+WIDE = ("opencv", 11, 2.0, "zeros", True, 1e-10, math.inf, "wide", "raw")
+# blur, kernel size, sigma, padding, rescale, clip, stencil, argmax on, invalid: spec/decode.md, section 6.
+ROWS: dict[str, tuple[Any, ...]] = {
+    "darkpose": (*WIDE, 0.0),
+    "mmpose_dark": (*WIDE, -1.0),
+    "mmpose_udp": ("opencv", 11, 2.0, "zeros", True, 1e-3, 50.0, "compact", "raw", -1.0),
+    "mmpose_legacy_udp": ("opencv", 11, 2.0, "reflect", False, 1e-3, 50.0, "compact", "raw", -1.0),
+    "vitpose_hf": ("gaussian", 11, 0.8, "symmetric", False, 1e-3, 50.0, "compact", "raw", -1.0),
+    "sapiens_hf": ("gaussian", 11, 2.0, "zeros", True, 1e-3, 50.0, "compact", "raw", -1.0),
+    "megvii": ("opencv", 11, 2.0, "zeros", True, 1e-10, math.inf, "quarter_legacy", "blurred", -1.0),
+}
+UNSMOOTHED = {"quarter": "quarter", "quarter_legacy": "quarter_legacy", "argmax": "none"}
+
+
+def test_every_row_is_listed() -> None:
+    assert {recipe.name for recipe in recipes.ALL} == {*ROWS, *UNSMOOTHED}
+    assert len({recipe.name for recipe in recipes.ALL}) == len(recipes.ALL) == 10
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_rows(name: str) -> None:
+    recipe = recipes.get(name)
+    actual = (
+        recipe.blur, recipe.kernel_size, recipe.blur_sigma, recipe.padding, recipe.rescale, recipe.clip_min,
+        recipe.clip_max, recipe.stencil, recipe.argmax_on, recipe.invalid,
+    )  # fmt: skip
+    assert actual == ROWS[name]
+    assert recipe.max_offset is None
+    assert recipe.target_sigma is None
+    extra = (0.5, 1 / 255, 0.5) if name == "megvii" else (0.0, 1.0, 0.0)
+    assert (recipe.extra_shift, recipe.score_scale, recipe.score_offset) == extra
+
+
+@pytest.mark.parametrize("name", UNSMOOTHED)
+def test_rows_without_a_blur(name: str) -> None:
+    recipe = recipes.get(name)
+    assert (recipe.blur, recipe.rescale, recipe.stencil) == ("none", False, UNSMOOTHED[name])
+    assert (recipe.argmax_on, recipe.invalid, recipe.max_offset) == ("raw", -1.0, None)
+    assert recipe.taps == (1.0,)
+    assert recipe.blur_sigma == 0.0
+    assert not recipe.has_hessian
+
+
+def test_fields_and_their_defaults() -> None:
+    """Adding a field is a decision, and so is another default."""
+    defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
+    assert defaults == {
+        "name": "custom",
+        "blur": "opencv",
+        "kernel_size": 11,
+        "sigma": None,
+        "padding": "zeros",
+        "rescale": True,
+        "clip_min": 1e-10,
+        "clip_max": math.inf,
+        "stencil": "wide",
+        "invalid": -1.0,
+        "argmax_on": "raw",
+        "max_offset": None,
+        "extra_shift": 0.0,
+        "score_scale": 1.0,
+        "score_offset": 0.0,
+        "target_sigma": None,
+    }
+
+
+# --- taps ------------------------------------------------------------------------------------------------
+
+TABLES = {
+    1: [1],
+    3: [1 / 4, 2 / 4, 1 / 4],
+    5: [1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16],
+    7: [1 / 32, 7 / 64, 7 / 32, 9 / 32, 7 / 32, 7 / 64, 1 / 32],
+    9: [x / 256 for x in (4, 13, 30, 51, 60, 51, 30, 13, 4)],
+}
+
+
+def whole(half: tuple[float, ...]) -> list[float]:
+    return [*half[:0:-1], *half]
+
+
+@pytest.mark.parametrize("kernel_size", TABLES)
+def test_small_opencv_kernels_are_tables(kernel_size: int) -> None:
+    assert whole(Recipe(kernel_size=kernel_size).taps) == TABLES[kernel_size]
+
+
+@pytest.mark.parametrize(("kernel_size", "sigma"), [(11, 2.0), (17, 2.9), (23, 3.8)])
+def test_opencv_sigma(kernel_size: int, sigma: float) -> None:
+    assert opencv_sigma(kernel_size) == sigma
+    assert Recipe(kernel_size=kernel_size).blur_sigma == sigma
+
+
+def test_literal_taps() -> None:
+    # exp(-i^2 / 8) / sum
+    weights = [1.0, 0.8824969025845955, 0.6065306597126334, 0.32465246735834974, 0.1353352832366127, 0.0439369336234074]
+    total = weights[0] + 2 * sum(weights[1:])
+    assert recipes.DARKPOSE.taps == pytest.approx([weight / total for weight in weights], rel=1e-15)
+
+
+@pytest.mark.parametrize("kernel_size", range(1, 41, 2))
+def test_taps_sum_to_one_and_fall(kernel_size: int) -> None:
+    for recipe in (
+        Recipe(kernel_size=kernel_size),
+        Recipe(kernel_size=kernel_size, blur="gaussian"),
+        Recipe(kernel_size=kernel_size, blur="gaussian", sigma=1.3),
+    ):
+        taps = whole(recipe.taps)
+        assert len(taps) == kernel_size == recipe.blur_kernel_size
+        assert math.fsum(taps) == pytest.approx(1.0, abs=1e-15)
+        assert list(recipe.taps) == sorted(recipe.taps, reverse=True)
+        assert all(tap > 0 for tap in taps)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3, 5, 7, 9, 11, 13, 17, 23, 31])
+def test_taps_are_opencvs(kernel_size: int) -> None:
+    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
+    expected = cv2.getGaussianKernel(kernel_size, 0)[:, 0].tolist()
+    assert whole(Recipe(kernel_size=kernel_size).taps) == pytest.approx(expected, abs=1e-9)
+    expected = cv2.getGaussianKernel(kernel_size, 0.8)[:, 0].tolist()
+    assert whole(Recipe(kernel_size=kernel_size, blur="gaussian", sigma=0.8).taps) == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_gaussian_rule_has_no_tables() -> None:
+    gaussian = Recipe(blur="gaussian", kernel_size=5)
+    assert gaussian.blur_sigma == opencv_sigma(5) == 1.1
+    assert gaussian.taps == blur_taps(5, 1.1)
+    assert gaussian.taps != Recipe(kernel_size=5).taps
+
+
+@pytest.mark.parametrize("kernel_size", TABLES)
+def test_sigma_of_a_table_is_its_second_moment(kernel_size: int) -> None:
+    radius = kernel_size // 2
+    variance = sum(tap * (i - radius) ** 2 for i, tap in enumerate(TABLES[kernel_size]))
+    assert Recipe(kernel_size=kernel_size).blur_sigma == pytest.approx(math.sqrt(variance), rel=1e-15)
+
+
+# --- a value among values --------------------------------------------------------------------------------
+
+
+def test_equal_by_value_hashable_and_frozen() -> None:
+    again = dataclasses.replace(recipes.DARKPOSE)
+    assert again == recipes.DARKPOSE
+    assert hash(again) == hash(recipes.DARKPOSE)
+    assert dataclasses.replace(recipes.DARKPOSE, kernel_size=13) != recipes.DARKPOSE
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        again.kernel_size = 3  # type: ignore[misc]
+
+
+def test_copies_and_pickles() -> None:
+    for recipe in recipes.ALL:
+        for copied in (copy.copy(recipe), copy.deepcopy(recipe), pickle.loads(pickle.dumps(recipe))):
+            assert copied == recipe
+            assert copied.operator_arguments == recipe.operator_arguments
+
+
+def test_replace_works_the_derived_fields_out_anew() -> None:
+    wide = dataclasses.replace(recipes.MMPOSE_DARK, kernel_size=17)
+    assert wide.blur_sigma == 2.9
+    assert len(wide.taps) == 9
+    assert wide.operator_arguments[:2] == (17, 2.9)
+
+
+def test_get_takes_either_case() -> None:
+    for recipe in recipes.ALL:
+        assert recipes.get(recipe.name) is recipes.get(recipe.name.upper()) is recipe
+        assert getattr(recipes, recipe.name.upper()) is recipe
+
+
+def test_get_lists_the_names() -> None:
+    with pytest.raises(ValueError, match=r"recipe: got 'openpose', expected one of darkpose, .*argmax"):
+        recipes.get("openpose")
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"blur": "box"}, r"Recipe.blur: got 'box', expected one of 'opencv', 'gaussian', 'none'"),
+    ({"padding": "edge"}, r"Recipe.padding: got 'edge', expected one of 'zeros'"),
+    ({"stencil": "taylor"}, r"Recipe.stencil: got 'taylor', expected one of 'wide'"),
+    ({"argmax_on": "both"}, r"Recipe.argmax_on: got 'both', expected one of 'raw'"),
+    ({"kernel_size": 10}, r"Recipe.kernel_size: got 10, expected an odd positive int"),
+    ({"kernel_size": 0}, r"Recipe.kernel_size: got 0, expected an odd positive int"),
+    ({"kernel_size": -3}, r"Recipe.kernel_size: got -3, expected an odd positive int"),
+    ({"kernel_size": 11.0}, r"Recipe.kernel_size: got 11.0, expected an odd positive int"),
+    ({"kernel_size": True}, r"Recipe.kernel_size: got True, expected an odd positive int"),
+    ({"kernel_size": "11"}, r"Recipe.kernel_size: got '11', expected an odd positive int"),
+    ({"blur": "gaussian", "sigma": 0.0}, r"Recipe.sigma: got 0.0, expected a positive finite number or None"),
+    ({"blur": "gaussian", "sigma": -1.0}, r"Recipe.sigma: got -1.0, expected a positive"),
+    ({"blur": "gaussian", "sigma": math.nan}, r"Recipe.sigma: got nan, expected a positive"),
+    ({"sigma": 2.0}, r"Recipe.sigma: got 2.0, expected None with blur='opencv', or blur='gaussian'"),
+    ({"max_offset": 0.0}, r"Recipe.max_offset: got 0.0, expected a positive"),
+    ({"max_offset": math.inf}, r"Recipe.max_offset: got inf, expected a positive"),
+    ({"target_sigma": -2.0}, r"Recipe.target_sigma: got -2.0, expected a positive"),
+    ({"clip_min": 0.0}, r"Recipe.clip_min: got 0.0, expected a positive number"),
+    ({"clip_min": 60.0, "clip_max": 50.0}, r"Recipe.clip_max: got 50.0, expected a number above clip_min"),
+    ({"clip_min": math.nan}, r"Recipe.clip_min: got nan, expected a positive number"),
+    ({"clip_max": math.nan}, r"Recipe.clip_max: got nan, expected a number above clip_min"),
+    ({"rescale": 1}, r"Recipe.rescale: got 1, expected a bool"),
+    ({"invalid": None}, r"Recipe.invalid: got None, expected a number"),
+    ({"clip_min": "low"}, r"Recipe.clip_min: got 'low', expected a positive number"),
+    ({"extra_shift": math.nan}, r"Recipe.extra_shift: got nan, expected a finite number"),
+    ({"score_scale": math.inf}, r"Recipe.score_scale: got inf, expected a finite number"),
+    ({"score_offset": -math.inf}, r"Recipe.score_offset: got -inf, expected a finite number"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), REFUSED)
+def test_refusals_say_what_came_and_what_was_expected(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Recipe(**fields)
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(recipes.MMPOSE_DARK, **fields)
