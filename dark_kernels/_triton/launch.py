@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-
 # The compiler for NVIDIA GPUs aims at the next step of occupancy and spills a word or two to reach it. Named a
 # limit, it takes the registers that it needs, which are fewer than this. Other vendors' compilers know no such
 # option.

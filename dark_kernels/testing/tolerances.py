@@ -234,7 +234,7 @@ def _blur_error(maps: Tensor, recipe: Recipe, arithmetic: Arithmetic, peaks: Ten
     With `peaks` [B, K], of a blur of the distances from them.
     """
     kernel_size, taps = recipe.blur_kernel_size, recipe.taps
-    if kernel_size == 1:  # a weight of one
+    if kernel_size == 1 and peaks is None:  # a weight of one
         return torch.zeros_like(maps)
     magnitude = maps.abs() if peaks is None else maps.abs() + peaks.abs()[..., None, None]
     roundoff = _roundoff(arithmetic.blur) + _roundoff(torch.float64)
