@@ -166,7 +166,7 @@ class Recipe:
             value = getattr(self, field)
             require(_is_number(value) and math.isfinite(value), field, "a finite number")
         # The operator takes numbers and flags, not recipes. They are worked out here, once, so that a call
-        # pays nothing for them and torch.compile sees a constant tuple.
+        # pays nothing for them and torch.compile has nothing of it to trace.
         object.__setattr__(self, "_operator_arguments", self._resolve())
 
     @property

@@ -82,6 +82,8 @@ def _check(heatmaps: Tensor, recipe: Recipe, covariance: bool, backend: str) -> 
             kind, conversion = "a quantized", "dequantize"
         elif heatmaps.is_nested:
             kind, conversion = "a nested", "to_padded_tensor"
+        elif heatmaps.is_mkldnn:
+            kind = "an mkldnn"
         raise TypeError(
             f"heatmaps: got {kind} tensor ({heatmaps.layout}, {heatmaps.dtype}), expected a dense one; "
             f"convert it with heatmaps.{conversion}()"

@@ -128,7 +128,7 @@ def decode_fwd(
         if scale is not None:
             values = values * scale[:, None]
         logs = values.clamp_(clip_min, clip_max).log_()
-        derivatives = logs @ plan.derivative_weights
+        derivatives = _product(logs, plan.derivative_weights)
         if covariance:
             covariances = _covariances(derivatives, peaks, known_variance).to(output_dtype)
         # A singular Hessian makes both components infinite or NaN, and NaN comes from a peak too near the
@@ -313,6 +313,14 @@ def _reflected(index: Tensor, size: int, padding: str) -> Tensor:
 # --- the maximum, and the blur around it -----------------------------------------------------------------
 
 
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """Matrix product in full precision. Elsewhere than on CPU a user may have allowed TF32, which would cost four
+    digits."""
+    if left.device.type == "cpu":
+        return torch.matmul(left, right)
+    return (left.unsqueeze(-1) * right.unsqueeze(-3)).sum(-2)
+
+
 def _first_maximum(maps: Tensor, plan: _Plan) -> tuple[Tensor, Tensor, Tensor]:
     """Value, y and x of the first maximum in row-major order of [B, K, H, W] maps, each [B * K].
 
@@ -369,7 +377,7 @@ def _blur_at_stencil(heatmaps: Tensor, peaks: Tensor, y: Tensor, x: Tensor, padd
     # peak is +inf, since such a peak is not refined; for -inf the lowest finite number stands. In place: the
     # windows are a copy.
     windows.clamp_min_(torch.finfo(windows.dtype).min)
-    blurred = torch.bmm(torch.bmm(vertical, windows), horizontal).flatten(1).index_select(1, plan.points)
+    blurred = _product(_product(vertical, windows), horizontal).flatten(1).index_select(1, plan.points)
     blurred = blurred.to(plan.derivative_weights.dtype)
     return blurred if level is None else blurred.add_(level)
 
@@ -445,7 +453,7 @@ def _newton_step(derivatives: Tensor, plan: _StencilPlan) -> Tensor:
     if plan.epsilon is not None:
         derivatives = derivatives + plan.epsilon
     products = (derivatives.unsqueeze(2) * derivatives.unsqueeze(1)).view(-1, 25)
-    step = products @ plan.cramer
+    step = _product(products, plan.cramer)
     return step.narrow(1, 0, 2) / step.narrow(1, 2, 1)
 
 

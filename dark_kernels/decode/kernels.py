@@ -148,8 +148,8 @@ def _decode_fwd_kernel(
         map_ptr, heatmaps_stride_h, heatmaps_stride_w, num_pixels, width, BLOCK_SIZE, IS_FLAT, WIDE_INDEX
     )
     scale = 1.0
+    raw_maximum = peak
     if ARGMAX_ON_BLURRED:
-        raw_maximum = peak
         peak, index = scan_blurred_map(
             map_ptr, heatmaps_stride_h, heatmaps_stride_w, height, width, tl.full([], float("-inf"), dtype=tl.float32),
             (index // width).to(tl.int32), (index % width).to(tl.int32), TILE_SIDE, HALO_SIDE, SCAN_POINTS, LANES,
@@ -166,7 +166,7 @@ def _decode_fwd_kernel(
     x = (index - y.to(index.dtype) * width).to(tl.int32)
 
     valid = peak > 0  # a NaN is not
-    refinable = valid & (peak < float("inf"))
+    refinable = valid & (raw_maximum < float("inf"))
     offset_x = 0.0
     offset_y = 0.0
 

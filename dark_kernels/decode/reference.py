@@ -40,15 +40,14 @@ def decode_reference(
     height, width = maps.shape[-2:]
 
     blurred = blur(maps, recipe)
-
-    searched = blurred if recipe.argmax_on == "blurred" else maps
+    searched = blurred if recipe.argmax_on == "blurred" and recipe.blur_kernel_size > 1 else maps
     peaks, x, y = find_peak(searched)
     if recipe.rescale:
-        if recipe.argmax_on == "blurred":
+        if searched is blurred:
             peaks = peaks * rescale_factor(blurred, maps)  # which moves no maximum
         blurred = rescale(blurred, maps)
     valid = peaks > 0  # a NaN is not
-    refinable = valid & (peaks < math.inf)
+    refinable = valid & (maps.amax(dim=(-2, -1)) < math.inf)  # an infinite peak is as fine as its pixel
 
     coords = torch.stack([x, y], dim=-1).to(maps.dtype)
     hessian = None
