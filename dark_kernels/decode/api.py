@@ -64,7 +64,8 @@ def decode(
         torch.Size([8, 17, 2])
     """
     _check(heatmaps, recipe, covariance, backend)
-    heatmaps = heatmaps.detach()
+    if heatmaps.requires_grad:
+        heatmaps = heatmaps.detach()
     if backend == "reference":
         return Keypoints(*decode_reference(heatmaps, recipe, covariance))
     coords, scores, covariances = decode_operator(heatmaps, *recipe.operator_arguments, covariance, backend)

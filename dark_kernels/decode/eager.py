@@ -87,8 +87,8 @@ def decode_fwd(
     score_offset: float,
     known_variance: float,
     covariance: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """coords [B, K, 2], scores [B, K] and covariances [B, K, 2, 2] (no elements unless asked for).
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """coords [B, K, 2], scores [B, K] and covariances [B, K, 2, 2] (None unless asked for).
 
     `taps` is half of the blur kernel, centre first; the other arguments are the fields of a Recipe.
     float64 for float64 heatmaps, else float32.
@@ -101,14 +101,14 @@ def decode_fwd(
     per_block = batch
     if heatmaps.device.type == "cpu":  # elsewhere the number of launches is what counts
         per_block = max(1, _BLOCK_SIZE // (num_keypoints * height * width))
+    plan = _plan(heatmaps, taps, padding, stencil)
     if per_block >= batch:
-        peaks, y, x, values = _read_peaks(heatmaps, searched, taps, padding, stencil)
+        peaks, y, x, values = _read_peaks(heatmaps, searched, taps, padding, stencil, plan)
     else:
+        pairs = zip(heatmaps.split(per_block), searched.split(per_block), strict=True)
         blocks = [
-            _read_peaks(
-                heatmaps[first : first + per_block], searched[first : first + per_block], taps, padding, stencil
-            )
-            for first in range(0, batch, per_block)
+            _read_peaks(maps, searched_maps, taps, padding, stencil, _plan(maps, taps, padding, stencil))
+            for maps, searched_maps in pairs
         ]
         peaks, y, x, values = (torch.cat(parts) for parts in zip(*blocks, strict=True))
 
@@ -120,41 +120,43 @@ def decode_fwd(
         peaks = peaks * scale
 
     coords = torch.stack([x, y], dim=-1)
-    covariances = peaks.new_empty(0)
-    plan = _plan(heatmaps, taps, padding, stencil).stencil
-    if plan is not None:
+    covariances = None
+    step = plan.stencil
+    if step is not None:
         if rescale and scale is None:
             scale = _scale_where_a_clip_binds(values, heatmaps, peaks, taps, padding, clip_min, clip_max)
         if scale is not None:
             values = values * scale[:, None]
         logs = values.clamp_(clip_min, clip_max).log_()
-        derivatives = _product(logs, plan.derivative_weights)
+        derivatives = _product(logs, step.derivative_weights)
         if covariance:
             covariances = _covariances(derivatives, peaks, known_variance).to(output_dtype)
+            covariances = covariances.view(batch, num_keypoints, 2, 2)
         # A singular Hessian makes both components infinite or NaN, and NaN comes from a peak too near the
         # border or from an infinite one (see _blur_at_stencil). The peak then stays where it is.
-        offset = _newton_step(derivatives, plan).nan_to_num_(0.0, 0.0, 0.0)
+        offset = _newton_step(derivatives, step).nan_to_num_(0.0, 0.0, 0.0)
     elif stencil != "none":
         offset = _quarter_step(searched, peaks, y, x, extra_shift, legacy=stencil == "quarter_legacy")
     if stencil != "none":
         coords = coords + (offset if max_offset == math.inf else offset.clamp_(-max_offset, max_offset))
-    coords = torch.where((peaks > 0).unsqueeze(1), coords, invalid)  # a NaN is not positive
+    coords = coords.to(output_dtype)
+    coords.masked_fill_((peaks > 0).logical_not_().unsqueeze(1), invalid)  # a NaN is not positive
     if score_scale != 1.0 or score_offset != 0.0:
         peaks = peaks * score_scale + score_offset
     return (
-        coords.to(output_dtype).view(batch, num_keypoints, 2),
+        coords.view(batch, num_keypoints, 2),
         peaks.view(batch, num_keypoints),
-        covariances.view(batch, num_keypoints, 2, 2) if covariance else covariances,
+        covariances,
     )
 
 
 def _read_peaks(
-    heatmaps: Tensor, searched: Tensor, taps: tuple[float, ...], padding: str, stencil: str
+    heatmaps: Tensor, searched: Tensor, taps: tuple[float, ...], padding: str, stencil: str, plan: _Plan
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """All that has to be read from [B, K, H, W] maps: the first maximum of each searched map, its y and x, all
     [B * K], and the blurred heatmap at the stencil's points [B * K, points] (no elements where it has none)."""
-    plan = _plan(heatmaps, taps, padding, stencil)
-    peaks, y, x = _first_maximum(searched, plan if searched is heatmaps else _plan(searched, taps, padding, stencil))
+    same_layout = searched.stride() == heatmaps.stride() and searched.dtype == heatmaps.dtype
+    peaks, y, x = _first_maximum(searched, plan if same_layout else _plan(searched, taps, padding, stencil))
     if plan.stencil is None:
         return peaks, y, x, peaks.new_empty(0)
     return peaks, y, x, _blur_at_stencil(heatmaps, peaks, y, x, padding, plan.stencil)
@@ -166,6 +168,7 @@ def _read_peaks(
 class _StencilPlan(NamedTuple):
     """How to blur around a peak and step from it. Offsets are in elements from the tensor's first pixel."""
 
+    extent: int  # as in _Plan
     window_starts: Tensor  # [N]: each map's first pixel
     window_rows: Tensor  # [H, window rows]: the rows of the window of a peak in that row
     window_columns: Tensor  # [W]: its first column
@@ -180,7 +183,9 @@ class _StencilPlan(NamedTuple):
 class _Plan(NamedTuple):
     """Index and weight tensors of one shape, layout and recipe."""
 
+    extent: int  # elements from the first pixel of the first map to the last of the last, both counted
     rows: int  # in a group whose maximum is taken at once
+    grouped_shape: tuple[int, ...]  # [B, K, groups, rows, W]
     group_starts: Tensor  # [N, groups], in elements from the tensor's first pixel
     line_starts: Tensor | None  # [rows] from the group's start, or None where a group is one line
     stencil: _StencilPlan | None  # None for recipes that take no Taylor step
@@ -211,7 +216,9 @@ def _make_plan(
     rows = _rows_per_group(height, width)
     one_line = rows == 1 or stride_h == width * stride_w
     return _Plan(
+        extent=1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)),
         rows=rows,
+        grouped_shape=(batch, num_keypoints, height // rows, rows, width),
         group_starts=map_starts[:, None] + count(height // rows) * (rows * stride_h),
         line_starts=None if one_line else count(rows) * stride_h,
         stencil=_make_stencil_plan(map_starts, shape, strides, taps, padding, stencil, dtype)
@@ -255,6 +262,7 @@ def _make_stencil_plan(
     if stencil == "compact":
         epsilon = _on_device([0.0, 0.0, _COMPACT_EPSILON, _COMPACT_EPSILON, 0.0], step_dtype, device)
     return _StencilPlan(
+        extent=1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)),
         window_starts=map_starts,
         window_rows=(first_row[:, None] + torch.arange(window_height, device=device)) * stride_h,
         window_columns=first_column * stride_w,
@@ -317,7 +325,7 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     """Matrix product in full precision. Elsewhere than on CPU a user may have allowed TF32, which would cost four
     digits."""
     if left.device.type == "cpu":
-        return torch.matmul(left, right)
+        return left.bmm(right) if left.dim() == 3 else left.mm(right)
     return (left.unsqueeze(-1) * right.unsqueeze(-3)).sum(-2)
 
 
@@ -334,31 +342,29 @@ def _first_maximum(maps: Tensor, plan: _Plan) -> tuple[Tensor, Tensor, Tensor]:
         group_maxima = maps.permute(0, 2, 3, 1).unflatten(1, (groups, rows)).amax((2, 3))
         group_maxima = group_maxima.transpose(1, 2).reshape(-1, groups)
     else:
-        group_maxima = maps.view(*maps.shape[:2], groups, rows, width).amax((3, 4)).view(-1, groups)
+        group_maxima = maps.view(plan.grouped_shape).amax((3, 4)).view(-1, groups)
     peaks, group = group_maxima.max(-1)
     starts = plan.group_starts.gather(1, group.unsqueeze(1))
     if plan.line_starts is None:
-        lines = _gather_lines(maps, starts.view(-1), rows * width)
+        lines = _gather_lines(maps, starts.view(-1), rows * width, plan.extent)
     else:
-        lines = _gather_lines(maps, (starts + plan.line_starts).view(-1), width).view(-1, rows * width)
+        lines = _gather_lines(maps, (starts + plan.line_starts).view(-1), width, plan.extent).view(-1, rows * width)
     index = lines.max(-1).indices.add_(group, alpha=rows * width)
     y = index.div(width, rounding_mode="floor")
     return peaks, y, index.sub_(y, alpha=width)
 
 
-def _gather_lines(maps: Tensor, starts: Tensor, length: int) -> Tensor:
+def _gather_lines(maps: Tensor, starts: Tensor, length: int, extent: int) -> Tensor:
     """`length` pixels at the maps' column stride from each of `starts`: [len(starts), length].
 
     In a view whose line i begins at element i this is a plain selection of rows, which copies whole lines
     and is many times faster on CPU than indexing pixels.
     """
-    (batch, num_keypoints, height, width), (stride_b, stride_k, stride_h, stride) = maps.shape, maps.stride()
-    end = (batch - 1) * stride_b + (num_keypoints - 1) * stride_k + (height - 1) * stride_h + (width - 1) * stride + 1
+    stride, first = maps.stride(3), maps.storage_offset()
     if stride == 1:
-        lines = maps.as_strided((end - length + 1, length), (1, 1), maps.storage_offset())
-        return lines.index_select(0, starts)
+        return maps.as_strided((extent - length + 1, length), (1, 1), first).index_select(0, starts)
     pixels = starts[:, None] + torch.arange(length, device=maps.device) * stride
-    return maps.as_strided((end,), (1,), maps.storage_offset()).index_select(0, pixels.view(-1)).view(-1, length)
+    return maps.as_strided((extent,), (1,), first).index_select(0, pixels.view(-1)).view(-1, length)
 
 
 def _blur_at_stencil(heatmaps: Tensor, peaks: Tensor, y: Tensor, x: Tensor, padding: str, plan: _StencilPlan) -> Tensor:
@@ -366,7 +372,7 @@ def _blur_at_stencil(heatmaps: Tensor, peaks: Tensor, y: Tensor, x: Tensor, padd
     vertical, horizontal = plan.vertical.index_select(0, y), plan.horizontal.index_select(0, x)
     starts = plan.window_rows.index_select(0, y)
     starts += plan.window_columns.index_select(0, x).add_(plan.window_starts).unsqueeze(1)
-    windows = _gather_lines(heatmaps, starts.view(-1), plan.horizontal.shape[1]).to(vertical.dtype)
+    windows = _gather_lines(heatmaps, starts.view(-1), plan.horizontal.shape[1], plan.extent).to(vertical.dtype)
     windows = windows.view(y.shape[0], -1, windows.shape[1])
     # What is blurred is the distance from the peak. So a plateau has equal numbers to the last bit, and its
     # slope vanishes beside UDP's epsilon. Zeros beyond the border would not follow, but there nothing is flat.

@@ -63,6 +63,8 @@ def _decode_eagerly(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, 
     # are ordinary tensors again.
     with torch.inference_mode():
         coords, scores, covariances = eager.decode_fwd(heatmaps, *arguments)
+    if covariances is None:
+        return coords.clone(), scores.clone(), heatmaps.new_empty(0, dtype=scores.dtype)
     return coords.clone(), scores.clone(), covariances.clone()
 
 
