@@ -22,11 +22,6 @@ from torch import Tensor
 # map sent to the exact way without need costs time and not accuracy.
 _CLIP_MARGIN = 1e-5
 
-# Elements that are walked at a time on CPU: few enough that the rows read again to locate the maximum and to
-# cut the window are still in the last-level cache, and that no buffer is large enough to be returned to the
-# operating system and faulted in again.
-_BLOCK_SIZE = 1 << 23
-
 # Elements of a group of rows whose maximum is taken at once: long enough to vectorise over, short enough to
 # search again. Vector reductions take 32 floats a step.
 _GROUP_SIZE = 192
@@ -62,13 +57,10 @@ _COMPACT: dict[tuple[int, int], tuple[float, ...]] = {
 }
 _STENCILS = {"wide": _WIDE, "compact": _COMPACT}
 
-# Of the derivatives 0 to 4 (dx, dy, dxx, dyy, dxy), the products in the numerators of the step's x and y and
-# in their common denominator: dxy dy - dyy dx, dxy dx - dxx dy and dxx dyy - dxy dxy.
-_CRAMER: tuple[dict[tuple[int, int], float], ...] = (
-    {(4, 1): 1.0, (3, 0): -1.0},
-    {(4, 0): 1.0, (2, 1): -1.0},
-    {(2, 3): 1.0, (4, 4): -1.0},
-)
+# Of the derivatives 0 to 4 (dx, dy, dxx, dyy, dxy), the factors of six products: the differences of the first
+# three and the last three are dxy dy - dyy dx, dxy dx - dxx dy and dxx dyy - dxy dxy, which by Cramer's rule are
+# the numerators of the step's x and y and their common denominator.
+_CRAMER = ((4, 4, 2, 3, 2, 4), (1, 0, 3, 0, 1, 4))
 
 
 def decode_fwd(
@@ -93,25 +85,14 @@ def decode_fwd(
     `taps` is half of the blur kernel, centre first; the other arguments are the fields of a Recipe.
     float64 for float64 heatmaps, else float32.
     """
-    batch, num_keypoints, height, width = heatmaps.shape
+    batch, num_keypoints = heatmaps.shape[:2]
     output_dtype = torch.float64 if heatmaps.dtype == torch.float64 else torch.float32
     searched = heatmaps
     if argmax_on_blurred:
         searched = _blur(heatmaps.flatten(0, 1).to(output_dtype), taps, padding).view(heatmaps.shape)
-    per_block = batch
-    if heatmaps.device.type == "cpu":  # elsewhere the number of launches is what counts
-        per_block = max(1, _BLOCK_SIZE // (num_keypoints * height * width))
     plan = _plan(heatmaps, taps, padding, stencil)
-    if per_block >= batch:
-        peaks, y, x, values = _read_peaks(heatmaps, searched, taps, padding, stencil, plan)
-    else:
-        pairs = zip(heatmaps.split(per_block), searched.split(per_block), strict=True)
-        blocks = [
-            _read_peaks(maps, searched_maps, taps, padding, stencil, _plan(maps, taps, padding, stencil))
-            for maps, searched_maps in pairs
-        ]
-        peaks, y, x, values = (torch.cat(parts) for parts in zip(*blocks, strict=True))
-
+    same_layout = searched.stride() == heatmaps.stride() and searched.dtype == heatmaps.dtype
+    peaks, y, x = _first_maximum(searched, plan if same_layout else _plan(searched, taps, padding, stencil))
     peaks = peaks.to(output_dtype)
     scale = None
     if argmax_on_blurred and rescale:
@@ -123,6 +104,7 @@ def decode_fwd(
     covariances = None
     step = plan.stencil
     if step is not None:
+        values = _blur_at_stencil(heatmaps, peaks, y, x, padding, step)
         if rescale and scale is None:
             scale = _scale_where_a_clip_binds(values, heatmaps, peaks, taps, padding, clip_min, clip_max)
         if scale is not None:
@@ -150,18 +132,6 @@ def decode_fwd(
     )
 
 
-def _read_peaks(
-    heatmaps: Tensor, searched: Tensor, taps: tuple[float, ...], padding: str, stencil: str, plan: _Plan
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """All that has to be read from [B, K, H, W] maps: the first maximum of each searched map, its y and x, all
-    [B * K], and the blurred heatmap at the stencil's points [B * K, points] (no elements where it has none)."""
-    same_layout = searched.stride() == heatmaps.stride() and searched.dtype == heatmaps.dtype
-    peaks, y, x = _first_maximum(searched, plan if same_layout else _plan(searched, taps, padding, stencil))
-    if plan.stencil is None:
-        return peaks, y, x, peaks.new_empty(0)
-    return peaks, y, x, _blur_at_stencil(heatmaps, peaks, y, x, padding, plan.stencil)
-
-
 # --- what a call needs to know of the shape and the recipe, and nothing of the values --------------------
 
 
@@ -177,7 +147,8 @@ class _StencilPlan(NamedTuple):
     points: Tensor  # where the stencil's points lie in its square
     derivative_weights: Tensor  # [points, 5]
     epsilon: Tensor | None  # [5]: added to the derivatives for the step
-    cramer: Tensor  # [25, 3]: see _newton_step
+    left_factors: Tensor  # [6]: see _CRAMER
+    right_factors: Tensor  # [6]
 
 
 class _Plan(NamedTuple):
@@ -257,7 +228,7 @@ def _make_stencil_plan(
     vertical = _window_weights(first_row, window_height, reach, needs_room, taps, padding, window_dtype)
     horizontal = _window_weights(first_column, window_width, reach, needs_room, taps, padding, window_dtype)
     weights = [weight for row in points.values() for weight in row]
-    forms = [form.get((i, j), 0.0) for i in range(5) for j in range(5) for form in _CRAMER]
+    left_factors, right_factors = (_on_device(factors, torch.int64, device) for factors in _CRAMER)
     epsilon = None
     if stencil == "compact":
         epsilon = _on_device([0.0, 0.0, _COMPACT_EPSILON, _COMPACT_EPSILON, 0.0], step_dtype, device)
@@ -271,7 +242,8 @@ def _make_stencil_plan(
         points=_on_device([(dy + reach) * side + dx + reach for dy, dx in points], torch.int64, device),
         derivative_weights=_on_device(weights, step_dtype, device).view(len(points), 5),
         epsilon=epsilon,
-        cramer=_on_device(forms, step_dtype, device).view(25, 3),
+        left_factors=left_factors,
+        right_factors=right_factors,
     )
 
 
@@ -452,14 +424,11 @@ def _scale_where_a_clip_binds(
 
 
 def _newton_step(derivatives: Tensor, plan: _StencilPlan) -> Tensor:
-    """-(Hessian + epsilon I)^-1 gradient: [N, 2]. Not finite where that has no inverse.
-
-    By Cramer's rule, whose two numerators and determinant are quadratic forms of the five derivatives.
-    """
+    """-(Hessian + epsilon I)^-1 gradient: [N, 2]. Not finite where that has no inverse."""
     if plan.epsilon is not None:
         derivatives = derivatives + plan.epsilon
-    products = (derivatives.unsqueeze(2) * derivatives.unsqueeze(1)).view(-1, 25)
-    step = _product(products, plan.cramer)
+    products = derivatives.index_select(1, plan.left_factors).mul_(derivatives.index_select(1, plan.right_factors))
+    step = products.narrow(1, 0, 3).sub_(products.narrow(1, 3, 3))
     return step.narrow(1, 0, 2) / step.narrow(1, 2, 1)
 
 
