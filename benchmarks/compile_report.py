@@ -143,6 +143,49 @@ def _decode_calls(full: bool) -> Iterator[Call]:
         yield call(recipes.DARKPOSE, workloads.W5, "float32", False)
 
 
+def _nll_calls(full: bool) -> Iterator[Call]:
+    """Every form of the loss; W1 contiguous and channels_last, W3 for its 308 keypoints and 768 features."""
+
+    def call(workload: Any, dtype: str, form: int, distribution: str, channels_last: bool, features: int) -> Call:
+        def launch(module: ModuleType) -> None:
+            from dark_kernels.nll.options import Options
+
+            batch, num_keypoints, height, width = workload.shape
+            kind = workloads.DTYPES[dtype]
+            options = Options(4.0, True, distribution, 0.5, None, -7.0, 7.0, True)
+
+            def maps(channels: int) -> torch.Tensor:
+                if channels_last:
+                    empty = torch.empty((batch, height, width, num_keypoints, channels), dtype=kind)
+                    return empty.permute(0, 3, 4, 1, 2)
+                return torch.empty((batch, num_keypoints, channels, height, width), dtype=kind)
+
+            target, weight = torch.empty(batch, num_keypoints, 2), torch.empty(batch, num_keypoints)
+            loss, values = torch.empty(()), torch.empty(batch, num_keypoints, 2 + form)
+            for reduction in ("none", "mean_valid"):
+                output = weight if reduction == "none" else loss
+                module.gaussian_nll_fwd(output, loss, values, maps(2), maps(form), target, weight, options, reduction)
+            module.gaussian_nll_bwd(maps(2), maps(form), loss, values, target, weight, loss, height, width, options)
+            image = torch.empty((batch, features, height, width), dtype=kind)
+            if channels_last:
+                image = image.to(memory_format=torch.channels_last)
+            head, bias = torch.empty(num_keypoints * (2 + form), features), torch.empty(num_keypoints * (2 + form))
+            module.linear_gaussian_nll_fwd(loss, loss, values, image, head, bias, target, weight, options, "mean")
+            module.linear_gaussian_nll_bwd(image, head, bias, loss, values, image, head, target, weight, loss, options)
+
+        label = f"{distribution} {form} {workload.name} {dtype}" + (" channels_last" if channels_last else "")
+        return Call(label, launch, not channels_last, everywhere=True)
+
+    yield call(workloads.W1, "float32", 1, "gaussian", False, 32)
+    yield call(workloads.W1, "float16", 3, "gaussian", True, 32)
+    yield call(workloads.W3, "bfloat16", 2, "laplace", False, 768)
+    if full:
+        for form, distribution in ((1, "gaussian"), (2, "gaussian"), (3, "gaussian"), (1, "laplace"), (2, "laplace")):
+            for dtype in workloads.DTYPES:
+                yield call(workloads.W2, dtype, form, distribution, False, 48)
+                yield call(workloads.W2, dtype, form, distribution, True, 48)
+
+
 def _read_calls(full: bool) -> Iterator[Call]:
     """The read-only kernel that decode is measured against must not be a slow one."""
 
@@ -160,6 +203,13 @@ def _read_calls(full: bool) -> Iterator[Call]:
 
 ROOMS: tuple[Room, ...] = (
     Room("decode", "dark_kernels.decode.kernels", _decode_calls, loads={"_decode_fwd_kernel": ("_scan_map",)}),
+    Room(
+        "nll",
+        "dark_kernels.nll.kernels",
+        _nll_calls,
+        loads={},
+        stores={"_gaussian_nll_bwd_kernel": ("_gaussian_nll_bwd_kernel",)},
+    ),
     Room("benchmark", "benchmarks.kernels", _read_calls, loads={"_read_maps_kernel": ("_read_maps_kernel",)}),
 )
 

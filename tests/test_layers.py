@@ -19,15 +19,16 @@ ROOT = Path(dark_kernels.__file__).parent
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 # Folders that are one operation each.
 ROOMS = sorted({path.parts[0] for path in FILES if len(path.parts) > 1 and path.name == "api.py"})
-ROOM_FILES = ("__init__.py", "api.py", "eager.py", "kernels.py", "library.py", "reference.py")
+ROOM_FILES = ("__init__.py", "api.py", "eager.py", "kernels.py", "library.py", "options.py", "reference.py")
 
 # Of each file of a room: what it may import of its own room, and of the package.
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "__init__.py": ({"api", "reference"}, set()),
-    "api.py": ({"library", "reference"}, {"backends", "recipes", "types"}),
-    "library.py": ({"eager", "kernels"}, {"backends", "recipes"}),
-    "eager.py": (set(), {"recipes"}),
-    "kernels.py": (set(), {"_triton", "recipes"}),
+    "api.py": ({"library", "options", "reference"}, {"backends", "recipes", "types"}),
+    "library.py": ({"eager", "kernels", "options"}, {"backends", "recipes"}),
+    "eager.py": ({"options"}, {"recipes"}),
+    "kernels.py": ({"options"}, {"_triton", "recipes"}),
+    "options.py": (set(), set()),
     "reference.py": (set(), {"recipes"}),
 }
 # Of eager and kernels in `recipes`: numbers, no names of recipes.

@@ -1,0 +1,362 @@
+"""gaussian_nll() and linear_gaussian_nll(): what users call."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..backends import check_backend
+from .library import gaussian_nll_function, linear_gaussian_nll_function
+from .options import Options
+from .reference import gaussian_nll_reference, linear_gaussian_nll_reference
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_COORDINATES = ("absolute", "offset")
+_DISTRIBUTIONS = ("gaussian", "laplace")
+_REDUCTIONS = ("mean", "none", "sum", "mean_valid")
+
+
+def gaussian_nll(
+    mean: Tensor,  # [B, K, 2, H, W]
+    log_var: Tensor,  # [B, K, 1 | 2 | 3, H, W]
+    target: Tensor,  # [B, K, 2]
+    stride: float = 4.0,
+    weight: Tensor | None = None,  # [B, K]
+    coordinates: str = "absolute",
+    distribution: str = "gaussian",
+    beta: float = 0.0,
+    fixed_log_var: float | None = None,
+    log_var_bounds: tuple[float, float] | None = None,
+    full: bool = False,
+    reduction: str = "mean",
+    backend: str = "auto",
+) -> Tensor:
+    """Negative log-likelihood of keypoints under the distributions that a network predicts in their cells.
+
+    Keypoint (b, k) reads its 2 means and 1 to 3 log variances at the cell floor(target / stride) of its own
+    maps, and nothing else is read. With d = target - mean and s the log variance its loss is
+
+    - 1 channel, isotropic: s + d.d e^-s / 2
+    - 2 channels, one for each axis: sum over the axes of s / 2 + d^2 e^-s / 2
+    - 3 channels (a, b, c), covariance L L^T with L = [[e^a, 0], [b, e^c]]: a + c + (z1^2 + z2^2) / 2,
+      z = L^-1 d
+    - `distribution="laplace"`, s the log of the scale (1 or 2 channels): sum over the axes of
+      log 2 + s + abs(d) e^-s
+
+    A loss below zero is right: it is minus the log of a density. On CUDA, ROCm and XPU the forward pass is one
+    launch and the backward pass another, which writes each element of the gradient once. The values at the
+    cells are kept for it, and not the maps. Two runs agree bit for bit; nothing waits for the device.
+
+    A keypoint is ignored if its target is NaN, infinite or outside the maps, or its weight is not positive: its
+    loss is 0, and so is its gradient, whatever the maps hold.
+
+    Args:
+        mean: [B, K, 2, H, W], (x, y) in input pixels; float16, bfloat16, float32 or float64, any strides.
+        log_var: [B, K, 1 | 2 | 3, H, W], of log squared input pixels (Cholesky: log input pixels, input pixels,
+            log input pixels); dtype and strides may differ from those of `mean`.
+        target: [B, K, 2], (x, y) in input pixels, a floating dtype. A constant: no gradient flows to it.
+        stride: Input pixels per cell, positive.
+        weight: [B, K], multiplies each loss; 0 means not annotated. Any dtype. A constant as well.
+        coordinates: Whether means are `"absolute"` or an `"offset"` from the centre of their cell,
+            (column + 0.5, row + 0.5) * stride.
+        distribution: `"gaussian"` or `"laplace"`.
+        beta: Multiplies the loss of each axis by its own variance^beta, held constant (beta-NLL: Seitzer et al.,
+            "On the Pitfalls of Heteroscedastic Uncertainty Estimation with Probabilistic Neural Networks", ICLR
+            2022, eq. 5); 0 <= beta <= 1. At 1 the mean has the gradient of half the squared error, keypoints that
+            are hard to predict included. The variance is e^s; for a Cholesky factor, of both axes at once, the
+            square root of the determinant.
+        fixed_log_var: Takes the place of all predicted log variances, which then get a gradient of 0. A
+            Cholesky factor is that of the isotropic covariance e^fixed_log_var.
+        log_var_bounds: (low, high), to which log variances are clamped, with no gradient outside. Of a Cholesky
+            factor 2 a and 2 c are clamped, and b is not. Does not touch `fixed_log_var`.
+        full: Add the Gaussian's constant log(2 pi). Laplace's 2 log 2 is always there.
+        reduction: `"mean"` divides the sum by B * K, `"mean_valid"` by the sum of the weights of the keypoints
+            that are not ignored (0 if there is none), `"sum"` by 1; `"none"` returns [B, K].
+        backend: `"auto"` (Triton where the device has it, else eager), `"triton"`, `"eager"` (vectorised
+            PyTorch on any device) or `"reference"` (the definition, which has all derivatives). float64 is
+            served by eager where Triton is asked for.
+
+    Returns:
+        The loss, [] or [B, K]; float32, or float64 if a map is float64. Gradients have the dtypes of the maps. 0
+        for B = 0 or K = 0.
+
+    Raises:
+        TypeError: An argument is not a dense tensor of a dtype above, or not a number.
+        ValueError: A shape does not fit, tensors are on several devices, `target` or `weight` requires grad, a
+            number is out of range, a name is unknown, or Laplace is asked for with a Cholesky factor.
+        RuntimeError: A second derivative is asked for (take `backend="reference"`).
+
+    Example:
+        >>> import torch, dark_kernels
+        >>> mean = torch.rand(8, 17, 2, 64, 48, requires_grad=True)
+        >>> log_var = torch.zeros(8, 17, 1, 64, 48, requires_grad=True)
+        >>> target = torch.rand(8, 17, 2) * 190
+        >>> dark_kernels.gaussian_nll(mean, log_var, target, stride=4.0).backward()
+        >>> mean.grad.shape
+        torch.Size([8, 17, 2, 64, 48])
+    """
+    _check_tensor("mean", mean, 5, "[B, K, 2, H, W]")
+    _check_tensor("log_var", log_var, 5, "[B, K, 1 | 2 | 3, H, W]")
+    if mean.shape[2] != 2:
+        raise ValueError(
+            f"mean: got shape {list(mean.shape)}, expected [B, K, 2, H, W] with 2 channels (x, y) a keypoint"
+        )
+    _check_size("mean", mean)
+    if log_var.shape[2] not in (1, 2, 3):
+        raise ValueError(
+            f"log_var: got shape {list(log_var.shape)}, expected [B, K, C, H, W] with C = 1 (isotropic), 2 (one "
+            "for each axis) or 3 (Cholesky factor)"
+        )
+    if log_var.shape[:2] != mean.shape[:2] or log_var.shape[3:] != mean.shape[3:]:
+        raise ValueError(
+            f"log_var: got shape {list(log_var.shape)}, expected the B, K, H and W of mean, {list(mean.shape)}"
+        )
+    _check_labels("weight", target, weight, mean.shape[0], mean.shape[1])
+    _check_devices(mean=mean, log_var=log_var, target=target, weight=weight)
+    _check_options(
+        stride, coordinates, distribution, beta, fixed_log_var, log_var_bounds, reduction, backend, log_var.shape[2]
+    )
+    if backend == "reference":
+        return gaussian_nll_reference(
+            mean, log_var, target, stride, weight, coordinates, distribution, beta, fixed_log_var, log_var_bounds,
+            full, reduction,
+        )  # fmt: skip
+    options = _options(stride, coordinates, distribution, beta, fixed_log_var, log_var_bounds, full)
+    return gaussian_nll_function(mean, log_var, target, _to_float(weight), options, reduction, backend)
+
+
+def linear_gaussian_nll(
+    features: Tensor,  # [B, C, H, W]
+    weight: Tensor,  # [K * P, C] or [K * P, C, 1, 1]
+    bias: Tensor | None,  # [K * P]
+    target: Tensor,  # [B, K, 2]
+    stride: float = 4.0,
+    keypoint_weight: Tensor | None = None,  # [B, K]
+    coordinates: str = "absolute",
+    distribution: str = "gaussian",
+    beta: float = 0.0,
+    fixed_log_var: float | None = None,
+    log_var_bounds: tuple[float, float] | None = None,
+    full: bool = False,
+    reduction: str = "mean",
+    backend: str = "auto",
+) -> Tensor:
+    """`gaussian_nll` of the maps that a 1x1 convolution makes, without making them.
+
+    The convolution is evaluated at the B * K cells that the loss reads: the same loss and the same gradients as
+
+        maps = torch.nn.functional.conv2d(features, weight[:, :, None, None], bias)
+        gaussian_nll(maps[:, :2 * K].unflatten(1, (K, 2)), maps[:, 2 * K:].unflatten(1, (K, P - 2)), target, ...)
+
+    for H * W times less arithmetic, and with no map of K * P channels in memory. Products are accumulated in
+    float32, those of keypoints that share a cell included. On CUDA, ROCm and XPU the forward pass is two
+    launches (head, loss), the backward pass two (zeros, and all three gradients). Two runs agree bit for bit.
+
+    Args:
+        features: [B, C, H, W], float16, bfloat16, float32 or float64, any strides; contiguous and channels_last
+            features get a gradient of their own layout.
+        weight: [K * P, C], or [K * P, C, 1, 1] as a convolution keeps it. P is 3, 4 or 5: 2 means and 1 to 3 log
+            variances a keypoint (see `gaussian_nll`). The first 2 K channels are means (x and y of the first
+            keypoint, of the second, ...), the others log variances (those of the first keypoint, ...).
+        bias: [K * P] or None.
+        target: [B, K, 2], (x, y) in input pixels, a floating dtype. A constant: no gradient flows to it.
+        stride: Input pixels per cell, positive.
+        keypoint_weight: [B, K], multiplies each loss; 0 means not annotated. Any dtype. A constant as well.
+        coordinates: See `gaussian_nll`, as for all arguments that follow.
+        distribution: `"gaussian"` or `"laplace"`.
+        beta: Exponent of beta-NLL.
+        fixed_log_var: Takes the place of all predicted log variances.
+        log_var_bounds: (low, high), to which log variances are clamped.
+        full: Add the Gaussian's constant.
+        reduction: `"mean"`, `"mean_valid"`, `"sum"` or `"none"`.
+        backend: `"auto"`, `"triton"`, `"eager"` or `"reference"`.
+
+    Returns:
+        The loss, [] or [B, K]; float32, or float64 if features, weight or bias are float64.
+
+    Raises:
+        TypeError: An argument is not a dense tensor of a dtype above, or not a number.
+        ValueError: A shape does not fit, tensors are on several devices, `target` or `keypoint_weight` requires
+            grad, a number is out of range, a name is unknown, or Laplace is asked for with a Cholesky factor.
+        RuntimeError: A second derivative is asked for (take `backend="reference"`).
+
+    Example:
+        >>> import torch, dark_kernels
+        >>> features = torch.rand(8, 32, 64, 48)
+        >>> head = torch.nn.Conv2d(32, 17 * 3, 1)
+        >>> target = torch.rand(8, 17, 2) * 190
+        >>> dark_kernels.linear_gaussian_nll(features, head.weight, head.bias, target, stride=4.0).backward()
+        >>> head.weight.grad.shape
+        torch.Size([51, 32, 1, 1])
+    """
+    _check_tensor("features", features, 4, "[B, C, H, W]")
+    _check_size("features", features)
+    if features.shape[1] == 0:
+        raise ValueError(f"features: got shape {list(features.shape)}, expected C >= 1")
+    if isinstance(weight, Tensor) and weight.dim() == 4 and weight.shape[2] == 1 and weight.shape[3] == 1:
+        weight = weight[:, :, 0, 0]
+    _check_tensor("weight", weight, 2, "[K * P, C]")
+    if weight.shape[1] != features.shape[1]:
+        raise ValueError(
+            f"weight: got shape {list(weight.shape)}, expected [K * P, C] with the C = {features.shape[1]} of features"
+        )
+    if bias is not None:
+        _check_tensor("bias", bias, 1, "[K * P]")
+        if bias.shape[0] != weight.shape[0]:
+            raise ValueError(
+                f"bias: got shape {list(bias.shape)}, expected [{weight.shape[0]}], one number for each row of weight"
+            )
+    _check_tensor("target", target, 3, "[B, K, 2]")
+    num_keypoints = target.shape[1]
+    if weight.shape[0] not in (3 * num_keypoints, 4 * num_keypoints, 5 * num_keypoints):
+        raise ValueError(
+            f"weight: got {weight.shape[0]} rows with {num_keypoints} keypoints in target, expected K * P with "
+            "P = 3, 4 or 5"
+        )
+    _check_labels("keypoint_weight", target, keypoint_weight, features.shape[0], num_keypoints)
+    _check_devices(features=features, weight=weight, bias=bias, target=target, keypoint_weight=keypoint_weight)
+    _check_options(
+        stride, coordinates, distribution, beta, fixed_log_var, log_var_bounds, reduction, backend,
+        weight.shape[0] // num_keypoints - 2 if num_keypoints else 1,
+    )  # fmt: skip
+    if backend == "reference":
+        return linear_gaussian_nll_reference(
+            features, weight, bias, target, stride, keypoint_weight, coordinates, distribution, beta, fixed_log_var,
+            log_var_bounds, full, reduction,
+        )  # fmt: skip
+    options = _options(stride, coordinates, distribution, beta, fixed_log_var, log_var_bounds, full)
+    return linear_gaussian_nll_function(
+        features, weight, bias, target, _to_float(keypoint_weight), options, reduction, backend
+    )
+
+
+def _options(
+    stride: float,
+    coordinates: str,
+    distribution: str,
+    beta: float,
+    fixed_log_var: float | None,
+    log_var_bounds: tuple[float, float] | None,
+    full: bool,
+) -> Options:
+    low, high = (-math.inf, math.inf) if log_var_bounds is None else log_var_bounds
+    return Options(
+        stride=float(stride),
+        is_offset=coordinates == "offset",
+        distribution=distribution,
+        beta=float(beta),
+        fixed_log_var=None if fixed_log_var is None else float(fixed_log_var),
+        min_log_var=float(low),
+        max_log_var=float(high),
+        full=bool(full),
+    )
+
+
+def _to_float(weight: Tensor | None) -> Tensor | None:
+    """Visibilities come as booleans and integers too."""
+    return weight if weight is None or weight.is_floating_point() else weight.to(torch.float32)
+
+
+def _check_tensor(name: str, tensor: Tensor, dim: int, shape: str) -> None:
+    if not isinstance(tensor, Tensor):
+        kind = f"{type(tensor).__module__}.{type(tensor).__name__}"
+        hint = f"; convert it with torch.from_numpy({name})" if kind == "numpy.ndarray" else ""
+        raise TypeError(f"{name}: got {kind}, expected a torch.Tensor{hint}")
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
+        kind = "a quantized" if tensor.is_quantized else "a nested" if tensor.is_nested else "a sparse"
+        raise TypeError(f"{name}: got {kind} tensor ({tensor.layout}, {tensor.dtype}), expected a dense one")
+    if tensor.dtype not in _DTYPES:
+        raise TypeError(f"{name}: got {tensor.dtype}, expected one of {', '.join(str(dtype) for dtype in _DTYPES)}")
+    if tensor.dim() != dim:
+        raise ValueError(f"{name}: got shape {list(tensor.shape)}, expected {dim} dimensions {shape}")
+
+
+def _check_size(name: str, maps: Tensor) -> None:
+    if maps.shape[-2] == 0 or maps.shape[-1] == 0:
+        raise ValueError(f"{name}: got shape {list(maps.shape)}, expected H >= 1 and W >= 1")
+
+
+def _check_labels(weight_name: str, target: Tensor, weight: Tensor | None, batch: int, num_keypoints: int) -> None:
+    _check_tensor("target", target, 3, "[B, K, 2]")
+    if target.shape != (batch, num_keypoints, 2):
+        raise ValueError(
+            f"target: got shape {list(target.shape)}, expected [{batch}, {num_keypoints}, 2], (x, y) of every keypoint"
+        )
+    _check_constant("target", target)
+    if weight is None:
+        return
+    if not isinstance(weight, Tensor):
+        raise TypeError(
+            f"{weight_name}: got {type(weight).__module__}.{type(weight).__name__}, expected a torch.Tensor or None"
+        )
+    if weight.is_complex():
+        raise TypeError(f"{weight_name}: got {weight.dtype}, expected real numbers")
+    if weight.shape != (batch, num_keypoints):
+        raise ValueError(
+            f"{weight_name}: got shape {list(weight.shape)}, expected [{batch}, {num_keypoints}], one for each keypoint"
+        )
+    _check_constant(weight_name, weight)
+
+
+def _check_constant(name: str, tensor: Tensor) -> None:
+    if tensor.requires_grad:
+        raise ValueError(
+            f"{name}: got a tensor that requires grad, expected a constant; the loss has no gradient for it "
+            f"(take {name}.detach())"
+        )
+
+
+def _check_devices(**tensors: Tensor | None) -> None:
+    (first_name, first), *others = [(name, tensor) for name, tensor in tensors.items() if tensor is not None]
+    for name, tensor in others:
+        if tensor.device != first.device:
+            raise ValueError(f"{name}: got a tensor on {tensor.device}, expected {first.device}, as {first_name}")
+
+
+def _check_options(
+    stride: float,
+    coordinates: str,
+    distribution: str,
+    beta: float,
+    fixed_log_var: float | None,
+    log_var_bounds: tuple[float, float] | None,
+    reduction: str,
+    backend: str,
+    channels: int,
+) -> None:
+    for name, value, allowed in (
+        ("coordinates", coordinates, _COORDINATES),
+        ("distribution", distribution, _DISTRIBUTIONS),
+        ("reduction", reduction, _REDUCTIONS),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, allowed))}")
+    check_backend(backend)
+    _check_number("stride", stride)
+    if not stride > 0:
+        raise ValueError(f"stride: got {stride}, expected a positive number")
+    _check_number("beta", beta)
+    if not 0 <= beta <= 1:
+        raise ValueError(f"beta: got {beta}, expected 0 <= beta <= 1")
+    if fixed_log_var is not None:
+        _check_number("fixed_log_var", fixed_log_var)
+    if log_var_bounds is not None:
+        if not isinstance(log_var_bounds, tuple | list) or len(log_var_bounds) != 2:
+            raise TypeError(f"log_var_bounds: got {log_var_bounds!r}, expected (low, high) or None")
+        low, high = log_var_bounds
+        if not low <= high:
+            raise ValueError(f"log_var_bounds: got {log_var_bounds!r}, expected low <= high")
+    if distribution == "laplace" and channels == 3:
+        raise ValueError(
+            "distribution: got 'laplace' with 3 log variances a keypoint, expected 1 or 2; there is no Cholesky "
+            "form of it"
+        )
+
+
+def _check_number(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: got {type(value).__name__} {value!r}, expected a number")
+    if not -math.inf < value < math.inf:  # which torch.compile can trace, and math.isfinite not
+        raise ValueError(f"{name}: got {value}, expected a finite number")

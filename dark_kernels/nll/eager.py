@@ -1,0 +1,279 @@
+"""The Gaussian losses in vectorised PyTorch, for CPU and for any device without Triton.
+
+Only the keypoints' cells are read. Gradients are written out by hand, so that a backward pass is the fill of
+the gradient with zeros and one write of its cells, and needs of the maps only the values at the cells.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .options import Options
+
+
+class _Cells(NamedTuple):
+    row: Tensor  # [B, K], 0 where invalid
+    column: Tensor  # [B, K]
+    valid: Tensor  # [B, K]
+    target: Tensor  # [B, K, 2], relative to what the means are relative to; 0 where invalid
+
+
+def _find_cells(target: Tensor, weight: Tensor | None, height: int, width: int, options: Options) -> _Cells:
+    # A tensor, since a division by a host number is a product with its reciprocal on some devices, and then
+    # rounds otherwise.
+    stride = target.new_full((), options.stride)
+    column, row = (target / stride).floor().unbind(-1)
+    # Before the conversion to integers, and false for a NaN.
+    valid = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    if weight is not None:
+        valid = valid & (weight > 0)
+    column, row = torch.where(valid, column, 0.0), torch.where(valid, row, 0.0)
+    target = torch.where(valid[..., None], target, 0.0)
+    if options.is_offset:
+        target = target - (torch.stack([column, row], dim=-1) + 0.5) * stride
+    return _Cells(row.long(), column.long(), valid, target)
+
+
+def _read_cells(maps: Tensor, cells: _Cells, dtype: torch.dtype) -> Tensor:
+    """[B, K, C] of [B, K, C, H, W], 0 where invalid. Reads the maps where they are, whatever their strides."""
+    batch, keypoint = _own_index(maps)
+    values = maps[batch, keypoint, :, cells.row, cells.column].to(dtype)
+    return torch.where(cells.valid[..., None], values, 0.0)
+
+
+def _own_index(maps: Tensor) -> tuple[Tensor, Tensor]:
+    batch = torch.arange(maps.shape[0], device=maps.device)[:, None]
+    return batch, torch.arange(maps.shape[1], device=maps.device)
+
+
+def _bounded(log_var: Tensor, options: Options) -> tuple[Tensor, Tensor | None]:
+    """The log variances in force, and where they pass a gradient (None: everywhere, or nowhere if fixed)."""
+    halve = 0.5 if log_var.shape[-1] == 3 else 1.0  # Cholesky factors hold half of a log variance
+    if options.fixed_log_var is not None:
+        fixed = torch.full_like(log_var, options.fixed_log_var * halve)
+        if log_var.shape[-1] == 3:
+            fixed[..., 1] = 0.0
+        return fixed, None
+    low, high = options.min_log_var * halve, options.max_log_var * halve
+    if low == -math.inf and high == math.inf:
+        return log_var, None
+    bounded = log_var.clamp(low, high)
+    if log_var.shape[-1] == 3:
+        bounded[..., 1] = log_var[..., 1]
+    return bounded, bounded == log_var  # false for a NaN, as in torch.clamp
+
+
+def _losses(values: Tensor, target: Tensor, options: Options) -> Tensor:
+    """[B, K], unweighted. `values` are the 2 means and 1 to 3 log variances at the cells."""
+    difference = target - values[..., :2]
+    log_var, _ = _bounded(values[..., 2:], options)
+    if log_var.shape[-1] == 3:
+        a, b, c = log_var.unbind(-1)
+        z1 = difference[..., 0] * torch.exp(-a)
+        z2 = (difference[..., 1] - b * z1) * torch.exp(-c)
+        loss = a + c + 0.5 * (z1 * z1 + z2 * z2)
+        if options.full:
+            loss = loss + math.log(2 * math.pi)
+        return loss if options.beta == 0 else loss * torch.exp(options.beta * (a + c))
+    if options.distribution == "gaussian":
+        # Squared after the scaling: e^-s alone overflows where the loss does not.
+        z = difference * torch.exp(-0.5 * log_var)
+        loss = 0.5 * (log_var + z * z)
+        if options.full:
+            loss = loss + 0.5 * math.log(2 * math.pi)
+    else:
+        loss = log_var + difference.abs() * torch.exp(-log_var) + math.log(2)
+    if options.beta != 0:
+        loss = loss * torch.exp(options.beta * log_var)
+    return loss.sum(-1)
+
+
+def _value_gradients(values: Tensor, target: Tensor, options: Options) -> Tensor:
+    """Gradient of `_losses` with respect to `values`: [B, K, 2 + C]."""
+    difference = target - values[..., :2]
+    log_var, passes = _bounded(values[..., 2:], options)
+    if log_var.shape[-1] == 3:
+        a, b, c = log_var.unbind(-1)
+        scale = torch.exp(-a)
+        z1 = difference[..., 0] * scale
+        z2 = (difference[..., 1] - b * z1) * torch.exp(-c)
+        g = z2 * torch.exp(-c)
+        along_x = z1 - b * g
+        gradients = torch.stack([-along_x * scale, -g, 1 - z1 * along_x, -z1 * g, 1 - z2 * z2], dim=-1)
+        if options.beta != 0:
+            gradients = gradients * torch.exp(options.beta * (a + c))[..., None]
+        mean_gradient, log_var_gradient = gradients[..., :2], gradients[..., 2:]
+    else:
+        if options.distribution == "gaussian":
+            scale = torch.exp(-0.5 * log_var)
+            z = difference * scale
+            mean_gradient, log_var_gradient = -z * scale, 0.5 - 0.5 * z * z
+        else:
+            scale = torch.exp(-log_var)
+            mean_gradient, log_var_gradient = -difference.sign() * scale, 1 - difference.abs() * scale
+        if options.beta != 0:
+            factor = torch.exp(options.beta * log_var)
+            mean_gradient, log_var_gradient = mean_gradient * factor, log_var_gradient * factor
+        if log_var.shape[-1] == 1:
+            log_var_gradient = log_var_gradient.sum(-1, keepdim=True)
+    if options.fixed_log_var is not None:
+        log_var_gradient = torch.zeros_like(log_var)
+    elif passes is not None:
+        log_var_gradient = torch.where(passes, log_var_gradient, 0.0)
+    return torch.cat([mean_gradient, log_var_gradient], dim=-1)
+
+
+def _reduce(losses: Tensor, valid: Tensor, weight: Tensor | None, reduction: str) -> tuple[Tensor, Tensor]:
+    """The loss, and the factor by which each weighted loss counts in it: []."""
+    if weight is not None:
+        losses = losses * weight
+    losses = torch.where(valid, losses, 0.0)
+    if reduction == "none":
+        return losses.contiguous(), losses.new_ones(())
+    if reduction == "sum":
+        scale = losses.new_ones(())
+    elif reduction == "mean":
+        scale = losses.new_full((), 1.0 / losses.numel())
+    else:
+        divisor = valid.sum().to(losses.dtype) if weight is None else torch.where(valid, weight, 0.0).sum()
+        scale = torch.where(divisor > 0, 1.0 / divisor, 0.0)
+    return losses.sum() * scale, scale
+
+
+def gaussian_nll_fwd(
+    mean: Tensor,  # [B, K, 2, H, W]
+    log_var: Tensor,  # [B, K, 1 | 2 | 3, H, W]
+    target: Tensor,  # [B, K, 2]
+    weight: Tensor | None,  # [B, K]
+    options: Options,
+    reduction: str,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss, the factor of `_reduce` and the maps' values at the cells [B, K, 2 + C], all of `dtype`."""
+    weight = None if weight is None else weight.to(dtype)
+    cells = _find_cells(target.to(dtype), weight, mean.shape[-2], mean.shape[-1], options)
+    values = torch.cat([_read_cells(mean, cells, dtype), _read_cells(log_var, cells, dtype)], dim=-1)
+    losses = _losses(values, cells.target, options)
+    return *_reduce(losses, cells.valid, weight, reduction), values
+
+
+def gaussian_nll_bwd(
+    grad_mean: Tensor,  # [B, K, 2, H, W], or no elements if not wanted
+    grad_log_var: Tensor,  # [B, K, C, H, W], or no elements if not wanted
+    grad_loss: Tensor,  # [] or [B, K]
+    values: Tensor,  # [B, K, 2 + C]
+    target: Tensor,  # [B, K, 2]
+    weight: Tensor | None,  # [B, K]
+    scale: Tensor,  # []
+    height: int,
+    width: int,
+    options: Options,
+) -> None:
+    """Add to the gradients, which are zeros."""
+    cells, gradients = _cell_gradients(grad_loss, values, target, weight, scale, height, width, options)
+    for gradient, channels in ((grad_mean, gradients[..., :2]), (grad_log_var, gradients[..., 2:])):
+        if gradient.numel():
+            batch, keypoint = _own_index(gradient)
+            gradient[batch, keypoint, :, cells.row, cells.column] = channels.to(gradient.dtype)
+
+
+def _cell_gradients(
+    grad_loss: Tensor,
+    values: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    scale: Tensor,
+    height: int,
+    width: int,
+    options: Options,
+) -> tuple[_Cells, Tensor]:
+    """The cells, and the gradient with respect to `values` [B, K, 2 + C], 0 where invalid."""
+    dtype = values.dtype
+    weight = None if weight is None else weight.to(dtype)
+    cells = _find_cells(target.to(dtype), weight, height, width, options)
+    factor = grad_loss.to(dtype) * scale
+    if weight is not None:
+        factor = factor * weight
+    gradients = _value_gradients(values, cells.target, options) * factor.expand(cells.valid.shape)[..., None]
+    return cells, torch.where(cells.valid[..., None], gradients, 0.0)
+
+
+def linear_gaussian_nll_fwd(
+    features: Tensor,  # [B, C, H, W]
+    weight: Tensor,  # [K * P, C]
+    bias: Tensor | None,  # [K * P]
+    target: Tensor,  # [B, K, 2]
+    keypoint_weight: Tensor | None,  # [B, K]
+    options: Options,
+    reduction: str,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `gaussian_nll_fwd`, of the maps that a 1x1 convolution would make."""
+    keypoint_weight = None if keypoint_weight is None else keypoint_weight.to(dtype)
+    cells = _find_cells(target.to(dtype), keypoint_weight, features.shape[-2], features.shape[-1], options)
+    num_keypoints = target.shape[1]
+    at_cell = _read_features(features, cells, dtype)
+    values = torch.einsum("bkc,kpc->bkp", at_cell, _by_keypoint(weight, num_keypoints).to(dtype))
+    if bias is not None:
+        values = values + _by_keypoint(bias, num_keypoints).to(dtype)
+    values = values.contiguous()  # which einsum need not return
+    losses = _losses(values, cells.target, options)
+    return *_reduce(losses, cells.valid, keypoint_weight, reduction), values
+
+
+def linear_gaussian_nll_bwd(
+    grad_features: Tensor,  # [B, C, H, W], or no elements if not wanted
+    grad_weight: Tensor,  # [K * P, C], or no elements if not wanted
+    grad_bias: Tensor,  # [K * P], or no elements if not wanted
+    grad_loss: Tensor,  # [] or [B, K]
+    values: Tensor,  # [B, K, P]
+    features: Tensor,  # [B, C, H, W]
+    weight: Tensor,  # [K * P, C]
+    target: Tensor,  # [B, K, 2]
+    keypoint_weight: Tensor | None,  # [B, K]
+    scale: Tensor,  # []
+    options: Options,
+) -> None:
+    """Add to the gradients, which are zeros."""
+    batch, _, height, width = features.shape
+    num_keypoints, dtype = target.shape[1], values.dtype
+    cells, gradients = _cell_gradients(
+        grad_loss, values, target, keypoint_weight, scale, height, width, options
+    )  # [B, K, P]
+    if grad_bias.numel():
+        grad_bias.copy_(_by_channel(gradients.sum(0)))
+    if grad_weight.numel():
+        at_cell = _read_features(features, cells, dtype)
+        grad_weight.copy_(_by_channel(torch.einsum("bkp,bkc->kpc", gradients, at_cell)))
+    if grad_features.numel():
+        at_cell = torch.einsum("bkp,kpc->bkc", gradients, _by_keypoint(weight, num_keypoints).to(dtype))
+        # Keypoints that share a cell: the first of them gets the sum, in float32 and in one order, and the
+        # others add nothing. Invalid ones stand in cell 0 with a gradient of 0.
+        index = cells.row * width + cells.column
+        shares = index[:, :, None] == index[:, None, :]
+        keypoint = torch.arange(num_keypoints, device=index.device)
+        is_first = torch.where(shares, keypoint, num_keypoints).amin(-1) == keypoint
+        at_cell = torch.where(is_first[..., None], shares.to(dtype) @ at_cell, 0.0).to(grad_features.dtype)
+        image = torch.arange(batch, device=index.device)[:, None]
+        grad_features.permute(0, 2, 3, 1).index_put_((image, cells.row, cells.column), at_cell, accumulate=True)
+
+
+def _read_features(features: Tensor, cells: _Cells, dtype: torch.dtype) -> Tensor:
+    """[B, K, C], 0 where invalid."""
+    batch = torch.arange(features.shape[0], device=features.device)[:, None]
+    return torch.where(cells.valid[..., None], features[batch, :, cells.row, cells.column].to(dtype), 0.0)
+
+
+def _by_keypoint(channels: Tensor, num_keypoints: int) -> Tensor:
+    """[K, P, ...] of [K * P, ...] channels: 2K of means, then those of the variances."""
+    parts = channels.tensor_split([2 * num_keypoints])
+    return torch.cat([part.unflatten(0, (num_keypoints, -1)) for part in parts], dim=1)
+
+
+def _by_channel(by_keypoint: Tensor) -> Tensor:
+    """The inverse of `_by_keypoint`."""
+    return torch.cat([part.flatten(0, 1) for part in by_keypoint.tensor_split([2], dim=1)])

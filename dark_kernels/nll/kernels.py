@@ -1,0 +1,979 @@
+"""The Gaussian losses as Triton kernels, and their launchers.
+
+Every keypoint has one lane or one row. Where maps, features or targets lie is a matter of their strides.
+Numbers that a schedule changes during training (beta, a fixed log variance) are scalars and not constants, so
+that they do not recompile.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .._triton.launch import on_device_of
+from .options import Options
+
+LOG_2 = tl.constexpr(0.6931471805599453)
+LOG_2_PI = tl.constexpr(1.8378770664093453)
+
+
+@triton.jit
+def _find_cells(
+    target_ptr,  # [B, K, 2]
+    target_stride_b,
+    target_stride_k,
+    target_stride_c,
+    weight_ptr,  # [B, K]
+    weight_stride_b,
+    weight_stride_k,
+    batch,  # int64
+    keypoint,  # int64
+    exists,
+    height,
+    width,
+    stride,
+    HAS_WEIGHT: tl.constexpr,
+    IS_OFFSET: tl.constexpr,
+):
+    """Validity, weight, row, column (int64) and target of keypoints; the target relative to what means are
+    relative to. Zeros where invalid."""
+    pointer = target_ptr + batch * target_stride_b + keypoint * target_stride_k
+    x = tl.load(pointer, mask=exists, other=0.0).to(tl.float32)
+    y = tl.load(pointer + target_stride_c, mask=exists, other=0.0).to(tl.float32)
+    # Rounded as every other backend rounds, for the same cell.
+    column = tl.floor(tl.div_rn(x, stride))
+    row = tl.floor(tl.div_rn(y, stride))
+    # Before the conversion to integers, and false for a NaN.
+    valid = exists & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    weight = 1.0
+    if HAS_WEIGHT:
+        pointer = weight_ptr + batch * weight_stride_b + keypoint * weight_stride_k
+        weight = tl.load(pointer, mask=exists, other=0.0).to(tl.float32)
+        valid = valid & (weight > 0)
+    weight = tl.where(valid, weight, 0.0)
+    column = tl.where(valid, column, 0.0)
+    row = tl.where(valid, row, 0.0)
+    x = tl.where(valid, x, 0.0)
+    y = tl.where(valid, y, 0.0)
+    if IS_OFFSET:
+        x = x - (column + 0.5) * stride
+        y = y - (row + 0.5) * stride
+    return valid, weight, row.to(tl.int64), column.to(tl.int64), x, y
+
+
+@triton.jit
+def _bounded(log_var, low, high, HAS_BOUNDS: tl.constexpr):
+    """The log variance in force, a NaN included."""
+    if HAS_BOUNDS:
+        log_var = tl.where(log_var < low, low, tl.where(log_var > high, high, log_var))
+    return log_var
+
+
+@triton.jit
+def _if_within(gradient, log_var, low, high, HAS_BOUNDS: tl.constexpr):
+    """A gradient, or 0 where `_bounded` has clamped the log variance."""
+    if HAS_BOUNDS:
+        gradient = tl.where((log_var >= low) & (log_var <= high), gradient, 0.0)
+    return gradient
+
+
+@triton.jit
+def _axis_loss(difference, log_var, beta, IS_LAPLACE: tl.constexpr, FULL: tl.constexpr, HAS_BETA: tl.constexpr):
+    """Loss of one axis."""
+    if IS_LAPLACE:
+        loss = LOG_2 + log_var + tl.abs(difference) * tl.exp(-log_var)
+    else:
+        # Squared after the scaling: e^-s alone overflows where the loss does not.
+        z = difference * tl.exp(-0.5 * log_var)
+        loss = 0.5 * (log_var + z * z)
+        if FULL:
+            loss += 0.5 * LOG_2_PI
+    if HAS_BETA:
+        loss *= tl.exp(beta * log_var)
+    return loss
+
+
+@triton.jit
+def _axis_gradients(difference, log_var, beta, IS_LAPLACE: tl.constexpr, HAS_BETA: tl.constexpr):
+    """Gradient of `_axis_loss` for the mean and for the log variance."""
+    if IS_LAPLACE:
+        scale = tl.exp(-log_var)
+        # A NaN is neither above nor below zero, and stays.
+        sign = tl.where(difference > 0, 1.0, tl.where(difference < 0, -1.0, difference))
+        for_mean = -sign * scale
+        for_log_var = 1.0 - tl.abs(difference) * scale
+    else:
+        scale = tl.exp(-0.5 * log_var)
+        z = difference * scale
+        for_mean = -z * scale
+        for_log_var = 0.5 - 0.5 * z * z
+    if HAS_BETA:
+        factor = tl.exp(beta * log_var)
+        for_mean *= factor
+        for_log_var *= factor
+    return for_mean, for_log_var
+
+
+@triton.jit
+def _load_values(
+    pointer,
+    stride,
+    exists,
+    fixed_log_var,
+    CHANNELS: tl.constexpr,
+    HAS_FIXED: tl.constexpr,
+):
+    """The log variances at a cell, CHANNELS of them and zeros, before they are bounded."""
+    first = tl.zeros(exists.shape, dtype=tl.float32)
+    second = first
+    third = first
+    if HAS_FIXED:
+        if CHANNELS == 3:
+            first += 0.5 * fixed_log_var
+            third += 0.5 * fixed_log_var
+        else:
+            first += fixed_log_var
+            second += fixed_log_var
+    else:
+        first = tl.load(pointer, mask=exists, other=0.0).to(tl.float32)
+        if CHANNELS > 1:
+            second = tl.load(pointer + stride, mask=exists, other=0.0).to(tl.float32)
+        if CHANNELS > 2:
+            third = tl.load(pointer + 2 * stride, mask=exists, other=0.0).to(tl.float32)
+    return first, second, third
+
+
+@triton.jit(do_not_specialize=["num_targets", "num_keypoints"])
+def _gaussian_nll_fwd_kernel(
+    loss_ptr,  # [] or [B, K]
+    scale_ptr,  # []
+    values_ptr,  # [B, K, 2 + CHANNELS], contiguous
+    mean_ptr,  # [B, K, 2, H, W]
+    mean_stride_b,
+    mean_stride_k,
+    mean_stride_c,
+    mean_stride_h,
+    mean_stride_w,
+    log_var_ptr,  # [B, K, CHANNELS, H, W]
+    log_var_stride_b,
+    log_var_stride_k,
+    log_var_stride_c,
+    log_var_stride_h,
+    log_var_stride_w,
+    target_ptr,  # [B, K, 2]
+    target_stride_b,
+    target_stride_k,
+    target_stride_c,
+    weight_ptr,  # [B, K]
+    weight_stride_b,
+    weight_stride_k,
+    num_targets,
+    num_keypoints,
+    height,
+    width,
+    stride,
+    beta,
+    fixed_log_var,
+    min_log_var,
+    max_log_var,
+    BLOCK_SIZE: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    READS_MAPS: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr,
+    IS_OFFSET: tl.constexpr,
+    IS_LAPLACE: tl.constexpr,
+    HAS_BETA: tl.constexpr,
+    HAS_FIXED: tl.constexpr,
+    HAS_BOUNDS: tl.constexpr,
+    FULL: tl.constexpr,
+    REDUCTION: tl.constexpr,
+):
+    """Losses of keypoints, BLOCK_SIZE at a time.
+
+    Without a reduction each program takes one block. With one a single program takes all of them, one after
+    the other: one launch, one order of summation, no atomics and no buffer of partial sums. It moves 2 + CHANNELS
+    sectors of 32 bytes a keypoint, a thousandth of what the backward pass writes, so that one program is enough.
+
+    Where READS_MAPS is off the values are there already (`_linear_values_fwd_kernel`), otherwise they are read
+    from the maps and kept.
+    """
+    COLUMNS: tl.constexpr = 2 + CHANNELS
+    # Keypoints are counted in 32 bits, where division is cheap; offsets take 64.
+    first = tl.program_id(0) * BLOCK_SIZE
+    last = first + BLOCK_SIZE
+    if REDUCTION != "none":
+        last = first + num_targets
+    total = tl.zeros([BLOCK_SIZE], dtype=tl.float32)
+    total_weight = tl.zeros([BLOCK_SIZE], dtype=tl.float32)
+    for start in range(first, last, BLOCK_SIZE):
+        index = start + tl.arange(0, BLOCK_SIZE)
+        exists = index < num_targets
+        batch = (index // num_keypoints).to(tl.int64)
+        keypoint = (index % num_keypoints).to(tl.int64)
+        index = index.to(tl.int64)
+        valid, weight, row, column, x, y = _find_cells(
+            target_ptr, target_stride_b, target_stride_k, target_stride_c, weight_ptr, weight_stride_b,
+            weight_stride_k, batch, keypoint, exists, height, width, stride, HAS_WEIGHT, IS_OFFSET,
+        )  # fmt: skip
+        value_ptr = values_ptr + index * COLUMNS
+        if READS_MAPS:
+            pointer = mean_ptr + batch * mean_stride_b + keypoint * mean_stride_k
+            pointer += row * mean_stride_h + column * mean_stride_w
+            mean_x = tl.load(pointer, mask=valid, other=0.0).to(tl.float32)
+            mean_y = tl.load(pointer + mean_stride_c, mask=valid, other=0.0).to(tl.float32)
+            pointer = log_var_ptr + batch * log_var_stride_b + keypoint * log_var_stride_k
+            pointer += row * log_var_stride_h + column * log_var_stride_w
+            log_var_0, log_var_1, log_var_2 = _load_values(
+                pointer, log_var_stride_c, valid, fixed_log_var, CHANNELS, HAS_FIXED
+            )
+            tl.store(value_ptr, mean_x, mask=exists)
+            tl.store(value_ptr + 1, mean_y, mask=exists)
+            tl.store(value_ptr + 2, log_var_0, mask=exists)
+            if CHANNELS > 1:
+                tl.store(value_ptr + 3, log_var_1, mask=exists)
+            if CHANNELS > 2:
+                tl.store(value_ptr + 4, log_var_2, mask=exists)
+        else:
+            mean_x = tl.load(value_ptr, mask=valid, other=0.0)
+            mean_y = tl.load(value_ptr + 1, mask=valid, other=0.0)
+            log_var_0, log_var_1, log_var_2 = _load_values(value_ptr + 2, 1, valid, fixed_log_var, CHANNELS, HAS_FIXED)
+
+        difference_x = x - mean_x
+        difference_y = y - mean_y
+        if CHANNELS == 3:
+            a = _bounded(log_var_0, 0.5 * min_log_var, 0.5 * max_log_var, HAS_BOUNDS)
+            c = _bounded(log_var_2, 0.5 * min_log_var, 0.5 * max_log_var, HAS_BOUNDS)
+            z1 = difference_x * tl.exp(-a)
+            z2 = (difference_y - log_var_1 * z1) * tl.exp(-c)
+            loss = a + c + 0.5 * (z1 * z1 + z2 * z2)
+            if FULL:
+                loss += LOG_2_PI
+            if HAS_BETA:
+                loss *= tl.exp(beta * (a + c))
+        else:
+            s_x = _bounded(log_var_0, min_log_var, max_log_var, HAS_BOUNDS)
+            s_y = s_x
+            if CHANNELS == 2:
+                s_y = _bounded(log_var_1, min_log_var, max_log_var, HAS_BOUNDS)
+            loss = _axis_loss(difference_x, s_x, beta, IS_LAPLACE, FULL, HAS_BETA)
+            loss += _axis_loss(difference_y, s_y, beta, IS_LAPLACE, FULL, HAS_BETA)
+        loss = tl.where(valid, loss * weight, 0.0)
+        if REDUCTION == "none":
+            tl.store(loss_ptr + index, loss, mask=exists)
+        else:
+            total += loss
+            total_weight += weight
+
+    scale = 1.0
+    if REDUCTION == "mean":
+        scale = 1.0 / num_targets
+    elif REDUCTION == "mean_valid":
+        divisor = tl.sum(total_weight, axis=0)
+        scale = tl.where(divisor > 0, 1.0 / divisor, 0.0)
+    if REDUCTION != "none":
+        tl.store(loss_ptr, tl.sum(total, axis=0) * scale)
+    if first == 0:
+        tl.store(scale_ptr, scale)
+
+
+@triton.jit
+def _cell_gradients(
+    grad_loss_ptr,  # [B, K]
+    grad_loss_stride_b,
+    grad_loss_stride_k,
+    values_ptr,  # [B, K, 2 + CHANNELS], contiguous
+    scale_ptr,  # []
+    batch,
+    keypoint,
+    num_keypoints,
+    valid,
+    weight,
+    x,
+    y,
+    beta,
+    fixed_log_var,
+    min_log_var,
+    max_log_var,
+    CHANNELS: tl.constexpr,
+    IS_LAPLACE: tl.constexpr,
+    HAS_BETA: tl.constexpr,
+    HAS_FIXED: tl.constexpr,
+    HAS_BOUNDS: tl.constexpr,
+):
+    """Gradients for mean x, mean y and three log variances of keypoints whose target (x, y) is known; 0 where
+    invalid, and for log variances that do not exist."""
+    value_ptr = values_ptr + (batch * num_keypoints + keypoint) * (2 + CHANNELS)
+    difference_x = x - tl.load(value_ptr, mask=valid, other=0.0)
+    difference_y = y - tl.load(value_ptr + 1, mask=valid, other=0.0)
+    log_var_0, log_var_1, log_var_2 = _load_values(value_ptr + 2, 1, valid, fixed_log_var, CHANNELS, HAS_FIXED)
+    pointer = grad_loss_ptr + batch * grad_loss_stride_b + keypoint * grad_loss_stride_k
+    factor = tl.load(pointer, mask=valid, other=0.0).to(tl.float32) * tl.load(scale_ptr) * weight
+
+    if CHANNELS == 3:
+        a = _bounded(log_var_0, 0.5 * min_log_var, 0.5 * max_log_var, HAS_BOUNDS)
+        c = _bounded(log_var_2, 0.5 * min_log_var, 0.5 * max_log_var, HAS_BOUNDS)
+        if HAS_BETA:
+            factor *= tl.exp(beta * (a + c))
+        scale_x = tl.exp(-a)
+        scale_y = tl.exp(-c)
+        z1 = difference_x * scale_x
+        z2 = (difference_y - log_var_1 * z1) * scale_y
+        mean_y = -z2 * scale_y
+        along_x = z1 + log_var_1 * mean_y
+        mean_x = -along_x * scale_x
+        for_0 = _if_within(1.0 - z1 * along_x, log_var_0, 0.5 * min_log_var, 0.5 * max_log_var, HAS_BOUNDS)
+        for_1 = z1 * mean_y
+        for_2 = _if_within(1.0 - z2 * z2, log_var_2, 0.5 * min_log_var, 0.5 * max_log_var, HAS_BOUNDS)
+    else:
+        s_x = _bounded(log_var_0, min_log_var, max_log_var, HAS_BOUNDS)
+        mean_x, for_0 = _axis_gradients(difference_x, s_x, beta, IS_LAPLACE, HAS_BETA)
+        if CHANNELS == 2:
+            s_y = _bounded(log_var_1, min_log_var, max_log_var, HAS_BOUNDS)
+            mean_y, for_1 = _axis_gradients(difference_y, s_y, beta, IS_LAPLACE, HAS_BETA)
+            for_1 = _if_within(for_1, log_var_1, min_log_var, max_log_var, HAS_BOUNDS)
+        else:
+            mean_y, for_1 = _axis_gradients(difference_y, s_x, beta, IS_LAPLACE, HAS_BETA)
+            for_0 += for_1
+            for_1 = tl.zeros(for_0.shape, dtype=tl.float32)
+        for_0 = _if_within(for_0, log_var_0, min_log_var, max_log_var, HAS_BOUNDS)
+        for_2 = tl.zeros(for_0.shape, dtype=tl.float32)
+    if HAS_FIXED:
+        for_0 = tl.zeros(for_0.shape, dtype=tl.float32)
+        for_1 = for_0
+        for_2 = for_0
+    # Not a product with 0, which would keep a NaN.
+    mean_x = tl.where(valid, mean_x * factor, 0.0)
+    mean_y = tl.where(valid, mean_y * factor, 0.0)
+    for_0 = tl.where(valid, for_0 * factor, 0.0)
+    for_1 = tl.where(valid, for_1 * factor, 0.0)
+    for_2 = tl.where(valid, for_2 * factor, 0.0)
+    return mean_x, mean_y, for_0, for_1, for_2
+
+
+@triton.jit(do_not_specialize=["num_keypoints", "num_mean_blocks", "num_blocks"])
+def _gaussian_nll_bwd_kernel(
+    grad_mean_ptr,  # [B, K, 2, H, W] or, if CHANNELS_LAST, [B, H, W, K, 2], contiguous
+    grad_log_var_ptr,  # the same with CHANNELS for 2, of the same dtype
+    grad_loss_ptr,  # [B, K]
+    grad_loss_stride_b,
+    grad_loss_stride_k,
+    values_ptr,  # [B, K, 2 + CHANNELS], contiguous
+    target_ptr,  # [B, K, 2]
+    target_stride_b,
+    target_stride_k,
+    target_stride_c,
+    weight_ptr,  # [B, K]
+    weight_stride_b,
+    weight_stride_k,
+    scale_ptr,  # []
+    num_keypoints,
+    num_mean_blocks,
+    num_blocks,
+    height,
+    width,
+    stride,
+    beta,
+    fixed_log_var,
+    min_log_var,
+    max_log_var,
+    BLOCK_CHANNELS: tl.constexpr,
+    BLOCK_PIXELS: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr,
+    IS_OFFSET: tl.constexpr,
+    IS_LAPLACE: tl.constexpr,
+    HAS_BETA: tl.constexpr,
+    HAS_FIXED: tl.constexpr,
+    HAS_BOUNDS: tl.constexpr,
+):
+    """A tile of channels and pixels of the gradient of one image: zeros, and the cells of its keypoints.
+
+    Moves each element of the gradient once, which is the least that a dense gradient takes. The zeros are not
+    written apart from the cells: a fill and a scatter would be three launches for two gradients.
+    """
+    num_pixels = height * width
+    num_tiles = tl.cdiv(num_pixels, BLOCK_PIXELS)
+    program = tl.program_id(0)
+    tile = program % num_tiles
+    program = program // num_tiles
+    block = program % num_blocks
+    batch = (program // num_blocks).to(tl.int64)
+
+    is_mean = block < num_mean_blocks
+    channels = tl.where(is_mean, 2, CHANNELS)
+    channel = tl.where(is_mean, block, block - num_mean_blocks) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
+    num_channels = num_keypoints * channels
+    exists = channel < num_channels
+    keypoint = (channel // channels).to(tl.int64)
+    part = channel % channels
+    batches = keypoint * 0 + batch
+    valid, weight, row, column, x, y = _find_cells(
+        target_ptr, target_stride_b, target_stride_k, target_stride_c, weight_ptr, weight_stride_b, weight_stride_k,
+        batches, keypoint, exists, height, width, stride, HAS_WEIGHT, IS_OFFSET,
+    )  # fmt: skip
+    mean_x, mean_y, for_0, for_1, for_2 = _cell_gradients(
+        grad_loss_ptr, grad_loss_stride_b, grad_loss_stride_k, values_ptr, scale_ptr, batches, keypoint,
+        num_keypoints, valid, weight, x, y, beta, fixed_log_var, min_log_var, max_log_var, CHANNELS, IS_LAPLACE,
+        HAS_BETA, HAS_FIXED, HAS_BOUNDS,
+    )  # fmt: skip
+    cell = tl.where(valid, row * width + column, -1).to(tl.int32)
+    pixel = tile * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
+    is_cell = pixel[None, :] == cell[:, None]
+    mask = exists[:, None] & (pixel < num_pixels)[None, :]
+    for_log_var = tl.where(part == 0, for_0, tl.where(part == 1, for_1, for_2))
+    gradient = tl.where(is_mean, tl.where(part == 0, mean_x, mean_y), for_log_var)
+    gradient = tl.where(is_cell, gradient[:, None], 0.0).to(grad_mean_ptr.dtype.element_ty)
+    pointer = tl.where(is_mean, grad_mean_ptr, grad_log_var_ptr) + batch * num_channels * num_pixels
+    channel = channel.to(tl.int64)
+    pixel = pixel.to(tl.int64)
+    if CHANNELS_LAST:
+        pointers = (pointer + channel)[:, None] + (pixel * num_channels)[None, :]
+    else:
+        pointers = (pointer + channel * num_pixels)[:, None] + pixel[None, :]
+    tl.store(pointers, gradient, mask=mask)
+
+
+@triton.jit(do_not_specialize=["num_rows", "num_keypoints"])
+def _linear_values_fwd_kernel(
+    values_ptr,  # [B, K, COLUMNS], contiguous
+    features_ptr,  # [B, C, H, W]
+    features_stride_b,
+    features_stride_c,
+    features_stride_h,
+    features_stride_w,
+    weight_ptr,  # [K * COLUMNS, C]
+    weight_stride_r,
+    weight_stride_c,
+    bias_ptr,  # [K * COLUMNS]
+    bias_stride_r,
+    target_ptr,  # [B, K, 2]
+    target_stride_b,
+    target_stride_k,
+    target_stride_c,
+    keypoint_weight_ptr,  # [B, K]
+    keypoint_weight_stride_b,
+    keypoint_weight_stride_k,
+    num_rows,
+    num_keypoints,
+    num_channels,
+    height,
+    width,
+    stride,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+):
+    """The head at the keypoints' cells: a row is one of the COLUMNS numbers of one keypoint of one image.
+
+    Reads C features a keypoint (sectors of 32 bytes each, unless channels_last) and the head, most of it from
+    cache, and writes COLUMNS numbers a keypoint.
+    """
+    index = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    exists = index < num_rows
+    part = index % COLUMNS
+    batch = (index // COLUMNS // num_keypoints).to(tl.int64)
+    keypoint = (index // COLUMNS % num_keypoints).to(tl.int64)
+    valid, _, row, column, _, _ = _find_cells(
+        target_ptr, target_stride_b, target_stride_k, target_stride_c, keypoint_weight_ptr, keypoint_weight_stride_b,
+        keypoint_weight_stride_k, batch, keypoint, exists, height, width, stride, HAS_WEIGHT, False,
+    )  # fmt: skip
+    # The first 2 K rows of the head are means.
+    head_row = tl.where(part < 2, 2 * keypoint + part, 2 * num_keypoints + (COLUMNS - 2) * keypoint + part - 2)
+    feature_ptr = features_ptr + batch * features_stride_b + row * features_stride_h + column * features_stride_w
+    head_ptr = weight_ptr + head_row * weight_stride_r
+    products = tl.zeros([BLOCK_ROWS, BLOCK_CHANNELS], dtype=tl.float32)
+    for start in range(0, num_channels, BLOCK_CHANNELS):
+        channel = (start + tl.arange(0, BLOCK_CHANNELS)).to(tl.int64)
+        mask = valid[:, None] & (channel < num_channels)[None, :]
+        feature = tl.load(feature_ptr[:, None] + (channel * features_stride_c)[None, :], mask=mask, other=0.0)
+        weight = tl.load(head_ptr[:, None] + (channel * weight_stride_c)[None, :], mask=mask, other=0.0)
+        products += feature.to(tl.float32) * weight.to(tl.float32)
+    value = tl.sum(products, axis=1)
+    if HAS_BIAS:
+        value += tl.load(bias_ptr + head_row * bias_stride_r, mask=exists, other=0.0).to(tl.float32)
+    tl.store(values_ptr + index, value, mask=exists)
+
+
+@triton.jit(do_not_specialize=["num_head_programs", "batch_size", "num_keypoints"])
+def _linear_gaussian_nll_bwd_head_kernel(
+    grad_values_ptr,  # [B, K, COLUMNS], contiguous
+    grad_features_ptr,  # dense, num_elements of them
+    grad_weight_ptr,  # [K * COLUMNS, C], contiguous
+    grad_bias_ptr,  # [K * COLUMNS]
+    grad_loss_ptr,  # [B, K]
+    grad_loss_stride_b,
+    grad_loss_stride_k,
+    values_ptr,  # [B, K, COLUMNS], contiguous
+    features_ptr,  # [B, C, H, W]
+    features_stride_b,
+    features_stride_c,
+    features_stride_h,
+    features_stride_w,
+    target_ptr,  # [B, K, 2]
+    target_stride_b,
+    target_stride_k,
+    target_stride_c,
+    keypoint_weight_ptr,  # [B, K]
+    keypoint_weight_stride_b,
+    keypoint_weight_stride_k,
+    scale_ptr,  # []
+    num_head_programs,
+    num_elements,
+    batch_size,
+    num_keypoints,
+    num_channels,
+    height,
+    width,
+    stride,
+    beta,
+    fixed_log_var,
+    min_log_var,
+    max_log_var,
+    BLOCK_ELEMENTS: tl.constexpr,
+    BLOCK_TARGETS: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    NEEDS_WEIGHT: tl.constexpr,
+    NEEDS_BIAS: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr,
+    IS_OFFSET: tl.constexpr,
+    IS_LAPLACE: tl.constexpr,
+    HAS_BETA: tl.constexpr,
+    HAS_FIXED: tl.constexpr,
+    HAS_BOUNDS: tl.constexpr,
+):
+    """Gradients of the values at the cells and of the head, and the zeros of the gradient of the features.
+
+    The first programs own BLOCK_CHANNELS channels of a row of the head each, and add over the batch. They read
+    B * K * C features, as the forward pass. The others write a block of zeros each.
+    """
+    CHANNELS: tl.constexpr = COLUMNS - 2
+    program = tl.program_id(0)
+    if program >= num_head_programs:
+        element = (program - num_head_programs).to(tl.int64) * BLOCK_ELEMENTS + tl.arange(0, BLOCK_ELEMENTS)
+        zeros = tl.zeros([BLOCK_ELEMENTS], dtype=grad_features_ptr.dtype.element_ty)
+        tl.store(grad_features_ptr + element, zeros, mask=element < num_elements)
+    else:
+        num_channel_blocks = 1
+        if NEEDS_WEIGHT:
+            num_channel_blocks = tl.cdiv(num_channels, BLOCK_CHANNELS)
+        channel_block = program % num_channel_blocks
+        channel = (channel_block * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)).to(tl.int64)
+        channel_exists = channel < num_channels
+        head_row = program // num_channel_blocks
+        # The first 2 K rows of the head are means.
+        variance_row = head_row - 2 * num_keypoints
+        is_mean_row = variance_row < 0
+        own_keypoint = tl.where(is_mean_row, head_row // 2, variance_row // CHANNELS).to(tl.int64)
+        part = tl.where(is_mean_row, head_row % 2, 2 + variance_row % CHANNELS)
+        lane = tl.arange(0, BLOCK_TARGETS).to(tl.int64)
+        keypoint = lane * 0 + own_keypoint
+        products = tl.zeros([BLOCK_TARGETS, BLOCK_CHANNELS], dtype=tl.float32)
+        total_bias = tl.zeros([BLOCK_TARGETS], dtype=tl.float32)
+        for start in range(0, batch_size, BLOCK_TARGETS):
+            batch = start + lane
+            valid, keypoint_weight, row, column, x, y = _find_cells(
+                target_ptr, target_stride_b, target_stride_k, target_stride_c, keypoint_weight_ptr,
+                keypoint_weight_stride_b, keypoint_weight_stride_k, batch, keypoint, batch < batch_size, height,
+                width, stride, HAS_WEIGHT, IS_OFFSET,
+            )  # fmt: skip
+            mean_x, mean_y, for_0, for_1, for_2 = _cell_gradients(
+                grad_loss_ptr, grad_loss_stride_b, grad_loss_stride_k, values_ptr, scale_ptr, batch, keypoint,
+                num_keypoints, valid, keypoint_weight, x, y, beta, fixed_log_var, min_log_var, max_log_var, CHANNELS,
+                IS_LAPLACE, HAS_BETA, HAS_FIXED, HAS_BOUNDS,
+            )  # fmt: skip
+            gradient = tl.where(part == 0, mean_x, tl.where(part == 1, mean_y, for_0))
+            gradient = tl.where(part == 3, for_1, tl.where(part == 4, for_2, gradient))
+            value_ptr = grad_values_ptr + (batch * num_keypoints + keypoint) * COLUMNS + part
+            tl.store(value_ptr, gradient, mask=(batch < batch_size) & (channel_block == 0))
+            if NEEDS_BIAS:
+                total_bias += gradient
+            if NEEDS_WEIGHT:
+                feature_ptr = features_ptr + batch * features_stride_b + row * features_stride_h
+                feature_ptr += column * features_stride_w
+                feature_ptrs = feature_ptr[:, None] + (channel * features_stride_c)[None, :]
+                feature = tl.load(feature_ptrs, mask=valid[:, None] & channel_exists[None, :], other=0.0)
+                products += gradient[:, None] * feature.to(tl.float32)
+        if NEEDS_WEIGHT:
+            total = tl.sum(products, axis=0)
+            row_ptr = grad_weight_ptr + head_row.to(tl.int64) * num_channels + channel
+            tl.store(row_ptr, total.to(grad_weight_ptr.dtype.element_ty), mask=channel_exists)
+        if NEEDS_BIAS:
+            bias = tl.sum(total_bias, axis=0).to(grad_bias_ptr.dtype.element_ty)
+            tl.store(grad_bias_ptr + head_row, bias, mask=channel_block == 0)
+
+
+@triton.jit(do_not_specialize=["num_keypoints"])
+def _linear_gaussian_nll_bwd_features_kernel(
+    grad_features_ptr,  # [B, C, H, W], zeros
+    grad_features_stride_b,
+    grad_features_stride_c,
+    grad_features_stride_h,
+    grad_features_stride_w,
+    grad_values_ptr,  # [B, K, COLUMNS], contiguous
+    weight_ptr,  # [K * COLUMNS, C]
+    weight_stride_r,
+    weight_stride_c,
+    target_ptr,  # [B, K, 2]
+    target_stride_b,
+    target_stride_k,
+    target_stride_c,
+    keypoint_weight_ptr,  # [B, K]
+    keypoint_weight_stride_b,
+    keypoint_weight_stride_k,
+    num_keypoints,
+    num_channels,
+    height,
+    width,
+    stride,
+    BLOCK_SEARCH: tl.constexpr,
+    BLOCK_TARGETS: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr,
+):
+    """Gradient of the features at the cells; a program has one keypoint of one image and BLOCK_CHANNELS channels.
+
+    Of the keypoints that share a cell the first writes the sum over all of them, in their order, and the
+    others nothing: no atomics, and one rounding.
+    """
+    program = tl.program_id(0)
+    num_channel_blocks = tl.cdiv(num_channels, BLOCK_CHANNELS)
+    owner = program // num_channel_blocks
+    batch = (owner // num_keypoints).to(tl.int64)
+    own_keypoint = owner % num_keypoints
+    channel = ((program % num_channel_blocks) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)).to(tl.int64)
+    channel_exists = channel < num_channels
+    # A block of one, since what finds cells works on blocks.
+    one = tl.arange(0, 1).to(tl.int64)
+    own_valid, _own_weight, own_row, own_column, _own_x, _own_y = _find_cells(
+        target_ptr, target_stride_b, target_stride_k, target_stride_c, keypoint_weight_ptr, keypoint_weight_stride_b,
+        keypoint_weight_stride_k, one + batch, one + own_keypoint, one == 0, height, width, stride, HAS_WEIGHT, False,
+    )  # fmt: skip
+    writes = tl.max(own_valid.to(tl.int32), axis=0) > 0
+    cell_row = tl.max(own_row, axis=0)
+    cell_column = tl.max(own_column, axis=0)
+
+    # Whom it shares the cell with. Most have it for themselves, and are done after one block below.
+    num_sharing = 0
+    num_earlier = 0
+    for start in range(0, num_keypoints, BLOCK_SEARCH):
+        other = (start + tl.arange(0, BLOCK_SEARCH)).to(tl.int64)
+        other_valid, _weight, other_row, other_column, _x, _y = _find_cells(
+            target_ptr, target_stride_b, target_stride_k, target_stride_c, keypoint_weight_ptr,
+            keypoint_weight_stride_b, keypoint_weight_stride_k, other * 0 + batch, other,
+            (other < num_keypoints) & writes, height, width, stride, HAS_WEIGHT, False,
+        )  # fmt: skip
+        is_sharing = other_valid & (other_row == cell_row) & (other_column == cell_column)
+        num_sharing += tl.sum(is_sharing.to(tl.int32), axis=0)
+        num_earlier += tl.sum((is_sharing & (other < own_keypoint)).to(tl.int32), axis=0)
+    writes = writes & (num_earlier == 0)
+    first = own_keypoint // BLOCK_TARGETS * BLOCK_TARGETS
+    last = tl.where(num_sharing > 1, num_keypoints, first + 1)
+    last = tl.where(writes, last, first)
+
+    products = tl.zeros([BLOCK_TARGETS, BLOCK_CHANNELS], dtype=tl.float32)
+    for start in range(first, last, BLOCK_TARGETS):
+        keypoint = (start + tl.arange(0, BLOCK_TARGETS)).to(tl.int64)
+        valid, _weight, row, column, _x, _y = _find_cells(
+            target_ptr, target_stride_b, target_stride_k, target_stride_c, keypoint_weight_ptr,
+            keypoint_weight_stride_b, keypoint_weight_stride_k, keypoint * 0 + batch, keypoint,
+            keypoint < num_keypoints, height, width, stride, HAS_WEIGHT, False,
+        )  # fmt: skip
+        shares = valid & (row == cell_row) & (column == cell_column)
+        mask = shares[:, None] & channel_exists[None, :]
+        value_ptr = grad_values_ptr + (batch * num_keypoints + keypoint) * COLUMNS
+        for part in tl.static_range(COLUMNS):
+            # The first 2 K rows of the head are means.
+            if part < 2:
+                head_row = 2 * keypoint + part
+            else:
+                head_row = 2 * num_keypoints + (COLUMNS - 2) * keypoint + (part - 2)
+            head_ptr = weight_ptr + head_row * weight_stride_r
+            head = tl.load(head_ptr[:, None] + (channel * weight_stride_c)[None, :], mask=mask, other=0.0)
+            gradient = tl.load(value_ptr + part, mask=shares, other=0.0)
+            products += gradient[:, None] * head.to(tl.float32)
+    total = tl.sum(products, axis=0).to(grad_features_ptr.dtype.element_ty)
+    cell_ptr = grad_features_ptr + batch * grad_features_stride_b + cell_row * grad_features_stride_h
+    cell_ptr += cell_column * grad_features_stride_w
+    tl.store(cell_ptr + channel * grad_features_stride_c, total, mask=channel_exists & writes)
+
+
+# --- launchers -------------------------------------------------------------------------------------------
+
+
+def _scalars(options: Options) -> tuple[float, float, float, float, float]:
+    fixed = 0.0 if options.fixed_log_var is None else options.fixed_log_var
+    return options.stride, options.beta, fixed, options.min_log_var, options.max_log_var
+
+
+def _flags(options: Options, weight: Tensor | None) -> dict[str, bool]:
+    return {
+        "HAS_WEIGHT": weight is not None,
+        "IS_OFFSET": options.is_offset,
+        "IS_LAPLACE": options.distribution == "laplace",
+        "HAS_BETA": options.beta != 0.0,
+        "HAS_FIXED": options.fixed_log_var is not None,
+        "HAS_BOUNDS": options.min_log_var != float("-inf") or options.max_log_var != float("inf"),
+    }
+
+
+def _pointer(tensor: Tensor | None, instead: Tensor, dim: int) -> tuple[Any, ...]:
+    """A tensor and its strides, as arguments; where there is none, a pointer that is not read."""
+    return (instead, *(0,) * dim) if tensor is None else (tensor, *tensor.stride())
+
+
+def loss_shape(num_targets: int, reduction: str) -> dict[str, int]:
+    """BLOCK_SIZE and num_warps of the forward pass: one program that adds up should wait for memory rarely, and
+    many that don't should be many."""
+    if reduction == "none" or num_targets <= 128:
+        return {"BLOCK_SIZE": 128, "num_warps": 4}
+    return {"BLOCK_SIZE": 1024, "num_warps": 8}
+
+
+def gradient_shape(num_pixels: int, channels: int, channels_last: bool) -> dict[str, int]:
+    """BLOCK_CHANNELS, BLOCK_PIXELS and num_warps of a tile of the gradient with up to 4096 elements, 32 a
+    thread, long in the direction in which memory is."""
+    if channels_last:
+        block_channels = min(triton.next_power_of_2(channels), 128)
+        block_pixels = min(triton.next_power_of_2(num_pixels), 4096 // block_channels)
+    else:
+        block_pixels = min(triton.next_power_of_2(num_pixels), 4096)
+        block_channels = min(triton.next_power_of_2(channels), max(1, 2048 // block_pixels))
+    return {"BLOCK_CHANNELS": block_channels, "BLOCK_PIXELS": block_pixels, "num_warps": 4}
+
+
+def gaussian_nll_fwd(
+    loss: Tensor,  # [] or [B, K]
+    scale: Tensor,  # []
+    values: Tensor,  # [B, K, 2 + C]
+    mean: Tensor,  # [B, K, 2, H, W]
+    log_var: Tensor,  # [B, K, C, H, W]
+    target: Tensor,  # [B, K, 2]
+    weight: Tensor | None,  # [B, K]
+    options: Options,
+    reduction: str,
+) -> None:
+    """Fill the outputs (float32, contiguous)."""
+    maps = (mean, *mean.stride(), log_var, *log_var.stride())
+    _losses(loss, scale, values, maps, target, weight, mean.shape[3], mean.shape[4], options, reduction)
+
+
+def _losses(
+    loss: Tensor,
+    scale: Tensor,
+    values: Tensor,
+    maps: tuple[Any, ...] | None,
+    target: Tensor,
+    weight: Tensor | None,
+    height: int,
+    width: int,
+    options: Options,
+    reduction: str,
+) -> None:
+    batch, num_keypoints, columns = values.shape
+    num_targets = batch * num_keypoints
+    shape = loss_shape(num_targets, reduction)
+    grid = (triton.cdiv(num_targets, shape["BLOCK_SIZE"]) if reduction == "none" else 1,)
+    with on_device_of(values):
+        _gaussian_nll_fwd_kernel[grid](
+            loss,
+            scale,
+            values,
+            *(maps or (values, *(0,) * 5) * 2),
+            target,
+            *target.stride(),
+            *_pointer(weight, target, 2),
+            num_targets,
+            num_keypoints,
+            height,
+            width,
+            *_scalars(options),
+            CHANNELS=columns - 2,
+            READS_MAPS=maps is not None,
+            FULL=options.full,
+            REDUCTION=reduction,
+            **_flags(options, weight),
+            **shape,
+        )
+
+
+def gaussian_nll_bwd(
+    grad_mean: Tensor,  # [B, K, 2, H, W], or no elements if not wanted
+    grad_log_var: Tensor,  # [B, K, C, H, W], or no elements if not wanted
+    grad_loss: Tensor,  # [] or [B, K]
+    values: Tensor,  # [B, K, 2 + C]
+    target: Tensor,  # [B, K, 2]
+    weight: Tensor | None,  # [B, K]
+    scale: Tensor,  # []
+    height: int,
+    width: int,
+    options: Options,
+) -> None:
+    """Fill the gradients, which are dense and of one layout, contiguous or channels last."""
+    if grad_mean.numel() and grad_log_var.numel() and grad_mean.dtype != grad_log_var.dtype:
+        # One launch writes one dtype.
+        nothing = grad_mean.new_empty(0)
+        arguments = (grad_loss, values, target, weight, scale, height, width, options)
+        gaussian_nll_bwd(grad_mean, nothing, *arguments)
+        gaussian_nll_bwd(nothing, grad_log_var, *arguments)
+        return
+    batch, num_keypoints, columns = values.shape
+    channels = columns - 2
+    wanted = grad_mean if grad_mean.numel() else grad_log_var
+    channels_last = not wanted.is_contiguous()
+    shape = gradient_shape(height * width, num_keypoints * max(2, channels), channels_last)
+    num_mean_blocks = triton.cdiv(num_keypoints * 2, shape["BLOCK_CHANNELS"]) if grad_mean.numel() else 0
+    num_blocks = num_mean_blocks
+    if grad_log_var.numel():
+        num_blocks += triton.cdiv(num_keypoints * channels, shape["BLOCK_CHANNELS"])
+    grid = (batch * num_blocks * triton.cdiv(height * width, shape["BLOCK_PIXELS"]),)
+    with on_device_of(values):
+        _gaussian_nll_bwd_kernel[grid](
+            grad_mean if grad_mean.numel() else grad_log_var,
+            grad_log_var if grad_log_var.numel() else grad_mean,
+            *_per_target(grad_loss),
+            values,
+            target,
+            *target.stride(),
+            *_pointer(weight, target, 2),
+            scale,
+            num_keypoints,
+            num_mean_blocks,
+            num_blocks,
+            height,
+            width,
+            *_scalars(options),
+            CHANNELS_LAST=channels_last,
+            CHANNELS=channels,
+            **_flags(options, weight),
+            **shape,
+        )
+
+
+def _per_target(grad_loss: Tensor) -> tuple[Any, ...]:
+    return (grad_loss, *(grad_loss.stride() if grad_loss.dim() else (0, 0)))
+
+
+def linear_gaussian_nll_fwd(
+    loss: Tensor,  # [] or [B, K]
+    scale: Tensor,  # []
+    values: Tensor,  # [B, K, P]
+    features: Tensor,  # [B, C, H, W]
+    weight: Tensor,  # [K * P, C]
+    bias: Tensor | None,  # [K * P]
+    target: Tensor,  # [B, K, 2]
+    keypoint_weight: Tensor | None,  # [B, K]
+    options: Options,
+    reduction: str,
+) -> None:
+    """Fill the outputs (float32, contiguous)."""
+    batch, num_keypoints, columns = values.shape
+    num_channels, height, width = features.shape[1:]
+    block_channels = min(triton.next_power_of_2(num_channels), 128)
+    block_rows = min(16, 2048 // block_channels)
+    with on_device_of(features):
+        _linear_values_fwd_kernel[(triton.cdiv(batch * num_keypoints * columns, block_rows),)](
+            values,
+            features,
+            *features.stride(),
+            weight,
+            *weight.stride(),
+            *_pointer(bias, weight, 1),
+            target,
+            *target.stride(),
+            *_pointer(keypoint_weight, target, 2),
+            batch * num_keypoints * columns,
+            num_keypoints,
+            num_channels,
+            height,
+            width,
+            options.stride,
+            BLOCK_ROWS=block_rows,
+            BLOCK_CHANNELS=block_channels,
+            COLUMNS=columns,
+            HAS_WEIGHT=keypoint_weight is not None,
+            HAS_BIAS=bias is not None,
+            num_warps=4,
+        )
+    _losses(loss, scale, values, None, target, keypoint_weight, height, width, options, reduction)
+
+
+def linear_gaussian_nll_bwd(
+    grad_features: Tensor,  # [B, C, H, W], or no elements if not wanted
+    grad_weight: Tensor,  # [K * P, C], or no elements if not wanted
+    grad_bias: Tensor,  # [K * P], or no elements if not wanted
+    grad_loss: Tensor,  # [] or [B, K]
+    values: Tensor,  # [B, K, P]
+    features: Tensor,  # [B, C, H, W]
+    weight: Tensor,  # [K * P, C]
+    target: Tensor,  # [B, K, 2]
+    keypoint_weight: Tensor | None,  # [B, K]
+    scale: Tensor,  # []
+    options: Options,
+) -> None:
+    """Fill the gradients, which are dense; those of head and bias are contiguous."""
+    batch, num_keypoints, columns = values.shape
+    num_channels, height, width = features.shape[1:]
+    needs_weight, needs_bias = grad_weight.numel() > 0, grad_bias.numel() > 0
+    # What the registers hold without a spill.
+    shape = {"BLOCK_TARGETS": 8, "BLOCK_CHANNELS": min(32, triton.next_power_of_2(num_channels)), "num_warps": 4}
+    num_channel_blocks = triton.cdiv(num_channels, shape["BLOCK_CHANNELS"])
+    num_head_programs = num_keypoints * columns * (num_channel_blocks if needs_weight else 1)
+    num_elements = grad_features.numel()
+    block_elements = min(4096, triton.next_power_of_2(max(num_elements, 1)))
+    labels = (target, *target.stride(), *_pointer(keypoint_weight, target, 2))
+    flags = _flags(options, keypoint_weight)
+    with on_device_of(features):
+        grad_values = torch.empty_like(values)
+        _linear_gaussian_nll_bwd_head_kernel[(num_head_programs + triton.cdiv(num_elements, block_elements),)](
+            grad_values,
+            grad_features,
+            grad_weight,
+            grad_bias,
+            *_per_target(grad_loss),
+            values,
+            features,
+            *features.stride(),
+            *labels,
+            scale,
+            num_head_programs,
+            num_elements,
+            batch,
+            num_keypoints,
+            num_channels,
+            height,
+            width,
+            *_scalars(options),
+            BLOCK_ELEMENTS=block_elements,
+            COLUMNS=columns,
+            NEEDS_WEIGHT=needs_weight,
+            NEEDS_BIAS=needs_bias,
+            **flags,
+            **shape,
+        )
+        if num_elements:
+            _linear_gaussian_nll_bwd_features_kernel[(batch * num_keypoints * num_channel_blocks,)](
+                grad_features,
+                *grad_features.stride(),
+                grad_values,
+                weight,
+                *weight.stride(),
+                *labels,
+                num_keypoints,
+                num_channels,
+                height,
+                width,
+                options.stride,
+                BLOCK_SEARCH=min(256, triton.next_power_of_2(num_keypoints)),
+                COLUMNS=columns,
+                HAS_WEIGHT=keypoint_weight is not None,
+                **shape,
+            )

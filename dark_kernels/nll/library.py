@@ -1,0 +1,450 @@
+"""The contract with PyTorch: schemas, fakes, which backend serves which device, and the autograd functions.
+
+The operators of the forward pass return what the backward pass needs: the values of the maps at the cells.
+The maps themselves are not kept alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..backends import choose
+from . import eager
+from .options import Options
+
+_library = torch.library.Library("dark_kernels", "FRAGMENT")
+
+# The fields of `Options`.
+_OPTIONS = (
+    "float stride, bool is_offset, str distribution, float beta, float? fixed_log_var, float min_log_var, "
+    "float max_log_var, bool full"
+)
+_FORWARD_OUTPUTS = "(Tensor loss, Tensor scale, Tensor values)"
+_TAGS = (torch.Tag.pt2_compliant_tag,)
+
+_library.define(
+    f"gaussian_nll(Tensor mean, Tensor log_var, Tensor target, Tensor? weight, {_OPTIONS}, str reduction, "
+    f"str backend) -> {_FORWARD_OUTPUTS}",
+    tags=_TAGS,
+)
+_library.define(
+    "gaussian_nll_backward(Tensor grad_loss, Tensor values, Tensor target, Tensor? weight, Tensor scale, "
+    "int height, int width, ScalarType? mean_dtype, ScalarType? log_var_dtype, bool channels_last, "
+    f"{_OPTIONS}, str backend) -> (Tensor grad_mean, Tensor grad_log_var)",
+    tags=_TAGS,
+)
+_library.define(
+    "linear_gaussian_nll(Tensor features, Tensor weight, Tensor? bias, Tensor target, Tensor? keypoint_weight, "
+    f"{_OPTIONS}, str reduction, str backend) -> {_FORWARD_OUTPUTS}",
+    tags=_TAGS,
+)
+_library.define(
+    "linear_gaussian_nll_backward(Tensor grad_loss, Tensor values, Tensor features, Tensor weight, Tensor target, "
+    "Tensor? keypoint_weight, Tensor scale, bool needs_features, bool needs_weight, ScalarType? bias_dtype, "
+    f"{_OPTIONS}, str backend) -> (Tensor grad_features, Tensor grad_weight, Tensor grad_bias)",
+    tags=_TAGS,
+)
+
+
+def arithmetic_dtype(*tensors: Tensor | None) -> torch.dtype:
+    """float64 if one of the tensors is, else float32."""
+    is_double = any(tensor is not None and tensor.dtype == torch.float64 for tensor in tensors)
+    return torch.float64 if is_double else torch.float32
+
+
+def is_channels_last(maps: Tensor) -> bool:
+    """Whether channels lie closer together than pixels, in [B, C, H, W] and in [B, K, C, H, W]."""
+    return maps.stride(-3) < maps.stride(-1)
+
+
+def _empty_loss(target: Tensor, reduction: str, columns: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Uninitialised outputs of a forward pass."""
+    shape = target.shape[:2]
+    return (
+        torch.empty(shape if reduction == "none" else (), dtype=dtype, device=target.device),
+        torch.empty((), dtype=dtype, device=target.device),
+        torch.empty((*shape, columns), dtype=dtype, device=target.device),
+    )
+
+
+def _make_maps(
+    make: Callable[..., Tensor],
+    target: Tensor,
+    channels: int,
+    height: int,
+    width: int,
+    dtype: torch.dtype | None,
+    channels_last: bool,
+) -> Tensor:
+    """[B, K, C, H, W] of the wanted memory layout, by torch.empty or torch.zeros; no elements if `dtype` is None."""
+    if dtype is None:
+        return torch.empty(0, device=target.device)
+    batch, num_keypoints = target.shape[:2]
+    if channels_last:
+        maps = make((batch, height, width, num_keypoints, channels), dtype=dtype, device=target.device)
+        return maps.permute(0, 3, 4, 1, 2)
+    return make((batch, num_keypoints, channels, height, width), dtype=dtype, device=target.device)
+
+
+# --- maps ------------------------------------------------------------------------------------------------
+
+
+def _gaussian_nll(
+    mean: Tensor, log_var: Tensor, target: Tensor, weight: Tensor | None, *arguments: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    *options, reduction, backend = arguments
+    dtype = arithmetic_dtype(mean, log_var)
+    serves = choose(backend, mean.device.type, dtype).backend
+    if target.shape[0] == 0 or target.shape[1] == 0:
+        return _zero_loss(mean, log_var, target, weight, *arguments)
+    if serves == "triton":
+        from . import kernels  # Triton is imported when it first serves a call, not with the package
+
+        outputs = _gaussian_nll_fake(mean, log_var, target, weight, *arguments)
+        kernels.gaussian_nll_fwd(*outputs, mean, log_var, target, weight, Options(*options), reduction)
+        return outputs
+    return eager.gaussian_nll_fwd(mean, log_var, target, weight, Options(*options), reduction, dtype)
+
+
+def _gaussian_nll_fake(
+    mean: Tensor, log_var: Tensor, target: Tensor, weight: Tensor | None, *arguments: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _empty_loss(target, arguments[-2], 2 + log_var.shape[2], arithmetic_dtype(mean, log_var))
+
+
+def _zero_loss(
+    mean: Tensor, log_var: Tensor, target: Tensor, weight: Tensor | None, *arguments: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    loss, scale, values = _gaussian_nll_fake(mean, log_var, target, weight, *arguments)
+    return loss.zero_(), scale.zero_(), values
+
+
+def _gaussian_nll_backward(
+    grad_loss: Tensor, values: Tensor, target: Tensor, weight: Tensor | None, scale: Tensor, *arguments: Any
+) -> tuple[Tensor, Tensor]:
+    height, width, mean_dtype, log_var_dtype, channels_last, *options, backend = arguments
+    serves = choose(backend, values.device.type, values.dtype).backend
+    # Fresh zeros cost next to nothing on CPU; the kernel writes them itself.
+    make = torch.empty if serves == "triton" else torch.zeros
+    grad_mean = _make_maps(make, target, 2, height, width, mean_dtype, channels_last)
+    grad_log_var = _make_maps(make, target, values.shape[2] - 2, height, width, log_var_dtype, channels_last)
+    if grad_mean.numel() == 0 and grad_log_var.numel() == 0:
+        return grad_mean, grad_log_var
+    tensors = (grad_mean, grad_log_var, grad_loss, values, target, weight, scale)
+    if serves == "triton":
+        from . import kernels
+
+        kernels.gaussian_nll_bwd(*tensors, height, width, Options(*options))
+    else:
+        eager.gaussian_nll_bwd(*tensors, height, width, Options(*options))
+    return grad_mean, grad_log_var
+
+
+def _gaussian_nll_backward_fake(
+    grad_loss: Tensor, values: Tensor, target: Tensor, weight: Tensor | None, scale: Tensor, *arguments: Any
+) -> tuple[Tensor, Tensor]:
+    height, width, mean_dtype, log_var_dtype, channels_last = arguments[:5]
+    return (
+        _make_maps(torch.empty, target, 2, height, width, mean_dtype, channels_last),
+        _make_maps(torch.empty, target, values.shape[2] - 2, height, width, log_var_dtype, channels_last),
+    )
+
+
+# --- head and maps ---------------------------------------------------------------------------------------
+
+
+def _linear_gaussian_nll(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    keypoint_weight: Tensor | None,
+    *arguments: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    *options, reduction, backend = arguments
+    dtype = arithmetic_dtype(features, weight, bias)
+    serves = choose(backend, features.device.type, dtype).backend
+    if target.shape[0] == 0 or target.shape[1] == 0:
+        loss, scale, values = _linear_gaussian_nll_fake(features, weight, bias, target, keypoint_weight, *arguments)
+        return loss.zero_(), scale.zero_(), values
+    if serves == "triton":
+        from . import kernels
+
+        outputs = _linear_gaussian_nll_fake(features, weight, bias, target, keypoint_weight, *arguments)
+        kernels.linear_gaussian_nll_fwd(
+            *outputs, features, weight, bias, target, keypoint_weight, Options(*options), reduction
+        )
+        return outputs
+    return eager.linear_gaussian_nll_fwd(
+        features, weight, bias, target, keypoint_weight, Options(*options), reduction, dtype
+    )
+
+
+def _linear_gaussian_nll_fake(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    keypoint_weight: Tensor | None,
+    *arguments: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    columns = weight.shape[0] // target.shape[1] if target.shape[1] else 3
+    return _empty_loss(target, arguments[-2], columns, arithmetic_dtype(features, weight, bias))
+
+
+def _linear_gaussian_nll_backward(
+    grad_loss: Tensor,
+    values: Tensor,
+    features: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    keypoint_weight: Tensor | None,
+    scale: Tensor,
+    *arguments: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    *options, backend = arguments[3:]
+    serves = choose(backend, values.device.type, values.dtype).backend
+    is_empty = values.numel() == 0
+    make = torch.empty if serves == "triton" and not is_empty else torch.zeros
+    gradients = _make_linear_gradients(make, features, weight, *arguments[:3])
+    if is_empty:
+        return gradients
+    tensors = (*gradients, grad_loss, values, features, weight, target, keypoint_weight, scale)
+    if serves == "triton":
+        from . import kernels
+
+        kernels.linear_gaussian_nll_bwd(*tensors, Options(*options))
+    else:
+        eager.linear_gaussian_nll_bwd(*tensors, Options(*options))
+    return gradients
+
+
+def _linear_gaussian_nll_backward_fake(
+    grad_loss: Tensor,
+    values: Tensor,
+    features: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    keypoint_weight: Tensor | None,
+    scale: Tensor,
+    *arguments: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _make_linear_gradients(torch.empty, features, weight, *arguments[:3])
+
+
+def _make_linear_gradients(
+    make: Callable[..., Tensor],
+    features: Tensor,
+    weight: Tensor,
+    needs_features: bool,
+    needs_weight: bool,
+    bias_dtype: torch.dtype | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of features, head and bias, by torch.empty or torch.zeros; no elements where not wanted."""
+    device = features.device
+    batch, channels, height, width = features.shape
+    grad_features = torch.empty(0, dtype=features.dtype, device=device)
+    if needs_features and is_channels_last(features):
+        grad_features = make((batch, height, width, channels), dtype=features.dtype, device=device)
+        grad_features = grad_features.permute(0, 3, 1, 2)
+    elif needs_features:
+        grad_features = make(features.shape, dtype=features.dtype, device=device)
+    return (
+        grad_features,
+        make(weight.shape if needs_weight else (0,), dtype=weight.dtype, device=device),
+        make(weight.shape[:1] if bias_dtype else (0,), dtype=bias_dtype or weight.dtype, device=device),
+    )
+
+
+for _name, _implementation, _fake in (
+    ("gaussian_nll", _gaussian_nll, _gaussian_nll_fake),
+    ("gaussian_nll_backward", _gaussian_nll_backward, _gaussian_nll_backward_fake),
+    ("linear_gaussian_nll", _linear_gaussian_nll, _linear_gaussian_nll_fake),
+    ("linear_gaussian_nll_backward", _linear_gaussian_nll_backward, _linear_gaussian_nll_backward_fake),
+):
+    # One implementation for all devices: it asks `choose`, so a device without Triton is served by eager.
+    _library.impl(_name, _implementation, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"dark_kernels::{_name}", _fake, lib=_library)
+
+_gaussian_nll_operator = torch.ops.dark_kernels.gaussian_nll.default
+_gaussian_nll_backward_operator = torch.ops.dark_kernels.gaussian_nll_backward.default
+_linear_gaussian_nll_operator = torch.ops.dark_kernels.linear_gaussian_nll.default
+_linear_gaussian_nll_backward_operator = torch.ops.dark_kernels.linear_gaussian_nll_backward.default
+
+
+# --- autograd --------------------------------------------------------------------------------------------
+#
+# `torch.autograd.function.once_differentiable` would not do: under torch.func, and wherever the loss is one
+# of several terms, it lets a second derivative through as silent zeros. So the backward pass is a function of
+# its own, which depends on what the loss depends on and whose own backward pass raises.
+
+
+class _OnceDifferentiable(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        raise RuntimeError(
+            "double backward: got a second derivative of a fused loss, expected the first; "
+            "backend='reference' has all of them"
+        )
+
+
+class _GaussianNLLBackward(_OnceDifferentiable):
+    @staticmethod
+    def forward(
+        grad_loss: Tensor,
+        values: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        scale: Tensor,
+        sizes: tuple[int, int],
+        dtypes: tuple[torch.dtype | None, torch.dtype | None],
+        channels_last: bool,
+        options: Options,
+        backend: str,
+    ) -> tuple[Tensor, Tensor]:
+        return _gaussian_nll_backward_operator(
+            grad_loss, values, target, weight, scale, *sizes, *dtypes, channels_last, *options, backend
+        )
+
+
+class _GaussianNLL(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        mean: Tensor,
+        log_var: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        options: Options,
+        reduction: str,
+        backend: str,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return _gaussian_nll_operator(mean, log_var, target, weight, *options, reduction, backend)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        mean, log_var, target, weight, options, _, backend = inputs
+        _, scale, values = output
+        ctx.mark_non_differentiable(scale)
+        # Nobody asks for the gradient of `values`, but they are not marked: a second derivative goes through them.
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(values, target, weight, scale)
+        ctx.sizes = mean.shape[3], mean.shape[4]
+        ctx.dtypes = mean.dtype, log_var.dtype
+        ctx.channels_last = is_channels_last(mean)
+        ctx.options, ctx.backend = options, backend
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor | None, *unused: Any) -> tuple[Tensor | None, ...]:
+        rest = (None,) * 5
+        if grad_loss is None:
+            return None, None, *rest
+        needs = ctx.needs_input_grad[:2]
+        dtypes = tuple(dtype if need else None for dtype, need in zip(ctx.dtypes, needs, strict=True))
+        gradients = _GaussianNLLBackward.apply(
+            grad_loss, *ctx.saved_tensors, ctx.sizes, dtypes, ctx.channels_last, ctx.options, ctx.backend
+        )
+        return *[gradient if need else None for gradient, need in zip(gradients, needs, strict=True)], *rest
+
+
+class _LinearGaussianNLLBackward(_OnceDifferentiable):
+    @staticmethod
+    def forward(
+        grad_loss: Tensor,
+        values: Tensor,
+        features: Tensor,
+        weight: Tensor,
+        target: Tensor,
+        keypoint_weight: Tensor | None,
+        scale: Tensor,
+        needs: tuple[bool, bool],
+        bias_dtype: torch.dtype | None,
+        options: Options,
+        backend: str,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return _linear_gaussian_nll_backward_operator(
+            grad_loss, values, features, weight, target, keypoint_weight, scale, *needs, bias_dtype, *options, backend
+        )
+
+
+class _LinearGaussianNLL(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        keypoint_weight: Tensor | None,
+        options: Options,
+        reduction: str,
+        backend: str,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return _linear_gaussian_nll_operator(
+            features, weight, bias, target, keypoint_weight, *options, reduction, backend
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        features, weight, bias, target, keypoint_weight, options, _, backend = inputs
+        _, scale, values = output
+        ctx.mark_non_differentiable(scale)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(values, features, weight, target, keypoint_weight, scale)
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        ctx.options, ctx.backend = options, backend
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor | None, *unused: Any) -> tuple[Tensor | None, ...]:
+        rest = (None,) * 5
+        if grad_loss is None:
+            return None, None, None, *rest
+        needs = ctx.needs_input_grad[:3]
+        gradients = _LinearGaussianNLLBackward.apply(
+            grad_loss,
+            *ctx.saved_tensors,
+            (needs[0], needs[1]),
+            ctx.bias_dtype if needs[2] else None,
+            ctx.options,
+            ctx.backend,
+        )
+        return *[gradient if need else None for gradient, need in zip(gradients, needs, strict=True)], *rest
+
+
+def gaussian_nll_function(
+    mean: Tensor,
+    log_var: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    options: Options,
+    reduction: str,
+    backend: str,
+) -> Tensor:
+    """The operator's loss, with its gradient."""
+    return _GaussianNLL.apply(mean, log_var, target, weight, options, reduction, backend)[0]
+
+
+def linear_gaussian_nll_function(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    keypoint_weight: Tensor | None,
+    options: Options,
+    reduction: str,
+    backend: str,
+) -> Tensor:
+    """The operator's loss, with its gradient."""
+    return _LinearGaussianNLL.apply(features, weight, bias, target, keypoint_weight, options, reduction, backend)[0]

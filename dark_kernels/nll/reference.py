@@ -1,0 +1,189 @@
+"""The definition of the Gaussian losses: plain PyTorch, differentiable, one keypoint's cell at a time in spirit.
+
+Readable on purpose. Every other backend is proved against this file in float64.
+
+Sources: the negative log-likelihoods are those of `torch.distributions` (Normal, MultivariateNormal with a
+Cholesky factor, Laplace), without their constant log 2 pi unless `full`; beta: M. Seitzer et al., "On the Pitfalls of
+Heteroscedastic Uncertainty Estimation with Probabilistic Neural Networks", ICLR 2022, eq. 5.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def gaussian_nll_reference(
+    mean: Tensor,  # [B, K, 2, H, W]
+    log_var: Tensor,  # [B, K, 1 | 2 | 3, H, W]
+    target: Tensor,  # [B, K, 2]
+    stride: float = 4.0,
+    weight: Tensor | None = None,  # [B, K]
+    coordinates: str = "absolute",
+    distribution: str = "gaussian",
+    beta: float = 0.0,
+    fixed_log_var: float | None = None,
+    log_var_bounds: tuple[float, float] | None = None,
+    full: bool = False,
+    reduction: str = "mean",
+) -> Tensor:
+    """The loss of `dark_kernels.gaussian_nll`, step by step. Arguments and result as there; computed in float32,
+    in float64 if a map is float64, and differentiable any number of times, in `target` and `weight` as well."""
+    dtype = torch.float64 if torch.float64 in (mean.dtype, log_var.dtype) else torch.float32
+    target = target.to(dtype)
+    row, column, valid = find_cells(target, stride, mean.shape[-2], mean.shape[-1])
+    weight = torch.ones_like(target[..., 0]) if weight is None else weight.to(dtype)
+    valid = valid & (weight > 0)  # a NaN is not
+
+    mean_at_cell = read_cells(mean, row, column).to(dtype)
+    log_var_at_cell = read_cells(log_var, row, column).to(dtype)
+    loss = nll_at_cells(
+        mean_at_cell, log_var_at_cell, target, row, column, valid, stride, coordinates, distribution, beta,
+        fixed_log_var, log_var_bounds, full,
+    )  # fmt: skip
+    return reduce(loss, weight, valid, reduction)
+
+
+def linear_gaussian_nll_reference(
+    features: Tensor,  # [B, C, H, W]
+    weight: Tensor,  # [K * P, C]
+    bias: Tensor | None,  # [K * P]
+    target: Tensor,  # [B, K, 2]
+    stride: float = 4.0,
+    keypoint_weight: Tensor | None = None,  # [B, K]
+    coordinates: str = "absolute",
+    distribution: str = "gaussian",
+    beta: float = 0.0,
+    fixed_log_var: float | None = None,
+    log_var_bounds: tuple[float, float] | None = None,
+    full: bool = False,
+    reduction: str = "mean",
+) -> Tensor:
+    """The loss of `dark_kernels.linear_gaussian_nll`: the features at the cells, the head, the loss."""
+    tensors = (features, weight) if bias is None else (features, weight, bias)
+    dtype = torch.float64 if torch.float64 in [tensor.dtype for tensor in tensors] else torch.float32
+    num_keypoints = target.shape[1]
+    target = target.to(dtype)
+    row, column, valid = find_cells(target, stride, features.shape[-2], features.shape[-1])
+    keypoint_weight = torch.ones_like(target[..., 0]) if keypoint_weight is None else keypoint_weight.to(dtype)
+    valid = valid & (keypoint_weight > 0)
+
+    batch = torch.arange(features.shape[0], device=features.device)[:, None]
+    features_at_cell = torch.where(valid[..., None], features[batch, :, row, column].to(dtype), 0.0)  # [B, K, C]
+    # 2K mean channels (x, y of each keypoint), then the variance channels of each keypoint.
+    num_log_vars = weight.shape[0] // num_keypoints - 2 if num_keypoints else 1
+    outputs = []
+    for first, columns in ((0, 2), (2 * num_keypoints, num_log_vars)):
+        rows = slice(first, first + num_keypoints * columns)
+        rows_of_keypoint = weight[rows].to(dtype).unflatten(0, (num_keypoints, columns))
+        output = torch.einsum("bkc,kpc->bkp", features_at_cell, rows_of_keypoint)
+        if bias is not None:
+            output = output + bias[rows].to(dtype).unflatten(0, (num_keypoints, columns))
+        outputs.append(output)
+    mean, log_var = outputs
+    loss = nll_at_cells(
+        mean, log_var, target, row, column, valid, stride, coordinates, distribution, beta,
+        fixed_log_var, log_var_bounds, full,
+    )  # fmt: skip
+    return reduce(loss, keypoint_weight, valid, reduction)
+
+
+def find_cells(target: Tensor, stride: float, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Row, column and validity of each target's cell, [B, K] each. Row and column are 0 where invalid."""
+    cell = (target / stride).floor()
+    column, row = cell.unbind(-1)
+    # Both ends, and before the conversion to integers: a NaN is neither above nor below.
+    valid = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    return torch.where(valid, row, 0).long(), torch.where(valid, column, 0).long(), valid
+
+
+def read_cells(
+    maps: Tensor,  # [B, K, C, H, W]
+    row: Tensor,  # [B, K]
+    column: Tensor,  # [B, K]
+) -> Tensor:
+    """Each keypoint's channels at its own cell: [B, K, C]."""
+    batch = torch.arange(maps.shape[0], device=maps.device)[:, None]
+    keypoint = torch.arange(maps.shape[1], device=maps.device)
+    return maps[batch, keypoint, :, row, column]
+
+
+def nll_at_cells(
+    mean: Tensor,  # [B, K, 2]
+    log_var: Tensor,  # [B, K, 1 | 2 | 3]
+    target: Tensor,  # [B, K, 2]
+    row: Tensor,  # [B, K]
+    column: Tensor,  # [B, K]
+    valid: Tensor,  # [B, K]
+    stride: float,
+    coordinates: str,
+    distribution: str,
+    beta: float,
+    fixed_log_var: float | None,
+    log_var_bounds: tuple[float, float] | None,
+    full: bool,
+) -> Tensor:
+    """The negative log-likelihood of each target, [B, K], unweighted; of no meaning where not `valid`."""
+    # Before any arithmetic, so that an ignored NaN has no gradient: 0 * NaN would be NaN.
+    mean = torch.where(valid[..., None], mean, 0.0)
+    log_var = torch.where(valid[..., None], log_var, 0.0)
+    target = torch.where(valid[..., None], target, 0.0)
+    if coordinates == "offset":
+        center = (torch.stack([column, row], dim=-1) + 0.5) * stride
+        target = target - center
+    difference = target - mean  # d
+
+    if log_var.shape[-1] == 3:
+        a, b, c = log_var.unbind(-1)  # covariance = L L^T, L = [[e^a, 0], [b, e^c]]
+        if fixed_log_var is not None:
+            a, b, c = replace(a, fixed_log_var / 2), replace(b, 0.0), replace(c, fixed_log_var / 2)
+        elif log_var_bounds is not None:
+            low, high = log_var_bounds
+            a, c = a.clamp(low / 2, high / 2), c.clamp(low / 2, high / 2)
+        dx, dy = difference.unbind(-1)
+        z1 = dx * torch.exp(-a)  # z = L^-1 d
+        z2 = (dy - b * z1) * torch.exp(-c)
+        loss = a + c + (z1 * z1 + z2 * z2) / 2
+        if full:
+            loss = loss + math.log(2 * math.pi)
+        return loss * torch.exp(beta * (a + c).detach())  # the square root of the determinant, to the beta
+
+    if fixed_log_var is not None:
+        log_var = replace(log_var, fixed_log_var)
+    elif log_var_bounds is not None:
+        log_var = log_var.clamp(*log_var_bounds)
+    log_var = log_var.expand_as(difference)  # one for both axes, or one for each
+    if distribution == "gaussian":
+        loss = log_var / 2 + difference**2 * torch.exp(-log_var) / 2
+        if full:
+            loss = loss + math.log(2 * math.pi) / 2
+    else:  # log_var is the log of Laplace's scale
+        loss = math.log(2) + log_var + difference.abs() * torch.exp(-log_var)
+    return (loss * torch.exp(beta * log_var.detach())).sum(-1)
+
+
+def replace(predicted: Tensor, number: float) -> Tensor:
+    """`number` everywhere, with a gradient of 0 for what was predicted."""
+    return torch.where(torch.ones_like(predicted, dtype=torch.bool), number, predicted)
+
+
+def reduce(
+    loss: Tensor,  # [B, K]
+    weight: Tensor,  # [B, K]
+    valid: Tensor,  # [B, K]
+    reduction: str,
+) -> Tensor:
+    """Weight and reduce the losses of the valid keypoints; the others count 0."""
+    weight = torch.where(valid, weight, 0.0)
+    loss = torch.where(valid, loss * weight, 0.0)
+    if reduction == "none":
+        return loss
+    total = loss.sum()
+    if reduction == "sum":
+        return total
+    if reduction == "mean":
+        return total / max(loss.numel(), 1)
+    divisor = weight.sum()
+    return total / torch.where(divisor > 0, divisor, 1.0)
