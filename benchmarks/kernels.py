@@ -36,7 +36,7 @@ def read_maps(largest: Tensor, heatmaps: Tensor) -> None:
     float32) is then the maximum of other groups of as many elements, and the floor is that of the same bytes.
     """
     batch, num_keypoints, height, width = heatmaps.shape
-    shape = launch_shape(height * width)
+    shape = launch_shape(height * width, heatmaps.element_size())
     block_size, num_warps = shape["BLOCK_SIZE"], shape["num_warps"]
     _read_maps_kernel[(batch * num_keypoints,)](
         largest, heatmaps, height * width, BLOCK_SIZE=block_size, num_warps=num_warps

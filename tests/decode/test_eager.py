@@ -12,7 +12,6 @@ from hypothesis import event, given, settings
 
 import dark_kernels
 from dark_kernels import Recipe, recipes, testing
-from dark_kernels.decode import eager
 
 from ..strategies import Case, cases
 
@@ -61,16 +60,6 @@ def test_layout_does_not_matter(recipe: Recipe, layout: str) -> None:
     actual = dark_kernels.decode(laid_out, recipe, recipe.has_hessian, backend="eager")
     expected = dark_kernels.decode(laid_out.contiguous(), recipe, recipe.has_hessian, backend="eager")
     torch.testing.assert_close(actual, expected, rtol=0, atol=2e-5, equal_nan=True)
-
-
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "expanded_batch"])
-@pytest.mark.parametrize("recipe", recipes.ALL, ids=lambda recipe: recipe.name)
-def test_a_batch_larger_than_a_block(recipe: Recipe, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    heatmaps = testing.heatmaps_of_kinds(["noisy_blob", "weak_blob", "some_nan"], 7, 4, 24, 18, seed=1)
-    heatmaps = testing.with_layout(heatmaps, layout)
-    monkeypatch.setattr(eager, "_BLOCK_SIZE", 2 * 4 * 24 * 18)
-    actual = dark_kernels.decode(heatmaps, recipe, recipe.has_hessian, backend="eager")
-    testing.assert_decodes_like_reference(actual, heatmaps, recipe)
 
 
 def test_runs_agree_bit_for_bit() -> None:

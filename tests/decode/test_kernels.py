@@ -328,7 +328,7 @@ kernel = kernels._decode_fwd_kernel
 for name in ("darkpose", "megvii"):
     for ones in ({"heatmaps_stride_w"}, {"heatmaps_stride_w", "width", "height"}):
         constants = kernels._recipe_constants(*recipes.get(name).operator_arguments, False)
-        shape = kernels.launch_shape(2**32)
+        shape = kernels.launch_shape(2**32, 4)
         options = {"num_warps": shape.pop("num_warps")}
         constants = {**constants, **shape, "IS_FLAT": True, "WIDE_INDEX": True, **dict.fromkeys(ones, 1)}
         types = {argument: "constexpr" if argument in constants else "*fp32" if argument.endswith("_ptr") else "i64"
