@@ -59,7 +59,7 @@ def gaussian_mixture_nll_fwd(
     losses = torch.where(valid, losses, 0.0)
     slopes = torch.where(valid[..., None], slopes, 0.0)
     cells = torch.where(valid, row * width + column, -1)
-    return *_reduce(losses, valid, weight, reduction), slopes, cells
+    return *_reduce(losses, valid, weight, reduction), slopes.contiguous(), cells.contiguous()
 
 
 def _own_index(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,9 +103,10 @@ def _losses_and_slopes(
     prior = prior / prior_total
     posterior = posterior / _not_zero(total)
     # A component that is not responsible adds nothing, even where it is infinitely far away or infinitely sharp.
-    pull = posterior[..., None] * z
+    is_responsible = posterior != 0
+    pull = torch.where(is_responsible[..., None], posterior[..., None] * z, 0.0)
     for_mean = torch.where(pull == 0, 0.0, -pull * scale[..., None])
-    for_log_var = torch.where(passes & (posterior != 0), posterior * (1 - half_squares), 0.0)
+    for_log_var = torch.where(passes & is_responsible, posterior * (1 - half_squares), 0.0)
     for_logits = torch.where(is_on, prior - posterior, 0.0)
     for_mean = torch.where(is_on[..., None], for_mean, 0.0)
     for_log_var = torch.where(is_on, for_log_var, 0.0)

@@ -143,8 +143,8 @@ def _gaussian_mixture_nll_fwd_kernel(
         posterior = posterior / tl.where(total == 0, 1.0, total)[:, None]
         # A component that is not responsible adds nothing, even where it is infinitely far away or infinitely
         # sharp.
-        pull_x = posterior * z_x
-        pull_y = posterior * z_y
+        pull_x = tl.where(posterior == 0, 0.0, posterior * z_x)
+        pull_y = tl.where(posterior == 0, 0.0, posterior * z_y)
         for_mean_x = tl.where(pull_x == 0, 0.0, -pull_x * scale)
         for_mean_y = tl.where(pull_y == 0, 0.0, -pull_y * scale)
         for_log_var = tl.where(posterior == 0, 0.0, posterior * (1.0 - half_squares))
