@@ -91,7 +91,8 @@ def _losses_and_slopes(
     top = logits.amax(-1, keepdim=True)
     logits = logits - torch.where(top == -math.inf, 0.0, top)
     prior = torch.exp(logits)
-    prior_total = _not_zero(prior.sum(-1, keepdim=True))
+    prior_total = prior.sum(-1, keepdim=True)
+    prior_total = torch.where(prior_total == 0, 1.0, prior_total)
     joint = torch.where(is_on, logits - bounded - half_squares, -math.inf)
     best = joint.amax(-1, keepdim=True)
     # Components whose densities all underflow share the responsibility, as if they were equal.
@@ -100,21 +101,15 @@ def _losses_and_slopes(
     total = posterior.sum(-1, keepdim=True)
     losses = (prior_total.log() - best - total.log()).squeeze(-1) + math.log(2 * math.pi)
 
-    prior = prior / prior_total
-    posterior = posterior / _not_zero(total)
+    # A component that is off keeps out of a total that is 0 or NaN.
+    prior = torch.where(is_on, prior / prior_total, 0.0)
+    posterior = torch.where(is_on, posterior / total, 0.0)
     # A component that is not responsible adds nothing, even where it is infinitely far away or infinitely sharp.
     is_responsible = posterior != 0
     pull = torch.where(is_responsible[..., None], posterior[..., None] * z, 0.0)
     for_mean = torch.where(pull == 0, 0.0, -pull * scale[..., None])
     for_log_var = torch.where(passes & is_responsible, posterior * (1 - half_squares), 0.0)
-    for_logits = torch.where(is_on, prior - posterior, 0.0)
-    for_mean = torch.where(is_on[..., None], for_mean, 0.0)
-    for_log_var = torch.where(is_on, for_log_var, 0.0)
-    return losses, torch.cat([for_logits, for_mean.flatten(-2), for_log_var], dim=-1)
-
-
-def _not_zero(total: Tensor) -> Tensor:
-    return torch.where(total == 0, 1.0, total)
+    return losses, torch.cat([prior - posterior, for_mean.flatten(-2), for_log_var], dim=-1)
 
 
 def _reduce(losses: Tensor, valid: Tensor, weight: Tensor | None, reduction: str) -> tuple[Tensor, Tensor]:

@@ -68,8 +68,8 @@ def _gaussian_mixture_nll_fwd_kernel(
     """Losses and slopes of keypoints, BLOCK_SIZE at a time.
 
     Without a reduction each program takes one block. With one a single program takes all of them, one after
-    the other: one launch, one order of summation, no atomics and no buffer of partial sums. It moves 4 M sectors
-    of 32 bytes a keypoint, of the 4 M maps that the backward pass writes, so that one program is enough.
+    the other: one launch, one order of summation, no atomics and no buffer of partial sums. It reads 4 M sectors
+    of 32 bytes a keypoint where the backward pass writes 4 M maps, so that one program is enough.
     """
     NOTHING: tl.constexpr = float("-inf")
     component = tl.arange(0, BLOCK_COMPONENTS)[None, :]
@@ -139,8 +139,9 @@ def _gaussian_mixture_nll_fwd_kernel(
             sum_losses += loss
             sum_weights += weight
 
-        prior = prior / prior_total[:, None]
-        posterior = posterior / tl.where(total == 0, 1.0, total)[:, None]
+        # A component that is off keeps out of a total that is 0 or NaN.
+        prior = tl.where(is_on, prior / prior_total[:, None], 0.0)
+        posterior = tl.where(is_on, posterior / total[:, None], 0.0)
         # A component that is not responsible adds nothing, even where it is infinitely far away or infinitely
         # sharp.
         pull_x = tl.where(posterior == 0, 0.0, posterior * z_x)
@@ -153,12 +154,12 @@ def _gaussian_mixture_nll_fwd_kernel(
         factor = weight[:, None]
         slope_ptr = slopes_ptr + (index * (4 * NUM_COMPONENTS))[:, None] + component
         mask = exists[:, None] & (component < NUM_COMPONENTS)
-        tl.store(slope_ptr, tl.where(is_on, (prior - posterior) * factor, 0.0), mask=mask)
+        tl.store(slope_ptr, (prior - posterior) * factor, mask=mask)
         slope_ptr += NUM_COMPONENTS
-        tl.store(slope_ptr + component, tl.where(is_on, for_mean_x * factor, 0.0), mask=mask)
-        tl.store(slope_ptr + component + 1, tl.where(is_on, for_mean_y * factor, 0.0), mask=mask)
+        tl.store(slope_ptr + component, for_mean_x * factor, mask=mask)
+        tl.store(slope_ptr + component + 1, for_mean_y * factor, mask=mask)
         slope_ptr += 2 * NUM_COMPONENTS
-        tl.store(slope_ptr, tl.where(is_on, for_log_var * factor, 0.0), mask=mask)
+        tl.store(slope_ptr, for_log_var * factor, mask=mask)
         tl.store(cells_ptr + index, tl.where(valid, row * width + column, -1), mask=exists)
 
     factor_of_each = 1.0

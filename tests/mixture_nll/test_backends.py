@@ -171,6 +171,20 @@ def test_keypoints_without_a_positive_weight_count_nothing(bad: float, service: 
 
 
 @EVERY
+def test_ignored_keypoints_ignore_the_gradient_that_they_are_sent(service: Service) -> None:
+    """Which is NaN if what follows divides by their number, say."""
+    backend, device = service
+    inputs = make_inputs(Case(2), 1, 2).to(device)
+    inputs.target = torch.tensor([[[math.nan, 6.0], [5.0, 6.0]]], device=device)
+    loss = call(inputs, Case(2), backend)
+    gradients = torch.autograd.grad(loss, inputs.maps, torch.tensor([[math.nan, 1.0]], device=device))
+    for gradient in gradients:
+        assert bool((gradient[0, 0] == 0).all())
+        assert bool(gradient[0, 1].isfinite().all())
+        assert bool((gradient[0, 1] != 0).any())
+
+
+@EVERY
 def test_visibilities_of_any_dtype_are_weights(service: Service) -> None:
     backend, device = service
     case = Case(2, reduction="mean_valid")
@@ -198,6 +212,8 @@ def test_a_nan_in_a_cell_that_counts_is_seen(which: str, service: Service) -> No
             loss, *gradients = loss_and_gradients(inputs, case, backend)
             assert bool(loss.isnan().all())
             assert any(bool(gradient.isnan().any()) for gradient in gradients)
+            if others == -math.inf and backend != "reference":
+                assert all(bool((gradient[:, :, 1:] == 0).all()) for gradient in gradients)
 
 
 # --- extremes --------------------------------------------------------------------------------------------
@@ -288,6 +304,10 @@ def test_densities_that_all_underflow(service: Service) -> None:
     assert loss == [math.inf]
     assert not any(math.isnan(number) for gradient in gradients for number in gradient)
     assert gradients[1][0] > 0 > gradients[1][2]  # descent brings both means back
+    # A component that is off has no share.
+    more = one_cell([0.0, 0.0, -math.inf], [[1e6, 1.0], [-1e6, 1.0], [math.nan, 1.0]], [-100.0, -100.0, 0.0], device)
+    for one, other in zip(results(more, backend)[1:], gradients, strict=True):
+        assert one == pytest.approx([*other, *[0.0] * (len(one) - len(other))])
 
 
 @EVERY_FUSED
