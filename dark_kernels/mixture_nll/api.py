@@ -41,7 +41,8 @@ def gaussian_mixture_nll(
     A keypoint is ignored if its target is NaN, infinite or outside the maps, or its weight is not positive: its
     loss is 0, and so is its gradient, whatever the maps hold. A component is switched off by a logit of -inf: it
     gets a gradient of 0, whatever its mean and log variance hold. With all of them off no density is left, and the
-    loss is inf with a gradient of 0.
+    loss is inf with a gradient of 0. A NaN in a component that is on makes the loss NaN; finite numbers, however
+    large, do not.
 
     Args:
         logits: [B, K, M, H, W], unnormalised log weights of the components, M >= 1 (few: 8 rather than 100);

@@ -72,7 +72,7 @@ def _gaussian_mixture_nll_fwd_kernel(
     of 32 bytes a keypoint where the backward pass writes 4 M maps, so that one program is enough.
     """
     NOTHING: tl.constexpr = float("-inf")
-    component = tl.arange(0, BLOCK_COMPONENTS)[None, :]
+    component = tl.arange(0, BLOCK_COMPONENTS)[None, :].to(tl.int64)
     # Keypoints are counted in 32 bits, where division is cheap; offsets take 64.
     first = tl.program_id(0) * BLOCK_SIZE
     last = first + BLOCK_SIZE

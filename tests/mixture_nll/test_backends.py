@@ -311,6 +311,24 @@ def test_densities_that_all_underflow(service: Service) -> None:
 
 
 @EVERY_FUSED
+def test_no_nan_of_finite_maps(service: Service) -> None:
+    """A thousand mixtures of what over- and underflows, some of whose components are off."""
+    backend, device = service
+    generator = torch.Generator().manual_seed(31)
+    numbers = torch.tensor([0, 1, 1e-30, 88, 103, 200, 1e4, 1e30, 3e38])
+    numbers = torch.cat([numbers, -numbers])
+
+    def draw(*shape: int) -> Tensor:
+        return numbers[torch.randint(len(numbers), shape, generator=generator)]
+
+    logits = draw(50, 20, 3, 1, 1)
+    logits[torch.rand(logits.shape, generator=generator) < 0.2] = -math.inf
+    inputs = Inputs(logits, draw(50, 20, 3, 2, 1, 1), draw(50, 20, 3, 1, 1), torch.rand(50, 20, 2), None).to(device)
+    for result in loss_and_gradients(inputs, Case(), backend):
+        assert not bool(result.isnan().any())
+
+
+@EVERY_FUSED
 def test_half_precision_does_not_overflow(service: Service) -> None:
     """float16 stops at e^11."""
     backend, device = service
