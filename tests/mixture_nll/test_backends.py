@@ -323,7 +323,8 @@ def test_no_nan_of_finite_maps(service: Service) -> None:
 
     logits = draw(50, 20, 3, 1, 1)
     logits[torch.rand(logits.shape, generator=generator) < 0.2] = -math.inf
-    inputs = Inputs(logits, draw(50, 20, 3, 2, 1, 1), draw(50, 20, 3, 1, 1), torch.rand(50, 20, 2), None).to(device)
+    target = torch.rand(50, 20, 2, generator=generator)
+    inputs = Inputs(logits, draw(50, 20, 3, 2, 1, 1), draw(50, 20, 3, 1, 1), target, None).to(device)
     for result in loss_and_gradients(inputs, Case(), backend):
         assert not bool(result.isnan().any())
 
