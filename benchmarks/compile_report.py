@@ -186,6 +186,43 @@ def _nll_calls(full: bool) -> Iterator[Call]:
                 yield call(workloads.W2, dtype, form, distribution, True, 48)
 
 
+def _mixture_nll_calls(full: bool) -> Iterator[Call]:
+    """1 to 8 components; W1 contiguous and channels_last, W3 for its 308 keypoints."""
+
+    def call(workload: Any, dtype: str, num_components: int, bounds: float, channels_last: bool) -> Call:
+        def launch(module: ModuleType) -> None:
+            batch, num_keypoints, height, width = workload.shape
+
+            def maps(*channels: int) -> torch.Tensor:
+                shape = (batch, num_keypoints, *channels, height, width)
+                if channels_last:
+                    empty = torch.empty((batch, height, width, num_keypoints, *channels), dtype=workloads.DTYPES[dtype])
+                    return empty.movedim((1, 2), (-2, -1))
+                return torch.empty(shape, dtype=workloads.DTYPES[dtype])
+
+            three = maps(num_components), maps(num_components, 2), maps(num_components)
+            target, weight = torch.empty(batch, num_keypoints, 2), torch.empty(batch, num_keypoints)
+            number, cells = torch.empty(()), torch.empty(batch, num_keypoints, dtype=torch.int64)
+            slopes = torch.empty(batch, num_keypoints, 4 * num_components)
+            for reduction in ("none", "mean_valid"):
+                outputs = (weight if reduction == "none" else number, number, slopes, cells)
+                module.gaussian_mixture_nll_fwd(*outputs, *three, target, weight, 4.0, True, -bounds, bounds, reduction)
+            module.gaussian_mixture_nll_bwd(*three, number, number, slopes, cells, height, width, channels_last)
+
+        label = f"mixture of {num_components} {workload.name} {dtype}" + (" channels_last" if channels_last else "")
+        return Call(label, launch, not channels_last, everywhere=True)
+
+    yield call(workloads.W1, "float32", 3, 7.0, False)
+    yield call(workloads.W1, "float16", 8, 7.0, True)
+    yield call(workloads.W3, "bfloat16", 1, math.inf, False)
+    yield call(workloads.W2, "float16", 8, math.inf, False)
+    if full:
+        for num_components in range(1, 9):
+            for dtype in workloads.DTYPES:
+                for channels_last in (False, True):
+                    yield call(workloads.W2, dtype, num_components, 7.0, channels_last)
+
+
 def _read_calls(full: bool) -> Iterator[Call]:
     """The read-only kernel that decode is measured against must not be a slow one."""
 
@@ -209,6 +246,13 @@ ROOMS: tuple[Room, ...] = (
         _nll_calls,
         loads={},
         stores={"_gaussian_nll_bwd_kernel": ("_gaussian_nll_bwd_kernel",)},
+    ),
+    Room(
+        "mixture_nll",
+        "dark_kernels.mixture_nll.kernels",
+        _mixture_nll_calls,
+        loads={},
+        stores={"_gaussian_mixture_nll_bwd_kernel": ("_write_tile",)},
     ),
     Room("benchmark", "benchmarks.kernels", _read_calls, loads={"_read_maps_kernel": ("_read_maps_kernel",)}),
 )
