@@ -6,6 +6,7 @@ apart; what they tell apart is written beside the marks as well.
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def _by_operation(record: dict[str, Any]) -> dict[str, list[targets.Group]]:
 
 
 def _peers(group: targets.Group) -> list[dict[str, Any]]:
-    return [row for row in group.rows.values() if row["role"] == "peer" and row["ratio"]]
+    return [row for row in group.rows.values() if row["role"] in results.OTHERS and row["ratio"]]
 
 
 def _has_floor(group: targets.Group) -> bool:
@@ -115,7 +116,8 @@ def _draw_ratios(figure_class: Any, record: dict[str, Any], groups: list[targets
     words = min(0.011 * longest, 0.6)
     axes.set_xlim(low, high * (high / low) ** (words / (1 - words)))
     axes.set_ylim(position - 0.9, -0.9)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    decades = range(math.ceil(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    axes.set_xticks([10.0**power for power in decades], [f"{10.0**power:,.10g}" for power in decades])
     axes.axvline(1, color=_OURS, linewidth=2)
     axes.annotate("ours", (1, 1), (0, 3), xycoords=("data", "axes fraction"), textcoords="offset points",
                   ha="center", size=9, color=_OURS, weight="bold")  # fmt: skip
@@ -129,11 +131,12 @@ def _draw_ratios(figure_class: Any, record: dict[str, Any], groups: list[targets
 
 def _draw_roofline(figure_class: Any, record: dict[str, Any], groups: list[targets.Group]) -> Any:
     from matplotlib.lines import Line2D
-    from matplotlib.ticker import EngFormatter, NullFormatter
+    from matplotlib.ticker import EngFormatter
 
     dtypes = list(dict.fromkeys(group.ours["dtype"] for group in groups if group.ours))
     figure = figure_class(figsize=(max(6.5, 4.3 * len(dtypes) + 0.6), 4.6), layout="constrained")
     panels = figure.subplots(1, len(dtypes), sharey=True, squeeze=False)[0]
+    lowest, highest = math.inf, 0.0
     for axes, dtype in zip(panels, dtypes, strict=True):
         chosen = [group for group in groups if group.ours and group.ours["dtype"] == dtype and _is_usual(group.ours)]
         roof: dict[int, tuple[float, str]] = {}
@@ -157,15 +160,16 @@ def _draw_roofline(figure_class: Any, record: dict[str, Any], groups: list[targe
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xlim(points[0][0] / 4, points[-1][0] * 6)  # decades, so that ticks are powers of ten
-        axes.margins(y=0.15)
+        speeds = [ours["bytes"] / ours["seconds"] / 1e9 for group in chosen if (ours := group.ours)]
+        lowest, highest = min(lowest, *speeds), max(highest, *(p[1] for p in points), *speeds)
         axes.xaxis.set_major_formatter(EngFormatter(unit="B", sep=" "))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_title(dtype, size=10)
         axes.set_xlabel("bytes that have to be moved")
         axes.grid(color=_FAINT, linewidth=0.6)
         _quiet(axes)
     panels[0].set_ylabel("GB/s")
+    panels[0].set_ylim(10 ** math.floor(math.log10(lowest)), 2 * highest)  # from a power of ten, so that one is ticked
+    panels[0].yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
     formats = {group.ours["memory_format"] for group in groups if group.ours and _is_usual(group.ours)}
     handles = [Line2D([], [], linestyle="--", marker="_", color=_FLOOR, label="floor: the bytes moved, nothing done")]
     for memory_format, mark in _MARKS.items():
@@ -189,6 +193,7 @@ def _is_usual(row: dict[str, Any]) -> bool:
 
 
 def _quiet(axes: Any) -> None:
+    axes.minorticks_off()
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

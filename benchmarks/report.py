@@ -28,7 +28,9 @@ _METHOD = """\
 Times are medians of one call, outputs are compared with the truth before they are timed, and inputs rotate
 through more memory than the last cache holds. *Floor* is the time in which the same machine, in the same
 run, only reads the same maps (for a loss: only writes gradients of that size), in its fastest pass; *of the floor* is
-floor / time. *Times ours* is the row's time over that of our own row: below 1 the other one is faster."""
+floor / time. *Times ours* is the row's time over that of our own row: below 1 the other one is faster. On a GPU
+times are those of CUDA-graph replays, without the host; *host clock* marks rows that were timed call by call instead,
+each with the wait for the device."""
 
 _SHORT_METHOD = """\
 Medians of one call; outputs are compared with the truth before they are timed, inputs rotate through more memory
@@ -126,8 +128,10 @@ def _operation_table(rows: list[dict[str, Any]], on_gpu: bool) -> list[str]:
     previous = None
     for row in rows:
         maps = _maps(row)
-        ours, is_floor, is_peer = row["role"] == "ours", row["role"] == "floor", row["role"] == "peer"
-        note = f" ({row['note']})" if row["note"] else ""
+        ours, is_floor, is_peer = row["role"] == "ours", row["role"] == "floor", row["role"] in results.OTHERS
+        remarks = [row["note"]] if row["note"] else []
+        remarks += ["host clock"] if on_gpu and row["clock"] != "graph replay" else []
+        note = f" ({', '.join(remarks)})" if remarks else ""
         cells = [
             maps if maps != previous else "",
             (f"**{row['row']}**" if ours else row["row"]) + note,
@@ -155,7 +159,7 @@ def _maps(row: dict[str, Any]) -> str:
 
 
 def _losses(rows: list[dict[str, Any]]) -> list[str]:
-    others = [row for row in rows if row["role"] == "peer" and row["ratio"] is not None]
+    others = [row for row in rows if row["role"] in results.OTHERS and row["ratio"] is not None]
     if not others:
         return []
     lost = [f"{_maps(r)} against {r['row']} ({times(r['ratio'])})" for r in others if r["ratio"] < 1]
@@ -188,7 +192,9 @@ def short_section(record: dict[str, Any]) -> str:
     lines = []
     for group in targets.groups_of(record):
         ours = group.ours
-        others = [row for row in group.rows.values() if row["role"] == "peer" and row["ratio"] and not row["note"]]
+        peers = [row for row in group.rows.values() if row["role"] == "peer" and row["ratio"]]
+        others = [f"{row['row']} {times(row['ratio'])}" for row in peers]
+        others += [f"{w['extra_info']['row']} is wrong" for w in record["wrong"] if w["group"] == group.name]
         if ours is None or not others or ours["dtype"] != "float32" or not ours["operation"].endswith(_SHOWN):
             continue
         lines.append(
@@ -196,7 +202,7 @@ def short_section(record: dict[str, Any]) -> str:
                 f"{ours['operation']} {_maps(ours).replace(' float32', '')}",
                 duration(ours["seconds"]),
                 percent(ours["floor_share"]) if ours["floor_share"] else "",
-                ", ".join(f"{row['row']} {times(row['ratio'])}" for row in others),
+                ", ".join(others),
             ]
         )
     text = [*_heading(record), "", *_table(["float32", "time", "of the floor", "others"], lines, num_words=1)]

@@ -69,8 +69,9 @@ ROW_FIELDS: dict[str, Any] = {
 }
 
 # What a row is in its group. "floor": moves the bytes and does nothing with them. "overhead": a launch that does
-# nothing. "peer": does the job, or the part of it that its note says.
-ROLES = ("ours", "floor", "overhead", "peer")
+# nothing. "peer": does the same job. "other": does a part of it, or another one; its note says which.
+ROLES = ("ours", "floor", "overhead", "peer", "other")
+OTHERS = ("peer", "other")
 
 
 class SchemaError(ValueError):

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from benchmarks import measure
+from benchmarks import measure, results
 from benchmarks.peers import NotInstalled, Wrong
 
 # Name of the pytest property under which a wrong row is reported; conftest.py collects them.
@@ -33,10 +33,10 @@ class Row:
         compare: Takes what `call` returned for the first input; returns the largest error and what it is of. Raises
             AssertionError where it is too large, or `Wrong` if that is a peer's.
         bytes: What a call must move.
-        role: See `results.ROLES`.
+        role: One of `results.ROLES`.
         note: What a reader has to know to compare the row.
         capture: Whether a CUDA graph may hold the call. `"try"` falls back to the host's clock: nobody else has
-            promised to be capturable. `"never"` is for what waits for the device.
+            promised to be capturable. `"never"` is for what waits for the device, or is not ours to try.
     """
 
     call: Callable[[Any], Any]
@@ -75,7 +75,7 @@ def time_row(
     try:
         error, error_of = row.compare(output)
     except Wrong as reason:
-        if row.role != "peer":
+        if row.role not in results.OTHERS:
             raise AssertionError(f"{identity['row']}: {reason}") from reason
         request.node.user_properties.append(
             (WRONG, {"group": group, "extra_info": identity, "reason": str(reason)}),

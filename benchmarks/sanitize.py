@@ -28,7 +28,7 @@ from dark_kernels import recipes
 TOOLS = ("memcheck", "racecheck")
 # With a prime on every axis, so that the last block of everything is cut.
 _SMALL = Workload("small", (2, 3, 23, 29), "for the sanitizer")
-_SECONDS = 100  # that a tool may take
+_SECONDS = 60  # that a tool may take
 _FOUND = 9  # exit code for what the sanitizer found
 
 

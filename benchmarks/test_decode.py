@@ -251,7 +251,7 @@ def _blur_loop_row(case: Case, device: str) -> Row:
         return error, "blurred maps, against the blur of the float64 reference"
 
     loop = peers.opencv_blur_loop(case.recipe.kernel_size)
-    return Row(loop, compare, _bytes(case), note="a part of the job", capture="never")
+    return Row(loop, compare, _bytes(case), role="other", note="a part of the job", capture="never")
 
 
 def _peer_row(case: Case, device: str, make: Callable[[], peers.Decoder], on_host: bool) -> Row:
@@ -261,7 +261,8 @@ def _peer_row(case: Case, device: str, make: Callable[[], peers.Decoder], on_hos
         lambda output: _compare_peer(output, case, device),
         _bytes(case),
         note="on the host, with the copy to it" if copied else None,
-        capture="never" if on_host else "try",
+        # Nobody has promised that others can be captured, and a capture that fails leaves PyTorch's allocator astray.
+        capture="never",
     )
 
 
@@ -277,7 +278,9 @@ def _soft_argmax_row(case: Case, device: str) -> Row:
             raise Wrong(f"mean positions are off by up to {error:.3g} px")
         return error, "mean positions in px, against their own definition in float64"
 
-    return Row(peers.kornia_soft_argmax(), compare, _bytes(case), note="another estimator")
+    return Row(
+        peers.kornia_soft_argmax(), compare, _bytes(case), role="other", note="another estimator", capture="never"
+    )
 
 
 def _bytes(case: Case) -> int:

@@ -8,8 +8,10 @@ import pytest
 
 from benchmarks import results
 
+GROUP = "decode W1 float32"
 
-def row(name: str, median: float, group: str = "decode W1 float32", **extra: Any) -> dict[str, Any]:
+
+def row(name: str, median: float, group: str = GROUP, **extra: Any) -> dict[str, Any]:
     """One benchmark as pytest-benchmark writes it."""
     numbers = ("min", "max", "mean", "median", "iqr", "stddev")
     return {
@@ -62,7 +64,7 @@ def record() -> dict[str, Any]:
             },
             "commit_info": {"id": "0123456789ab"},
             "benchmarks": benchmarks,
-            "wrong": [{"group": "W1", "extra_info": row("a broken one", 1.0)["extra_info"], "reason": "off by 3 px"}],
+            "wrong": [{"group": GROUP, "extra_info": row("a broken one", 1.0)["extra_info"], "reason": "off by 3 px"}],
             "skipped": [{"name": "test_decode[a peer]", "reason": "Skipped: not installed"}],
         }
     )  # fmt: skip

@@ -55,7 +55,9 @@ def test_readme_is_rewritten_between_its_markers(record: dict[str, Any], tmp_pat
     assert "stale" not in text
     assert "A CPU, 2 cores" in text
     assert "No GPU has been measured yet." in text
-    assert "| decode W1 [64, 17, 64, 48] | 2.00 ms | 50% | reference 50, a faster one 0.5 |" in text
+    assert (
+        "| decode W1 [64, 17, 64, 48] | 2.00 ms | 50% | reference 50, a faster one 0.5, a broken one is wrong |" in text
+    )
     page = tmp_path / "docs" / "benchmarks.md"
     assert "| **decode** | 2.00 ms |" in page.read_text()
     assert report.main([*arguments, "--check"]) == 0
@@ -80,7 +82,7 @@ def test_the_page_links_the_pictures_that_are_drawn(record: dict[str, Any]) -> N
 
 
 def test_a_note_stands_beside_the_row(record: dict[str, Any]) -> None:
-    record["benchmarks"][3]["extra_info"]["note"] = "another estimator"
+    record["benchmarks"][3]["extra_info"].update(role="other", note="another estimator")
     assert "| a faster one (another estimator) |" in report.device_section(record)
     # What is not the same job is in no short list.
     assert "a faster one" not in report.short_section(record)
@@ -88,8 +90,9 @@ def test_a_note_stands_beside_the_row(record: dict[str, Any]) -> None:
 
 def test_a_gpu_has_columns_of_its_own(record: dict[str, Any]) -> None:
     record["machine_info"]["device"] = "cuda"
-    record["benchmarks"][1]["extra_info"].update(host_seconds=25e-6, peak_bytes=51_712)
+    record["benchmarks"][1]["extra_info"].update(host_seconds=25e-6, peak_bytes=51_712, clock="graph replay")
     section = report.device_section(record)
+    assert "| reference (host clock) |" in section
     assert "| host | memory | times ours |" in section
     assert "| 25.0 us | 51.7 kB | 1 |" in section
 

@@ -139,7 +139,7 @@ def test_kornia_is_compared_with_its_own_definition(monkeypatch: pytest.MonkeyPa
     _fake_module(monkeypatch, "kornia.geometry.subpix", spatial_soft_argmax2d=soft_argmax)
     case = test_decode.Case(SMALL)
     made = test_decode.ROWS[test_decode.SOFT_ARGMAX](case, "cpu")
-    assert made.note == "another estimator"
+    assert (made.role, made.note) == ("other", "another estimator")
     output = made.call(test_decode._inputs(case, "cpu")[0])
     made.compare(output)
     with pytest.raises(peers.Wrong, match="mean positions"):

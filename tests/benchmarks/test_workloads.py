@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -101,6 +102,32 @@ def test_the_read_only_kernel_reads_every_element(dtype: str, memory_format: str
     kernels.read_maps(largest, maps)
     in_memory = maps.as_strided((maps.numel(),), (1,)).view(*SMALL.shape[:2], -1)
     assert torch.equal(largest, in_memory.amax(-1).float())
+
+
+def test_the_empty_kernel_touches_nothing(device: torch.device) -> None:
+    pytest.importorskip("triton", reason="the empty kernel needs triton")
+    from benchmarks import kernels
+
+    untouched = torch.full((3,), float("nan"), device=device)
+    kernels.launch_nothing(untouched, 5)
+    assert untouched.isnan().all()
+
+
+@pytest.mark.gpu
+def test_a_replay_keeps_outputs_apart(gpu: torch.device) -> None:
+    """Outputs rotate as inputs do: none is where the last one was."""
+    addresses = []
+
+    def call(values: torch.Tensor) -> torch.Tensor:
+        output = values + 1
+        addresses.append(output.data_ptr())
+        return output
+
+    inputs = [torch.zeros(4096, device=gpu) for _ in range(3)]
+    replay = measure.GraphReplay(call, inputs)
+    captured = addresses[-replay.calls :]
+    assert len(set(captured)) >= 3
+    assert all(first != second for first, second in itertools.pairwise(captured))
 
 
 @pytest.mark.gpu
