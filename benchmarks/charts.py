@@ -26,7 +26,7 @@ def names(record: dict[str, Any]) -> dict[str, str]:
         stem = f"{slug}-{re.sub(r'[^a-z0-9]+', '-', operation.lower())}"
         if any(_peers(group) for group in groups):
             found[f"{stem}-ratios.png"] = f"{operation} on {device}: times of others over ours"
-        if any(_has_floor(group) for group in groups):
+        if any(_on_roofline(group) for group in groups):
             found[f"{stem}-roofline.png"] = f"{operation} on {device}: bandwidth over bytes, beside the floor"
     return found
 
@@ -48,8 +48,8 @@ def draw(record: dict[str, Any], folder: Path) -> list[Path]:
         figures = []
         if any(_peers(group) for group in groups):
             figures.append(_draw_ratios(Figure, record, [group for group in groups if _peers(group)]))
-        if any(_has_floor(group) for group in groups):
-            figures.append(_draw_roofline(Figure, record, [group for group in groups if _has_floor(group)]))
+        if any(_on_roofline(group) for group in groups):
+            figures.append(_draw_roofline(Figure, record, [group for group in groups if _on_roofline(group)]))
         for figure in figures:
             path = folder / files[len(written)]
             # No date and no version in the file: the same numbers give the same bytes.
@@ -70,8 +70,12 @@ def _peers(group: targets.Group) -> list[dict[str, Any]]:
     return [row for row in group.rows.values() if row["role"] in results.OTHERS and row["ratio"]]
 
 
-def _has_floor(group: targets.Group) -> bool:
-    return bool(group.ours and group.ours["floor_seconds"])
+def _on_roofline(group: targets.Group) -> bool:
+    """Whether a group has a floor and is of the usual kind: others would lie on the same spot."""
+    row = group.ours
+    if row is None or not row["floor_seconds"] or row["values"] not in ("blobs", "normal"):
+        return False
+    return row["operation"] != "decode" or bool(row["variant"] == "darkpose")
 
 
 def _label(row: dict[str, Any]) -> str:
@@ -138,7 +142,7 @@ def _draw_roofline(figure_class: Any, record: dict[str, Any], groups: list[targe
     panels = figure.subplots(1, len(dtypes), sharey=True, squeeze=False)[0]
     lowest, highest = math.inf, 0.0
     for axes, dtype in zip(panels, dtypes, strict=True):
-        chosen = [group for group in groups if group.ours and group.ours["dtype"] == dtype and _is_usual(group.ours)]
+        chosen = [group for group in groups if group.ours and group.ours["dtype"] == dtype]
         roof: dict[int, tuple[float, str]] = {}
         for group in chosen:
             ours = group.ours or {}
@@ -168,9 +172,10 @@ def _draw_roofline(figure_class: Any, record: dict[str, Any], groups: list[targe
         axes.grid(color=_FAINT, linewidth=0.6)
         _quiet(axes)
     panels[0].set_ylabel("GB/s")
-    panels[0].set_ylim(10 ** math.floor(math.log10(lowest)), 2 * highest)  # from a power of ten, so that one is ticked
+    # Whole decades: only powers of ten are ticked.
+    panels[0].set_ylim(10 ** math.floor(math.log10(lowest)), 10 ** math.ceil(math.log10(1.2 * highest)))
     panels[0].yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
-    formats = {group.ours["memory_format"] for group in groups if group.ours and _is_usual(group.ours)}
+    formats = {group.ours["memory_format"] for group in groups if group.ours}
     handles = [Line2D([], [], linestyle="--", marker="_", color=_FLOOR, label="floor: the bytes moved, nothing done")]
     for memory_format, mark in _MARKS.items():
         if memory_format in formats:
@@ -186,10 +191,6 @@ def _draw_roofline(figure_class: Any, record: dict[str, Any], groups: list[targe
     )
     figure.suptitle(_title(record, groups), x=0.01, ha="left", size=11)
     return figure
-
-
-def _is_usual(row: dict[str, Any]) -> bool:
-    return row["values"] in ("blobs", "normal") and (row["variant"] == "darkpose" or row["operation"] != "decode")
 
 
 def _quiet(axes: Any) -> None:

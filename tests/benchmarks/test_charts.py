@@ -45,3 +45,10 @@ def test_without_matplotlib_a_message_says_so(
     assert charts.draw(record, tmp_path) == []
     assert "matplotlib is not installed" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+def test_unusual_groups_alone_have_no_roofline(record: dict[str, Any], tmp_path: Path) -> None:
+    for benchmark in record["benchmarks"]:
+        benchmark["extra_info"]["values"] = "noise"
+    assert list(charts.names(record)) == ["cpu-a-2-cores-decode-ratios.png"]
+    assert [path.name for path in charts.draw(record, tmp_path)] in ([], ["cpu-a-2-cores-decode-ratios.png"])
