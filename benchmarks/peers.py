@@ -32,11 +32,13 @@ class Wrong(Exception):
 def _module(name: str, *needed: str) -> Any:
     """An installed module that has what is needed of it."""
     package = name.partition(".")[0]
+    what = "is not installed"
     try:
+        importlib.import_module(package)
+        what = "can't be used here"
         module = importlib.import_module(name)
     except Exception as error:  # a package whose own dependencies are missing or broken raises anything
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-        raise NotInstalled(f"{package} is not installed ({type(error).__name__}: {reason})") from error
+        raise NotInstalled(f"{package} {what} ({type(error).__name__}: {_first_line(error)})") from error
     missing = [attribute for attribute in needed if not hasattr(module, attribute)]
     if missing:
         version = getattr(importlib.import_module(package), "__version__", "of unknown version")
@@ -55,9 +57,12 @@ def compiled(function: Callable[..., Any], run: Callable[[Callable[..., Any]], A
     try:
         run(candidate)
     except Exception as error:
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-        raise NotInstalled(f"torch.compile fails here ({type(error).__name__}: {reason})") from error
+        raise NotInstalled(f"torch.compile fails here ({type(error).__name__}: {_first_line(error)})") from error
     return candidate
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no reason given"])[0]
 
 
 # --- decoders -------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ _OPTIONS: dict[str, Any] = {"stride": STRIDE, "coordinates": "offset", "reductio
 # Errors are relative to the largest number of their tensor, in units of the rounding of what was multiplied. A loss
 # and a gradient are sums of terms (d e^-s) with an error of a few units each, where d and s are sums of as many
 # products as there are channels.
-_UNITS = 32
+_UNITS = 16
 
 
 class Maps(NamedTuple):

@@ -67,6 +67,14 @@ def test_readme_is_rewritten_between_its_markers(record: dict[str, Any], tmp_pat
     assert report.main([*arguments, "--check"]) == 1
 
 
+def test_what_is_published_is_what_the_results_say() -> None:
+    assert report.main(["--check"]) == 0
+    folder = Path(__file__).resolve().parents[2]
+    for record in report.load_all(folder / "benchmarks" / "results"):
+        for name in charts.names(record):
+            assert (folder / "docs" / "benchmarks" / name).exists()
+
+
 def test_printing_writes_nothing(record: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "cpu-a.json").write_text(json.dumps(record))
     assert report.main(["--results", str(tmp_path), "--docs", str(tmp_path / "docs"), "--print"]) == 0

@@ -164,6 +164,14 @@ def test_a_missing_peer_is_a_reason(
         make()
 
 
+def test_a_peer_without_what_it_needs_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "transformers.models.vitpose.image_processing_vitpose"
+    _fake_module(monkeypatch, name)
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(peers.NotInstalled, match="transformers can't be used here"):
+        peers.transformers_vitpose()
+
+
 def test_a_peer_without_its_function_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     _fake_module(monkeypatch, "kornia.geometry.subpix")
     with pytest.raises(peers.NotInstalled, match=r"kornia of unknown version has no .*spatial_soft_argmax2d"):
@@ -322,6 +330,24 @@ def test_what_is_not_installed_is_skipped(request: pytest.FixtureRequest) -> Non
 
     with pytest.raises(pytest.skip.Exception, match="no such package"):
         _time(_row(call=call), request)
+
+
+def test_wrong_and_skipped_rows_are_collected_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import conftest
+
+    monkeypatch.setattr(conftest, "_wrong", [])
+    monkeypatch.setattr(conftest, "_skipped", [])
+
+    def report(skipped: bool, properties: list[tuple[str, Any]]) -> Any:
+        longrepr = ("rows.py", 1, "Skipped: why") if skipped else None
+        fields = {"nodeid": "test_decode.py::test_decode[x]", "skipped": skipped, "longrepr": longrepr}
+        return types.SimpleNamespace(**fields, user_properties=properties)
+
+    conftest.pytest_runtest_logreport(report(True, [(rows.WRONG, {"reason": "off"})]))
+    conftest.pytest_runtest_logreport(report(False, [(rows.WRONG, {"reason": "off"})]))  # the teardown says it again
+    conftest.pytest_runtest_logreport(report(True, []))
+    assert conftest._wrong == [{"reason": "off"}]
+    assert conftest._skipped == [{"name": "test_decode[x]", "reason": "Skipped: why"}]
 
 
 @pytest.fixture
