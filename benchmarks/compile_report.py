@@ -230,6 +230,7 @@ def _read_calls(full: bool) -> Iterator[Call]:
         def launch(module: ModuleType) -> None:
             heatmaps = torch.empty(workload.shape, dtype=workloads.DTYPES[dtype])
             module.read_maps(torch.empty(workload.shape[:2]), heatmaps)
+            module.launch_nothing(heatmaps, workload.num_maps)
 
         return Call(f"read only {workload.name} {dtype}", launch)
 
