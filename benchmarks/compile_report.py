@@ -240,7 +240,13 @@ def _read_calls(full: bool) -> Iterator[Call]:
 
 
 ROOMS: tuple[Room, ...] = (
-    Room("decode", "dark_kernels.decode.kernels", _decode_calls, loads={"_decode_fwd_kernel": ("_scan_map",)}),
+    Room(
+        "decode",
+        "dark_kernels.decode.kernels",
+        _decode_calls,
+        # Interleaved maps are read by a kernel of their own, and decode then has no streaming loop.
+        loads={"_decode_fwd_kernel": ("_load_whole",), "_scan_parts_kernel": ("_load_rest",)},
+    ),
     Room(
         "nll",
         "dark_kernels.nll.kernels",
@@ -439,7 +445,7 @@ def compile_launch(launch: Launch, target_name: str) -> Row:
 
     row.narrowest_load, row.widest_load, loaded = _judge(row, launch, assembly, "load", launch.loads)
     row.narrowest_store, row.widest_store, _ = _judge(row, launch, assembly, "store", launch.stores)
-    step = launch.kwargs.get("BLOCK_SIZE")
+    step = launch.kwargs.get("BLOCK_SIZE", 0) * launch.kwargs.get("LOADS", 1) * launch.kwargs.get("MAPS", 1)
     if loaded and step:
         row.bytes_per_element = loaded * num_warps * target.warp_size / step
     return row
@@ -453,6 +459,8 @@ def _judge(
         return None, None, 0
     lines = _lines_of(launch.module, functions, access)
     widths = [width for where, width in access_widths(assembly, access) if where in lines]
+    if not widths and not launch.contiguous:
+        return None, None, 0
     if not widths:
         row.failures.append(f"no {access} of {' or '.join(functions)} found in the assembly")
         return None, None, 0

@@ -199,11 +199,11 @@ def blur_stencil(
     row_2_above = row_0
     for top in range(0, WINDOW, 16):
         row = tl.arange(0, 16) + (top - HALF)
-        seen = y + row
-        row_exists = (seen >= 0) & (seen < height)
+        seen_row = y + row
+        row_exists = (seen_row >= 0) & (seen_row < height)
         if PADDING != "zeros":
-            seen = source_index(seen, height, PADDING)
-        window_ptr = column_ptr[None, :] + (seen.to(tl.int64) * stride_h)[:, None]
+            seen_row = source_index(seen_row, height, PADDING)
+        window_ptr = column_ptr[None, :] + (seen_row.to(tl.int64) * stride_h)[:, None]
         if PADDING == "zeros":
             window = tl.load(window_ptr, mask=row_exists[:, None] & column_exists[None, :], other=0.0)
         else:

@@ -17,30 +17,35 @@ from ..recipes import blur_taps
 
 
 @triton.jit
-def _load_block(
-    map_ptr,
-    stride_h,
-    stride_w,
-    num_pixels,
-    width,
-    index,
-    exists,
-    IS_FLAT: tl.constexpr,
-    IS_MASKED: tl.constexpr,
-):
-    """Pixels of maps, in a type that compares them exactly; -inf beyond the end where IS_MASKED."""
+def _offset_of(index, stride_h, stride_w, width, IS_FLAT: tl.constexpr):
+    """Where pixels lie, from the start of their map."""
     if IS_FLAT:
         offset = index * stride_w
     else:
         row = index // width
         offset = row * stride_h + (index - row * width) * stride_w
-    if IS_MASKED:
-        value = tl.load(map_ptr + offset, mask=exists & (index < num_pixels), other=float("-inf"))
-    else:
-        value = tl.load(map_ptr + offset)
-    if map_ptr.dtype.element_ty == tl.bfloat16:
+    return offset
+
+
+@triton.jit
+def _comparable(value):
+    """Values in a type that a GPU compares in one instruction, and exactly."""
+    if value.dtype == tl.bfloat16:
         value = value.to(tl.float32)
     return value
+
+
+@triton.jit
+def _load_whole(map_ptr, index, stride_h, stride_w, width, IS_FLAT: tl.constexpr):
+    """Pixels of maps, all of which exist: the loads of the streaming loop."""
+    return _comparable(tl.load(map_ptr + _offset_of(index, stride_h, stride_w, width, IS_FLAT)))
+
+
+@triton.jit
+def _load_rest(map_ptr, index, last_pixel, exists, stride_h, stride_w, width, IS_FLAT: tl.constexpr):
+    """Pixels of maps before the last one, of maps that exist; else -inf."""
+    offset = _offset_of(index, stride_h, stride_w, width, IS_FLAT)
+    return _comparable(tl.load(map_ptr + offset, mask=exists & (index < last_pixel), other=float("-inf")))
 
 
 @triton.jit
@@ -50,7 +55,7 @@ def _scan_step(
     map_ptr,
     stride_h,
     stride_w,
-    num_pixels,
+    last_pixel,
     width,
     start,
     lane,
@@ -59,28 +64,29 @@ def _scan_step(
     LOADS: tl.constexpr,
     FINDS_AGAIN: tl.constexpr,
     IS_FLAT: tl.constexpr,
-    IS_MASKED: tl.constexpr,
+    IS_WHOLE: tl.constexpr,
 ):
     """LOADS blocks of pixels from `start` on."""
-    if FINDS_AGAIN:
-        # One instruction an element: at half precision a GPU reads nearly as fast as it computes three.
-        largest = _load_block(map_ptr, stride_h, stride_w, num_pixels, width, start + lane, exists, IS_FLAT, IS_MASKED)
-        for part in tl.static_range(1, LOADS):
-            value = _load_block(
-                map_ptr, stride_h, stride_w, num_pixels, width, start + part * BLOCK_SIZE + lane, exists, IS_FLAT,
-                IS_MASKED,
-            )  # fmt: skip
-            largest = tl.maximum(largest, value, propagate_nan=tl.PropagateNan.ALL)
-        best_start = tl.where(largest > best, start, best_start)
-        best = tl.maximum(best, largest, propagate_nan=tl.PropagateNan.ALL)
-    else:
-        for part in tl.static_range(LOADS):
-            value = _load_block(
-                map_ptr, stride_h, stride_w, num_pixels, width, start + part * BLOCK_SIZE + lane, exists, IS_FLAT,
-                IS_MASKED,
-            )  # fmt: skip
+    largest = best
+    for part in tl.static_range(LOADS):
+        index = start + part * BLOCK_SIZE + lane
+        if IS_WHOLE:
+            value = _load_whole(map_ptr, index, stride_h, stride_w, width, IS_FLAT)
+        else:
+            value = _load_rest(map_ptr, index, last_pixel, exists, stride_h, stride_w, width, IS_FLAT)
+        if FINDS_AGAIN:
+            # One instruction an element, where keeping its place takes three: at half precision a GPU reads nearly
+            # as fast as it computes those.
+            if part == 0:
+                largest = value
+            else:
+                largest = tl.maximum(largest, value, propagate_nan=tl.PropagateNan.ALL)
+        else:
             best_start = tl.where(value > best, start + part * BLOCK_SIZE, best_start)
             best = tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL)
+    if FINDS_AGAIN:
+        best_start = tl.where(largest > best, start, best_start)
+        best = tl.maximum(best, largest, propagate_nan=tl.PropagateNan.ALL)
     return best, best_start
 
 
@@ -122,12 +128,12 @@ def _scan_maps(
     for start in range(first_pixel, first_rest, STEP):
         best, best_start = _scan_step(
             best, best_start, map_ptr, stride_h, stride_w, last_pixel, width, start, lane, exists,
-            BLOCK_SIZE, LOADS, FINDS_AGAIN, IS_FLAT, MAPS > 1,
+            BLOCK_SIZE, LOADS, FINDS_AGAIN, IS_FLAT, MAPS == 1,
         )  # fmt: skip
     if first_rest < last_pixel:
         best, best_start = _scan_step(
             best, best_start, map_ptr, stride_h, stride_w, last_pixel, width, first_rest, lane, exists,
-            BLOCK_SIZE, LOADS, FINDS_AGAIN, IS_FLAT, True,
+            BLOCK_SIZE, LOADS, FINDS_AGAIN, IS_FLAT, False,
         )  # fmt: skip
 
     is_nan = best != best
@@ -141,7 +147,7 @@ def _scan_maps(
         place = tl.full([MAPS, BLOCK_SIZE], LOADS, dtype=tl.int32)
         for step in tl.static_range(LOADS):
             index = first_start + (LOADS - 1 - step) * BLOCK_SIZE + lane
-            value = _load_block(map_ptr, stride_h, stride_w, last_pixel, width, index, exists, IS_FLAT, True)
+            value = _load_rest(map_ptr, index, last_pixel, exists, stride_h, stride_w, width, IS_FLAT)
             place = tl.where(value.to(tl.float32) == largest[:, None], LOADS - 1 - step, place)
         index = tl.min(tl.where(place < LOADS, first_start + place * BLOCK_SIZE + lane, NO_INDEX), axis=1)
     else:
