@@ -62,31 +62,20 @@ def _scan_step(
     exists,
     BLOCK_SIZE: tl.constexpr,
     LOADS: tl.constexpr,
-    FINDS_AGAIN: tl.constexpr,
     IS_FLAT: tl.constexpr,
     IS_WHOLE: tl.constexpr,
 ):
     """LOADS blocks of pixels from `start` on."""
-    largest = best
     for part in tl.static_range(LOADS):
-        index = start + part * BLOCK_SIZE + lane
+        block_start = start + part * BLOCK_SIZE
         if IS_WHOLE:
-            value = _load_whole(map_ptr, index, stride_h, stride_w, width, IS_FLAT)
+            value = _load_whole(map_ptr, block_start + lane, stride_h, stride_w, width, IS_FLAT)
         else:
-            value = _load_rest(map_ptr, index, last_pixel, exists, stride_h, stride_w, width, IS_FLAT)
-        if FINDS_AGAIN:
-            # One instruction an element, where keeping its place takes three: at half precision a GPU reads nearly
-            # as fast as it computes those.
-            if part == 0:
-                largest = value
-            else:
-                largest = tl.maximum(largest, value, propagate_nan=tl.PropagateNan.ALL)
-        else:
-            best_start = tl.where(value > best, start + part * BLOCK_SIZE, best_start)
-            best = tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL)
-    if FINDS_AGAIN:
-        best_start = tl.where(largest > best, start, best_start)
-        best = tl.maximum(best, largest, propagate_nan=tl.PropagateNan.ALL)
+            value = _load_rest(map_ptr, block_start + lane, last_pixel, exists, stride_h, stride_w, width, IS_FLAT)
+        # Three instructions an element. One would do to keep the step alone and to look for the place in it
+        # afterwards, but at the end of a map that takes longer than these do on the way.
+        best_start = tl.where(value > best, block_start, best_start)
+        best = tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL)
     return best, best_start
 
 
@@ -102,15 +91,11 @@ def _scan_maps(
     MAPS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     LOADS: tl.constexpr,
-    FINDS_AGAIN: tl.constexpr,
     IS_FLAT: tl.constexpr,
     WIDE_INDEX: tl.constexpr,
 ):
     """Value (float32) and flat index of the first maximum among the pixels from `first_pixel` to before `last_pixel`
     of each map, in row-major order and in one pass: [MAPS] each.
-
-    Where FINDS_AGAIN the pass keeps which LOADS blocks hold the maximum, and reads those once more from the cache
-    for the place inside them.
 
     Of a map with a NaN the value is NaN and the index some pixel of the map: it has no keypoint.
     """
@@ -128,31 +113,20 @@ def _scan_maps(
     for start in range(first_pixel, first_rest, STEP):
         best, best_start = _scan_step(
             best, best_start, map_ptr, stride_h, stride_w, last_pixel, width, start, lane, exists,
-            BLOCK_SIZE, LOADS, FINDS_AGAIN, IS_FLAT, MAPS == 1,
+            BLOCK_SIZE, LOADS, IS_FLAT, MAPS == 1,
         )  # fmt: skip
     if first_rest < last_pixel:
         best, best_start = _scan_step(
             best, best_start, map_ptr, stride_h, stride_w, last_pixel, width, first_rest, lane, exists,
-            BLOCK_SIZE, LOADS, FINDS_AGAIN, IS_FLAT, False,
+            BLOCK_SIZE, LOADS, IS_FLAT, False,
         )  # fmt: skip
 
     is_nan = best != best
     largest = tl.max(tl.where(is_nan, float("-inf"), best).to(tl.float32), axis=1)
-    # -1 says that there is a NaN.
-    where = tl.where(is_nan, -1, tl.where(best.to(tl.float32) == largest[:, None], best_start, NO_INDEX))
-    if FINDS_AGAIN:
-        first_start = tl.min(where, axis=1)
-        has_nan = first_start < 0
-        first_start = tl.multiple_of(tl.where(has_nan, first_pixel, first_start), 16)[:, None]
-        place = tl.full([MAPS, BLOCK_SIZE], LOADS, dtype=tl.int32)
-        for step in tl.static_range(LOADS):
-            index = first_start + (LOADS - 1 - step) * BLOCK_SIZE + lane
-            value = _load_rest(map_ptr, index, last_pixel, exists, stride_h, stride_w, width, IS_FLAT)
-            place = tl.where(value.to(tl.float32) == largest[:, None], LOADS - 1 - step, place)
-        index = tl.min(tl.where(place < LOADS, first_start + place * BLOCK_SIZE + lane, NO_INDEX), axis=1)
-    else:
-        index = tl.min(tl.where((where < 0) | (where == NO_INDEX), where, where + lane), axis=1)
-        has_nan = index < 0
+    # One minimum for both: -1 says that there is a NaN.
+    holds_it = best.to(tl.float32) == largest[:, None]
+    index = tl.min(tl.where(is_nan, -1, tl.where(holds_it, best_start + lane, NO_INDEX)), axis=1)
+    has_nan = index < 0
     return tl.where(has_nan, float("nan"), largest), tl.where(has_nan, first_pixel, index)
 
 
@@ -235,7 +209,7 @@ def _scan_parts_kernel(
     peak, index = _scan_maps(
         map_ptr[:, None], heatmaps_stride_h, heatmaps_stride_w, first_pixel,
         tl.minimum(first_pixel + PART_SIZE, num_pixels), width, exists[:, None],
-        MAPS, BLOCK_SIZE, LOADS, False, IS_FLAT, WIDE_INDEX,
+        MAPS, BLOCK_SIZE, LOADS, IS_FLAT, WIDE_INDEX,
     )  # fmt: skip
     offset = (batch * num_keypoints + keypoint) * num_parts + part
     tl.store(part_peaks_ptr + offset, peak, mask=exists)
@@ -278,7 +252,6 @@ def _decode_fwd_kernel(
     HAS_PARTS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     LOADS: tl.constexpr,
-    FINDS_AGAIN: tl.constexpr,
     IS_FLAT: tl.constexpr,
     WIDE_INDEX: tl.constexpr,
     STENCIL: tl.constexpr,
@@ -317,6 +290,8 @@ def _decode_fwd_kernel(
     Where HAS_PARTS `_scan_parts_kernel` has read the maps.
     """
     map_index = tl.program_id(0).to(tl.int64)
+    if HAS_PARTS:  # the last maps first: they are in the cache still
+        map_index = tl.num_programs(0) - 1 - map_index
     batch = map_index // num_keypoints
     keypoint = map_index - batch * num_keypoints
     map_ptr = heatmaps_ptr + batch * heatmaps_stride_b + keypoint * heatmaps_stride_k
@@ -327,7 +302,7 @@ def _decode_fwd_kernel(
         one = tl.zeros([1, 1], dtype=tl.int64)
         peaks, indices = _scan_maps(
             map_ptr + one, heatmaps_stride_h, heatmaps_stride_w, 0, num_pixels, width, one == 0,
-            1, BLOCK_SIZE, LOADS, FINDS_AGAIN, IS_FLAT, WIDE_INDEX,
+            1, BLOCK_SIZE, LOADS, IS_FLAT, WIDE_INDEX,
         )  # fmt: skip
         peak = _only(peaks)
         index = _only(indices)
@@ -517,21 +492,27 @@ def _recipe_constants(
     }
 
 
-def launch_shape(num_pixels: int, element_size: int) -> dict[str, Any]:
-    """How a program goes about a map of that many pixels of that many bytes."""
+def launch_shape(num_pixels: int, element_size: int, on_blurred: bool = False) -> dict[str, Any]:
+    """How a program goes about a map of that many pixels of that many bytes.
+
+    What follows the scan is a chain of short steps on few numbers, which more warps would only repeat: a warp a map,
+    and many maps an SM. Large maps are few, and get two. 128 bytes a thread under way, 256 where elements are
+    small, with some 20 warps, are more than the 25 KB that a memory of 4.8 TB/s and 700 ns needs on each SM; more
+    warps than that are slower again, since maps then end all at once (measured: benchmarks/profile_decode.md).
+    """
     num_warps = 1 if num_pixels <= 16384 else 2
+    if on_blurred:  # a search of the whole blurred map has work for more
+        num_warps = 4
     return {
         "BLOCK_SIZE": 32 * num_warps * 16 // element_size,  # loads of 16 bytes a thread
-        "LOADS": 8,
-        "FINDS_AGAIN": True,
-        "SCAN_POINTS": 8,
+        "LOADS": 16 if element_size == 2 and 4096 < num_pixels <= 16384 else 8,
+        "SCAN_POINTS": 64 if on_blurred else 8,
         "num_warps": num_warps,
     }
 
 
-def parts_shape() -> dict[str, Any]:
-    """How a program goes about a part of interleaved maps."""
-    return {"PART_SIZE": 768, "MAPS": 32, "BLOCK_SIZE": 16, "LOADS": 8, "num_warps": 4}
+# A part of interleaved maps, and how a program goes about it: runs of 128 bytes in float32.
+_PARTS_SHAPE = {"PART_SIZE": 768, "MAPS": 32, "BLOCK_SIZE": 16, "LOADS": 8, "num_warps": 4}
 
 
 def decode_fwd(
@@ -552,7 +533,8 @@ def decode_fwd(
         if launch_again(key, tensors):
             return
         batch, num_keypoints, height, width = shape
-        program = launch_shape(height * width, heatmaps.element_size())
+        constants = _recipe_constants(*arguments)
+        program = launch_shape(height * width, heatmaps.element_size(), constants["ARGMAX_ON_BLURRED"])
         num_parts = parts[0].shape[2] if is_interleaved else 0
         launch(
             _decode_fwd_kernel,
@@ -563,7 +545,7 @@ def decode_fwd(
                 **_index_flags(heatmaps, program["BLOCK_SIZE"] * program["LOADS"]),
                 **program,
                 **REGISTER_LIMIT,
-                **_recipe_constants(*arguments),
+                **constants,
             },
             key,
         )
@@ -585,7 +567,7 @@ def _scan_parts(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     """Values and flat indices of the first maxima of the parts of each map: [B, K, parts]."""
     batch, num_keypoints, height, width = heatmaps.shape
     num_pixels = height * width
-    shape = parts_shape()
+    shape = _PARTS_SHAPE
     num_parts = triton.cdiv(num_pixels, shape["PART_SIZE"])
     flags = _index_flags(heatmaps, shape["PART_SIZE"] + shape["BLOCK_SIZE"] * shape["LOADS"])
     peaks = heatmaps.new_empty((batch, num_keypoints, num_parts), dtype=torch.float32)

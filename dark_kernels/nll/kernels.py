@@ -766,7 +766,7 @@ def _pointer(tensor: Tensor | None, instead: Tensor, dim: int) -> tuple[Any, ...
 # More keypoints than these are reduced in a launch of their own.
 _MOST_AT_ONCE = 256
 _LOSS_SHAPE = {"BLOCK_SIZE": 128, "num_warps": 4}
-_SUM_SHAPE = {"BLOCK_SIZE": 4096, "num_warps": 16}
+_SUM_SHAPE = {"BLOCK_SIZE": 1024, "num_warps": 8}
 
 
 def gradient_shape(num_pixels: int, channels: int, channels_last: bool) -> dict[str, int]:

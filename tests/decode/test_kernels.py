@@ -165,7 +165,12 @@ def test_layout_does_not_matter(layout: str, triton_device: torch.device) -> Non
     for recipe in (recipes.DARKPOSE, recipes.MMPOSE_LEGACY_UDP, recipes.QUARTER):
         actual = decode_poisoned(heatmaps, recipe)
         expected = decode_poisoned(heatmaps.contiguous(), recipe)
-        testing.assert_same_keypoints(actual, expected)
+        if triton_device.type == "cpu":
+            testing.assert_same_keypoints(actual, expected)
+            continue
+        # Strides are part of what is compiled, and the compiler fuses products and sums as it likes.
+        for keypoints in (actual, expected):
+            testing.assert_decodes_like_reference(keypoints, maps, recipe, testing.TRITON)
 
 
 @pytest.mark.parametrize("recipe", recipes.ALL, ids=lambda recipe: recipe.name)
@@ -262,13 +267,13 @@ def test_the_scale_is_taken_from_the_whole_map_where_a_clip_binds(
     near[..., (far - y).abs() > 8, :] = 0
     near[..., :, (far - x).abs() > 8] = 0
     from_window = dark_kernels.decode(near, recipe, backend="reference")
-    # So the test can fail: neither no scale at all nor that of the surroundings gives these numbers.
-    assert (expected.coords - without.coords).abs().max() > 1e-3
-    assert (expected.coords - from_window.coords).abs().max() > 1e-4
 
     actual = dark_kernels.decode(maps, recipe, backend=backend)
     arithmetic = testing.arithmetic_of(backend, triton_device.type, maps.dtype)
-    assert testing.decode_bounds(maps.cpu(), recipe, arithmetic).coords.max() < 1e-3
+    # So the test can fail: no scale at all, or that of the surroundings, is a hundred times further off than it may be.
+    allowed = testing.decode_bounds(maps.cpu(), recipe, arithmetic).coords.max()
+    for wrong in (without, from_window):
+        assert (expected.coords - wrong.coords).abs().max() > 100 * allowed
     testing.assert_decodes_like_reference(actual, maps, recipe, arithmetic)
 
 
