@@ -7,15 +7,24 @@ import math
 import torch
 from torch import Tensor
 
+from .._checks import (
+    COORDINATES,
+    REDUCTIONS,
+    check_bounds,
+    check_devices,
+    check_labels,
+    check_name,
+    check_number,
+    check_positive,
+    check_size,
+    check_tensor,
+)
 from ..backends import check_backend
 from .library import gaussian_nll_function, linear_gaussian_nll_function
 from .options import Options
 from .reference import gaussian_nll_reference, linear_gaussian_nll_reference
 
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_COORDINATES = ("absolute", "offset")
 _DISTRIBUTIONS = ("gaussian", "laplace")
-_REDUCTIONS = ("mean", "none", "sum", "mean_valid")
 
 
 def gaussian_nll(
@@ -46,7 +55,8 @@ def gaussian_nll(
       log 2 + s + abs(d) e^-s
 
     A loss below zero is right: it is minus the log of a density. On CUDA, ROCm and XPU the forward pass is one
-    launch and the backward pass another, which writes each element of the gradient once. The values at the
+    launch (two for a reduction over more than 256 keypoints) and the backward pass another, which writes each element
+    of the gradient once. The values at the
     cells are kept for it, and not the maps. Two runs agree bit for bit; nothing waits for the device.
 
     A keypoint is ignored if its target is NaN, infinite or outside the maps, or its weight is not positive: its
@@ -97,13 +107,13 @@ def gaussian_nll(
         >>> mean.grad.shape
         torch.Size([8, 17, 2, 64, 48])
     """
-    _check_tensor("mean", mean, 5, "[B, K, 2, H, W]")
-    _check_tensor("log_var", log_var, 5, "[B, K, 1 | 2 | 3, H, W]")
+    check_tensor("mean", mean, 5, "[B, K, 2, H, W]")
+    check_tensor("log_var", log_var, 5, "[B, K, 1 | 2 | 3, H, W]")
     if mean.shape[2] != 2:
         raise ValueError(
             f"mean: got shape {list(mean.shape)}, expected [B, K, 2, H, W] with 2 channels (x, y) a keypoint"
         )
-    _check_size("mean", mean)
+    check_size("mean", mean)
     if log_var.shape[2] not in (1, 2, 3):
         raise ValueError(
             f"log_var: got shape {list(log_var.shape)}, expected [B, K, C, H, W] with C = 1 (isotropic), 2 (one "
@@ -113,8 +123,8 @@ def gaussian_nll(
         raise ValueError(
             f"log_var: got shape {list(log_var.shape)}, expected the B, K, H and W of mean, {list(mean.shape)}"
         )
-    _check_labels("weight", target, weight, mean.shape[0], mean.shape[1])
-    _check_devices(mean=mean, log_var=log_var, target=target, weight=weight)
+    check_labels("weight", target, weight, mean.shape[0], mean.shape[1])
+    check_devices(mean=mean, log_var=log_var, target=target, weight=weight)
     _check_options(
         stride, coordinates, distribution, beta, fixed_log_var, log_var_bounds, reduction, backend, log_var.shape[2]
     )
@@ -191,32 +201,32 @@ def linear_gaussian_nll(
         >>> head.weight.grad.shape
         torch.Size([51, 32, 1, 1])
     """
-    _check_tensor("features", features, 4, "[B, C, H, W]")
-    _check_size("features", features)
+    check_tensor("features", features, 4, "[B, C, H, W]")
+    check_size("features", features)
     if features.shape[1] == 0:
         raise ValueError(f"features: got shape {list(features.shape)}, expected C >= 1")
     if isinstance(weight, Tensor) and weight.dim() == 4 and weight.shape[2] == 1 and weight.shape[3] == 1:
         weight = weight[:, :, 0, 0]
-    _check_tensor("weight", weight, 2, "[K * P, C]")
+    check_tensor("weight", weight, 2, "[K * P, C]")
     if weight.shape[1] != features.shape[1]:
         raise ValueError(
             f"weight: got shape {list(weight.shape)}, expected [K * P, C] with the C = {features.shape[1]} of features"
         )
     if bias is not None:
-        _check_tensor("bias", bias, 1, "[K * P]")
+        check_tensor("bias", bias, 1, "[K * P]")
         if bias.shape[0] != weight.shape[0]:
             raise ValueError(
                 f"bias: got shape {list(bias.shape)}, expected [{weight.shape[0]}], one number for each row of weight"
             )
-    _check_tensor("target", target, 3, "[B, K, 2]")
+    check_tensor("target", target, 3, "[B, K, 2]")
     num_keypoints = target.shape[1]
     if weight.shape[0] not in (3 * num_keypoints, 4 * num_keypoints, 5 * num_keypoints):
         raise ValueError(
             f"weight: got {weight.shape[0]} rows with {num_keypoints} keypoints in target, expected K * P with "
             "P = 3, 4 or 5"
         )
-    _check_labels("keypoint_weight", target, keypoint_weight, features.shape[0], num_keypoints)
-    _check_devices(features=features, weight=weight, bias=bias, target=target, keypoint_weight=keypoint_weight)
+    check_labels("keypoint_weight", target, keypoint_weight, features.shape[0], num_keypoints)
+    check_devices(features=features, weight=weight, bias=bias, target=target, keypoint_weight=keypoint_weight)
     _check_options(
         stride, coordinates, distribution, beta, fixed_log_var, log_var_bounds, reduction, backend,
         weight.shape[0] // num_keypoints - 2 if num_keypoints else 1,
@@ -259,62 +269,6 @@ def _to_float(weight: Tensor | None) -> Tensor | None:
     return weight if weight is None or weight.is_floating_point() else weight.to(torch.float32)
 
 
-def _check_tensor(name: str, tensor: Tensor, dim: int, shape: str) -> None:
-    if not isinstance(tensor, Tensor):
-        kind = f"{type(tensor).__module__}.{type(tensor).__name__}"
-        hint = f"; convert it with torch.from_numpy({name})" if kind == "numpy.ndarray" else ""
-        raise TypeError(f"{name}: got {kind}, expected a torch.Tensor{hint}")
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
-        kind = "a quantized" if tensor.is_quantized else "a nested" if tensor.is_nested else "a sparse"
-        raise TypeError(f"{name}: got {kind} tensor ({tensor.layout}, {tensor.dtype}), expected a dense one")
-    if tensor.dtype not in _DTYPES:
-        raise TypeError(f"{name}: got {tensor.dtype}, expected one of {', '.join(str(dtype) for dtype in _DTYPES)}")
-    if tensor.dim() != dim:
-        raise ValueError(f"{name}: got shape {list(tensor.shape)}, expected {dim} dimensions {shape}")
-
-
-def _check_size(name: str, maps: Tensor) -> None:
-    if maps.shape[-2] == 0 or maps.shape[-1] == 0:
-        raise ValueError(f"{name}: got shape {list(maps.shape)}, expected H >= 1 and W >= 1")
-
-
-def _check_labels(weight_name: str, target: Tensor, weight: Tensor | None, batch: int, num_keypoints: int) -> None:
-    _check_tensor("target", target, 3, "[B, K, 2]")
-    if target.shape != (batch, num_keypoints, 2):
-        raise ValueError(
-            f"target: got shape {list(target.shape)}, expected [{batch}, {num_keypoints}, 2], (x, y) of every keypoint"
-        )
-    _check_constant("target", target)
-    if weight is None:
-        return
-    if not isinstance(weight, Tensor):
-        raise TypeError(
-            f"{weight_name}: got {type(weight).__module__}.{type(weight).__name__}, expected a torch.Tensor or None"
-        )
-    if weight.is_complex():
-        raise TypeError(f"{weight_name}: got {weight.dtype}, expected real numbers")
-    if weight.shape != (batch, num_keypoints):
-        raise ValueError(
-            f"{weight_name}: got shape {list(weight.shape)}, expected [{batch}, {num_keypoints}], one for each keypoint"
-        )
-    _check_constant(weight_name, weight)
-
-
-def _check_constant(name: str, tensor: Tensor) -> None:
-    if tensor.requires_grad:
-        raise ValueError(
-            f"{name}: got a tensor that requires grad, expected a constant; the loss has no gradient for it "
-            f"(take {name}.detach())"
-        )
-
-
-def _check_devices(**tensors: Tensor | None) -> None:
-    (first_name, first), *others = [(name, tensor) for name, tensor in tensors.items() if tensor is not None]
-    for name, tensor in others:
-        if tensor.device != first.device:
-            raise ValueError(f"{name}: got a tensor on {tensor.device}, expected {first.device}, as {first_name}")
-
-
 def _check_options(
     stride: float,
     coordinates: str,
@@ -326,37 +280,19 @@ def _check_options(
     backend: str,
     channels: int,
 ) -> None:
-    for name, value, allowed in (
-        ("coordinates", coordinates, _COORDINATES),
-        ("distribution", distribution, _DISTRIBUTIONS),
-        ("reduction", reduction, _REDUCTIONS),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, allowed))}")
+    check_name("coordinates", coordinates, COORDINATES)
+    check_name("distribution", distribution, _DISTRIBUTIONS)
+    check_name("reduction", reduction, REDUCTIONS)
     check_backend(backend)
-    _check_number("stride", stride)
-    if not stride > 0:
-        raise ValueError(f"stride: got {stride}, expected a positive number")
-    _check_number("beta", beta)
+    check_positive("stride", stride)
+    check_number("beta", beta)
     if not 0 <= beta <= 1:
         raise ValueError(f"beta: got {beta}, expected 0 <= beta <= 1")
     if fixed_log_var is not None:
-        _check_number("fixed_log_var", fixed_log_var)
-    if log_var_bounds is not None:
-        if not isinstance(log_var_bounds, tuple | list) or len(log_var_bounds) != 2:
-            raise TypeError(f"log_var_bounds: got {log_var_bounds!r}, expected (low, high) or None")
-        low, high = log_var_bounds
-        if not low <= high:
-            raise ValueError(f"log_var_bounds: got {log_var_bounds!r}, expected low <= high")
+        check_number("fixed_log_var", fixed_log_var)
+    check_bounds("log_var_bounds", log_var_bounds)
     if distribution == "laplace" and channels == 3:
         raise ValueError(
             "distribution: got 'laplace' with 3 log variances a keypoint, expected 1 or 2; there is no Cholesky "
             "form of it"
         )
-
-
-def _check_number(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name}: got {type(value).__name__} {value!r}, expected a number")
-    if not -math.inf < value < math.inf:  # which torch.compile can trace, and math.isfinite not
-        raise ValueError(f"{name}: got {value}, expected a finite number")

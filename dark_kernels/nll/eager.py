@@ -40,14 +40,27 @@ def _find_cells(target: Tensor, weight: Tensor | None, height: int, width: int, 
 
 def _read_cells(maps: Tensor, cells: _Cells, dtype: torch.dtype) -> Tensor:
     """[B, K, C] of [B, K, C, H, W], 0 where invalid. Reads the maps where they are, whatever their strides."""
-    batch, keypoint = _own_index(maps)
-    values = maps[batch, keypoint, :, cells.row, cells.column].to(dtype)
+    places = _places(maps, cells)
+    values = _memory(maps).index_select(0, places.view(-1)).view(places.shape).to(dtype)
     return torch.where(cells.valid[..., None], values, 0.0)
 
 
-def _own_index(maps: Tensor) -> tuple[Tensor, Tensor]:
-    batch = torch.arange(maps.shape[0], device=maps.device)[:, None]
-    return batch, torch.arange(maps.shape[1], device=maps.device)
+def _memory(maps: Tensor) -> Tensor:
+    """The memory of maps, from their first element to their last: one dimension, in which an index is cheapest."""
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(maps.shape, maps.stride(), strict=True))
+    return maps.as_strided((extent,), (1,))
+
+
+def _places(maps: Tensor, cells: _Cells) -> Tensor:
+    """Where in `_memory` the channels of the cells lie: [B, K, C]."""
+    stride_b, stride_k, stride_c, stride_h, stride_w = maps.stride()
+
+    def steps(size: int, stride: int) -> Tensor:
+        return torch.arange(0, size * stride, stride, device=maps.device) if stride else cells.row.new_zeros(size)
+
+    place = torch.add(cells.column * stride_w, cells.row, alpha=stride_h)
+    place += steps(maps.shape[0], stride_b)[:, None] + steps(maps.shape[1], stride_k)
+    return place[..., None] + steps(maps.shape[2], stride_c)
 
 
 def _bounded(log_var: Tensor, options: Options) -> tuple[Tensor, Tensor | None]:
@@ -176,9 +189,9 @@ def gaussian_nll_bwd(
     """Add to the gradients, which are zeros."""
     cells, gradients = _cell_gradients(grad_loss, values, target, weight, scale, height, width, options)
     for gradient, channels in ((grad_mean, gradients[..., :2]), (grad_log_var, gradients[..., 2:])):
-        if gradient.numel():
-            batch, keypoint = _own_index(gradient)
-            gradient[batch, keypoint, :, cells.row, cells.column] = channels.to(gradient.dtype)
+        if gradient.numel():  # every keypoint has channels of its own, so no two write to one place
+            places = _places(gradient, cells)
+            _memory(gradient).index_copy_(0, places.view(-1), channels.to(gradient.dtype).reshape(-1))
 
 
 def _cell_gradients(

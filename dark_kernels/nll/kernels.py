@@ -14,55 +14,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .._triton.cells import find_cells
 from .._triton.launch import on_device_of
 from .options import Options
 
 LOG_2 = tl.constexpr(0.6931471805599453)
 LOG_2_PI = tl.constexpr(1.8378770664093453)
-
-
-@triton.jit
-def _find_cells(
-    target_ptr,  # [B, K, 2]
-    target_stride_b,
-    target_stride_k,
-    target_stride_c,
-    weight_ptr,  # [B, K]
-    weight_stride_b,
-    weight_stride_k,
-    batch,  # int64
-    keypoint,  # int64
-    exists,
-    height,
-    width,
-    stride,
-    HAS_WEIGHT: tl.constexpr,
-    IS_OFFSET: tl.constexpr,
-):
-    """Validity, weight, row, column (int64) and target of keypoints; the target relative to what means are
-    relative to. Zeros where invalid."""
-    pointer = target_ptr + batch * target_stride_b + keypoint * target_stride_k
-    x = tl.load(pointer, mask=exists, other=0.0).to(tl.float32)
-    y = tl.load(pointer + target_stride_c, mask=exists, other=0.0).to(tl.float32)
-    # Rounded as every other backend rounds, for the same cell.
-    column = tl.floor(tl.div_rn(x, stride))
-    row = tl.floor(tl.div_rn(y, stride))
-    # Before the conversion to integers, and false for a NaN.
-    valid = exists & (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    weight = 1.0
-    if HAS_WEIGHT:
-        pointer = weight_ptr + batch * weight_stride_b + keypoint * weight_stride_k
-        weight = tl.load(pointer, mask=exists, other=0.0).to(tl.float32)
-        valid = valid & (weight > 0)
-    weight = tl.where(valid, weight, 0.0)
-    column = tl.where(valid, column, 0.0)
-    row = tl.where(valid, row, 0.0)
-    x = tl.where(valid, x, 0.0)
-    y = tl.where(valid, y, 0.0)
-    if IS_OFFSET:
-        x = x - (column + 0.5) * stride
-        y = y - (row + 0.5) * stride
-    return valid, weight, row.to(tl.int64), column.to(tl.int64), x, y
 
 
 @triton.jit
@@ -216,7 +173,7 @@ def _gaussian_nll_fwd_kernel(
         batch = (index // num_keypoints).to(tl.int64)
         keypoint = (index % num_keypoints).to(tl.int64)
         index = index.to(tl.int64)
-        valid, weight, row, column, x, y = _find_cells(
+        valid, weight, row, column, x, y = find_cells(
             target_ptr, target_stride_b, target_stride_k, target_stride_c, weight_ptr, weight_stride_b,
             weight_stride_k, batch, keypoint, exists, height, width, stride, HAS_WEIGHT, IS_OFFSET,
         )  # fmt: skip
@@ -445,7 +402,7 @@ def _gaussian_nll_bwd_kernel(
     keypoint = (channel // channels).to(tl.int64)
     part = channel % channels
     batches = keypoint * 0 + batch
-    valid, weight, row, column, x, y = _find_cells(
+    valid, weight, row, column, x, y = find_cells(
         target_ptr, target_stride_b, target_stride_k, target_stride_c, weight_ptr, weight_stride_b, weight_stride_k,
         batches, keypoint, exists, height, width, stride, HAS_WEIGHT, IS_OFFSET,
     )  # fmt: skip
@@ -513,7 +470,7 @@ def _linear_values_fwd_kernel(
     part = index % COLUMNS
     batch = (index // COLUMNS // num_keypoints).to(tl.int64)
     keypoint = (index // COLUMNS % num_keypoints).to(tl.int64)
-    valid, _, row, column, _, _ = _find_cells(
+    valid, _, row, column, _, _ = find_cells(
         target_ptr, target_stride_b, target_stride_k, target_stride_c, keypoint_weight_ptr, keypoint_weight_stride_b,
         keypoint_weight_stride_k, batch, keypoint, exists, height, width, stride, HAS_WEIGHT, False,
     )  # fmt: skip
@@ -612,7 +569,7 @@ def _linear_gaussian_nll_bwd_head_kernel(
         total_bias = tl.zeros([BLOCK_TARGETS], dtype=tl.float32)
         for start in range(0, batch_size, BLOCK_TARGETS):
             batch = start + lane
-            valid, keypoint_weight, row, column, x, y = _find_cells(
+            valid, keypoint_weight, row, column, x, y = find_cells(
                 target_ptr, target_stride_b, target_stride_k, target_stride_c, keypoint_weight_ptr,
                 keypoint_weight_stride_b, keypoint_weight_stride_k, batch, keypoint, batch < batch_size, height,
                 width, stride, HAS_WEIGHT, IS_OFFSET,
@@ -686,7 +643,7 @@ def _linear_gaussian_nll_bwd_features_kernel(
     channel_exists = channel < num_channels
     # A block of one, since what finds cells works on blocks.
     one = tl.arange(0, 1).to(tl.int64)
-    own_valid, _own_weight, own_row, own_column, _own_x, _own_y = _find_cells(
+    own_valid, _own_weight, own_row, own_column, _own_x, _own_y = find_cells(
         target_ptr, target_stride_b, target_stride_k, target_stride_c, keypoint_weight_ptr, keypoint_weight_stride_b,
         keypoint_weight_stride_k, one + batch, one + own_keypoint, one == 0, height, width, stride, HAS_WEIGHT, False,
     )  # fmt: skip
@@ -699,7 +656,7 @@ def _linear_gaussian_nll_bwd_features_kernel(
     num_earlier = 0
     for start in range(0, num_keypoints, BLOCK_SEARCH):
         other = (start + tl.arange(0, BLOCK_SEARCH)).to(tl.int64)
-        other_valid, _weight, other_row, other_column, _x, _y = _find_cells(
+        other_valid, _weight, other_row, other_column, _x, _y = find_cells(
             target_ptr, target_stride_b, target_stride_k, target_stride_c, keypoint_weight_ptr,
             keypoint_weight_stride_b, keypoint_weight_stride_k, other * 0 + batch, other,
             (other < num_keypoints) & writes, height, width, stride, HAS_WEIGHT, False,
@@ -715,7 +672,7 @@ def _linear_gaussian_nll_bwd_features_kernel(
     products = tl.zeros([BLOCK_TARGETS, BLOCK_CHANNELS], dtype=tl.float32)
     for start in range(first, last, BLOCK_TARGETS):
         keypoint = (start + tl.arange(0, BLOCK_TARGETS)).to(tl.int64)
-        valid, _weight, row, column, _x, _y = _find_cells(
+        valid, _weight, row, column, _x, _y = find_cells(
             target_ptr, target_stride_b, target_stride_k, target_stride_c, keypoint_weight_ptr,
             keypoint_weight_stride_b, keypoint_weight_stride_k, keypoint * 0 + batch, keypoint,
             keypoint < num_keypoints, height, width, stride, HAS_WEIGHT, False,

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._operators import OnceDifferentiable, arithmetic_dtype, is_channels_last, make_maps
 from ..backends import choose
 from . import eager
 from .options import Options
@@ -51,17 +52,6 @@ _library.define(
 )
 
 
-def arithmetic_dtype(*tensors: Tensor | None) -> torch.dtype:
-    """float64 if one of the tensors is, else float32."""
-    is_double = any(tensor is not None and tensor.dtype == torch.float64 for tensor in tensors)
-    return torch.float64 if is_double else torch.float32
-
-
-def is_channels_last(maps: Tensor) -> bool:
-    """Whether channels lie closer together than pixels, in [B, C, H, W] and in [B, K, C, H, W]."""
-    return maps.stride(-3) < maps.stride(-1)
-
-
 def _empty_loss(target: Tensor, reduction: str, columns: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Uninitialised outputs of a forward pass."""
     shape = target.shape[:2]
@@ -70,25 +60,6 @@ def _empty_loss(target: Tensor, reduction: str, columns: int, dtype: torch.dtype
         torch.empty((), dtype=dtype, device=target.device),
         torch.empty((*shape, columns), dtype=dtype, device=target.device),
     )
-
-
-def _make_maps(
-    make: Callable[..., Tensor],
-    target: Tensor,
-    channels: int,
-    height: int,
-    width: int,
-    dtype: torch.dtype | None,
-    channels_last: bool,
-) -> Tensor:
-    """[B, K, C, H, W] of the wanted memory layout, by torch.empty or torch.zeros; no elements if `dtype` is None."""
-    if dtype is None:
-        return torch.empty(0, device=target.device)
-    batch, num_keypoints = target.shape[:2]
-    if channels_last:
-        maps = make((batch, height, width, num_keypoints, channels), dtype=dtype, device=target.device)
-        return maps.permute(0, 3, 4, 1, 2)
-    return make((batch, num_keypoints, channels, height, width), dtype=dtype, device=target.device)
 
 
 # --- maps ------------------------------------------------------------------------------------------------
@@ -127,12 +98,11 @@ def _zero_loss(
 def _gaussian_nll_backward(
     grad_loss: Tensor, values: Tensor, target: Tensor, weight: Tensor | None, scale: Tensor, *arguments: Any
 ) -> tuple[Tensor, Tensor]:
-    height, width, mean_dtype, log_var_dtype, channels_last, *options, backend = arguments
+    layout, (*options, backend) = arguments[:5], arguments[5:]
+    height, width = layout[:2]
     serves = choose(backend, values.device.type, values.dtype).backend
-    # Fresh zeros cost next to nothing on CPU; the kernel writes them itself.
-    make = torch.empty if serves == "triton" else torch.zeros
-    grad_mean = _make_maps(make, target, 2, height, width, mean_dtype, channels_last)
-    grad_log_var = _make_maps(make, target, values.shape[2] - 2, height, width, log_var_dtype, channels_last)
+    make = torch.empty if serves == "triton" else torch.zeros  # the kernel writes the zeros itself
+    grad_mean, grad_log_var = _make_gradients(make, values, *layout)
     if grad_mean.numel() == 0 and grad_log_var.numel() == 0:
         return grad_mean, grad_log_var
     tensors = (grad_mean, grad_log_var, grad_loss, values, target, weight, scale)
@@ -148,11 +118,26 @@ def _gaussian_nll_backward(
 def _gaussian_nll_backward_fake(
     grad_loss: Tensor, values: Tensor, target: Tensor, weight: Tensor | None, scale: Tensor, *arguments: Any
 ) -> tuple[Tensor, Tensor]:
-    height, width, mean_dtype, log_var_dtype, channels_last = arguments[:5]
-    return (
-        _make_maps(torch.empty, target, 2, height, width, mean_dtype, channels_last),
-        _make_maps(torch.empty, target, values.shape[2] - 2, height, width, log_var_dtype, channels_last),
-    )
+    return _make_gradients(torch.empty, values, *arguments[:5])
+
+
+def _make_gradients(
+    make: Callable[..., Tensor],
+    values: Tensor,
+    height: int,
+    width: int,
+    mean_dtype: torch.dtype | None,
+    log_var_dtype: torch.dtype | None,
+    channels_last: bool,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of both maps, by torch.empty or torch.zeros; no elements where the dtype is None."""
+    batch, num_keypoints, columns = values.shape
+
+    def maps(channels: int, dtype: torch.dtype | None) -> Tensor:
+        sizes = (batch, (num_keypoints, channels), height, width)
+        return make_maps(make, *sizes, dtype, values.device, channels_last)
+
+    return maps(2, mean_dtype), maps(columns - 2, log_var_dtype)
 
 
 # --- head and maps ---------------------------------------------------------------------------------------
@@ -278,28 +263,9 @@ _linear_gaussian_nll_backward_operator = torch.ops.dark_kernels.linear_gaussian_
 
 
 # --- autograd --------------------------------------------------------------------------------------------
-#
-# `torch.autograd.function.once_differentiable` would not do: under torch.func, and wherever the loss is one
-# of several terms, it lets a second derivative through as silent zeros. So the backward pass is a function of
-# its own, which depends on what the loss depends on and whose own backward pass raises.
 
 
-class _OnceDifferentiable(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        raise RuntimeError(
-            "double backward: got a second derivative of a fused loss, expected the first; "
-            "backend='reference' has all of them"
-        )
-
-
-class _GaussianNLLBackward(_OnceDifferentiable):
+class _GaussianNLLBackward(OnceDifferentiable):
     @staticmethod
     def forward(
         grad_loss: Tensor,
@@ -359,7 +325,7 @@ class _GaussianNLL(torch.autograd.Function):
         return *[gradient if need else None for gradient, need in zip(gradients, needs, strict=True)], *rest
 
 
-class _LinearGaussianNLLBackward(_OnceDifferentiable):
+class _LinearGaussianNLLBackward(OnceDifferentiable):
     @staticmethod
     def forward(
         grad_loss: Tensor,
