@@ -41,7 +41,7 @@ def _find_cells(target: Tensor, weight: Tensor | None, height: int, width: int, 
 def _read_cells(maps: Tensor, cells: _Cells, dtype: torch.dtype) -> Tensor:
     """[B, K, C] of [B, K, C, H, W], 0 where invalid. Reads the maps where they are, whatever their strides."""
     places = _places(maps, cells)
-    values = _memory(maps).index_select(0, places.view(-1)).view(places.shape).to(dtype)
+    values = _memory(maps).index_select(0, places.reshape(-1)).view(places.shape).to(dtype)
     return torch.where(cells.valid[..., None], values, 0.0)
 
 
@@ -191,7 +191,7 @@ def gaussian_nll_bwd(
     for gradient, channels in ((grad_mean, gradients[..., :2]), (grad_log_var, gradients[..., 2:])):
         if gradient.numel():  # every keypoint has channels of its own, so no two write to one place
             places = _places(gradient, cells)
-            _memory(gradient).index_copy_(0, places.view(-1), channels.to(gradient.dtype).reshape(-1))
+            _memory(gradient).index_copy_(0, places.reshape(-1), channels.to(gradient.dtype).reshape(-1))
 
 
 def _cell_gradients(
