@@ -335,7 +335,8 @@ for name in ("darkpose", "megvii"):
         constants = kernels._recipe_constants(*recipes.get(name).operator_arguments, False)
         shape = kernels.launch_shape(2**32, 4)
         options = {"num_warps": shape.pop("num_warps")}
-        constants = {**constants, **shape, "IS_FLAT": True, "WIDE_INDEX": True, **dict.fromkeys(ones, 1)}
+        flags = {"HAS_PARTS": False, "IS_FLAT": True, "WIDE_INDEX": True}
+        constants = {**constants, **shape, **flags, **dict.fromkeys(ones, 1)}
         types = {argument: "constexpr" if argument in constants else "*fp32" if argument.endswith("_ptr") else "i64"
                  for argument in kernel.arg_names}
         triton.compile(ASTSource(kernel, types, constants), target=GPUTarget("cuda", 90, 32), options=options)
