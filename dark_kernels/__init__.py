@@ -1,6 +1,6 @@
 """Fused Triton kernels for pose estimation: heatmaps to keypoints, and losses for their training."""
 
-from . import recipes
+from . import nn, recipes
 from .decode import decode
 from .nll import gaussian_nll, linear_gaussian_nll
 from .recipes import Recipe
@@ -8,4 +8,4 @@ from .types import Keypoints
 
 __version__ = "0.1.0"
 
-__all__ = ["Keypoints", "Recipe", "__version__", "decode", "gaussian_nll", "linear_gaussian_nll", "recipes"]
+__all__ = ["Keypoints", "Recipe", "__version__", "decode", "gaussian_nll", "linear_gaussian_nll", "nn", "recipes"]
