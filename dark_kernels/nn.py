@@ -173,8 +173,13 @@ class DARKHead(nn.Module):
         full: bool = False,
         reduction: str = "mean",
         backend: str = "auto",
+        at: Tensor | None = None,  # [B, K, 2]
     ) -> Tensor:
         """`dark_kernels.linear_gaussian_nll` of this head: the loss of its maps, without the maps.
+
+        In the cell of its own target a head never sees an error of more than a cell, and says so. Where inference
+        takes the cells from a heatmap, whose peak may be elsewhere, train it there: `at=` the cells of the peaks
+        (`TwoStageDecoder.find_cells`), once there are peaks worth looking at.
 
         Args:
             features: [B, C, H, W], any strides; the dtype may differ from the parameters'.
@@ -185,6 +190,8 @@ class DARKHead(nn.Module):
             full: Add the Gaussian's constant.
             reduction: `"mean"`, `"mean_valid"`, `"sum"` or `"none"`.
             backend: `"auto"`, `"triton"`, `"eager"` or `"reference"`.
+            at: [B, K, 2], (x, y) in input pixels: read the head in the cells of these places instead of the
+                targets'. NaN, or outside the map: ignored. Still no maps, but more launches than without.
 
         Returns:
             The loss, [] or [B, K]; float32, or float64 if features or parameters are float64.
@@ -195,21 +202,44 @@ class DARKHead(nn.Module):
         self._check_features(features)
         # The function learns K from `target`: 3 keypoints of 5 channels have the rows of 5 keypoints of 3.
         self._check_points("target", target, features)
-        return linear_gaussian_nll(
-            features,
-            self.weight,
-            self.bias,
+        options: dict[str, Any] = {
+            "distribution": self.distribution,
+            "beta": beta,
+            "fixed_log_var": fixed_log_var,
+            "log_var_bounds": self.log_var_bounds,
+            "full": full,
+            "reduction": reduction,
+            "backend": backend,
+        }
+        if at is None:
+            return linear_gaussian_nll(
+                features,
+                self.weight,
+                self.bias,
+                target,
+                stride=self.stride,
+                keypoint_weight=keypoint_weight,
+                coordinates=self.coordinates,
+                **options,
+            )
+        self._check_points("at", at, features)
+        mean, log_var, center, valid = self._read(features, at)
+        if self.coordinates == "absolute":
+            mean = mean - center
+        # Maps of one cell, which reaches from where the head is read to every target in the image.
+        height, width = features.shape[-2:]
+        stride = 2 * self.stride * max(height, width)
+        target = target.to(mean.dtype)
+        inside = (target >= 0) & (target < target.new_tensor([width, height]) * self.stride)
+        target = torch.where(valid[..., None] & inside.all(-1, keepdim=True), target - center + stride / 2, math.nan)
+        return gaussian_nll(
+            mean[..., None, None],
+            log_var[..., None, None],
             target,
-            stride=self.stride,
-            keypoint_weight=keypoint_weight,
-            coordinates=self.coordinates,
-            distribution=self.distribution,
-            beta=beta,
-            fixed_log_var=fixed_log_var,
-            log_var_bounds=self.log_var_bounds,
-            full=full,
-            reduction=reduction,
-            backend=backend,
+            stride=stride,
+            weight=keypoint_weight,
+            coordinates="offset",
+            **options,
         )
 
     def at(
@@ -238,6 +268,19 @@ class DARKHead(nn.Module):
         """
         self._check_features(features)
         self._check_points("coords", coords, features)
+        mean, log_var, center, valid = self._read(features, coords)
+        if self.coordinates == "offset":
+            mean = mean + center
+        covariance = self._covariance(log_var)
+        return torch.where(valid[..., None], mean, math.nan), torch.where(valid[..., None, None], covariance, math.nan)
+
+    def _read(
+        self,
+        features: Tensor,  # [B, C, H, W]
+        coords: Tensor,  # [B, K, 2]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Means [B, K, 2] as the head says them and log variances [B, K, 1 | 2 | 3] in the cells of `coords`, the
+        centres of these cells [B, K, 2] in input pixels, and whether there is one [B, K]; of no meaning where not."""
         is_double = torch.float64 in (features.dtype, self.weight.dtype)
         dtype = torch.float64 if is_double else torch.float32
         height, width = features.shape[-2:]
@@ -260,10 +303,7 @@ class DARKHead(nn.Module):
             # Not a matrix product, which settings of the process can round to half precision.
             outputs.append((at_cell[:, :, None] * weight).sum(-1) + bias)
         mean, log_var = outputs
-        if self.coordinates == "offset":
-            mean = mean + (torch.stack([column, row], dim=-1) + 0.5) * self.stride
-        covariance = self._covariance(log_var)
-        return torch.where(valid[..., None], mean, math.nan), torch.where(valid[..., None, None], covariance, math.nan)
+        return mean, log_var, (torch.stack([column, row], dim=-1).to(dtype) + 0.5) * self.stride, valid
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.num_keypoints}, covariance={self.covariance!r}, stride={self.stride:g}"
@@ -526,14 +566,33 @@ class TwoStageDecoder(nn.Module):
                 f"heatmap_head: got heatmaps of shape {list(heatmaps.shape)}, expected "
                 f"[{expected[0]}, {expected[1]}, H, W], a map for each keypoint of distribution_head"
             )
+        cells, scores = self.find_cells(heatmaps, features.shape[-2], features.shape[-1])
+        coords, covariances = head.at(features, cells)
+        return Keypoints(coords, scores, covariances)
+
+    def find_cells(
+        self,
+        heatmaps: Tensor,  # [B, K, h, w]
+        height: int,
+        width: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Where the distribution head is read: for `distribution_head.loss(features, target, at=cells)`.
+
+        Args:
+            heatmaps: [B, K, h, w], of `heatmap_head`.
+            height, width: Of the features.
+
+        Returns:
+            The centres of the cells [B, K, 2] in input pixels, NaN where a heatmap has no keypoint, and the scores
+            of the peaks [B, K]. Without gradient.
+        """
         # NaN instead of the recipe's own number, which could be somewhere in the map.
         recipe = dataclasses.replace(self.recipe, invalid=math.nan)
         peaks, scores, _ = decode(heatmaps, recipe, backend=self.backend)
-        cell = ((peaks + self.heatmap_shift) * (self.heatmap_stride / head.stride)).floor()
-        last = peaks.new_tensor([features.shape[-1] - 1, features.shape[-2] - 1])
-        center = (cell.clamp(min=torch.zeros_like(last), max=last) + 0.5) * head.stride
-        coords, covariances = head.at(features, center)
-        return Keypoints(coords, scores, covariances)
+        stride = self.distribution_head.stride
+        cell = ((peaks + self.heatmap_shift) * (self.heatmap_stride / stride)).floor()
+        last = peaks.new_tensor([width - 1, height - 1])
+        return (cell.clamp(min=torch.zeros_like(last), max=last) + 0.5) * stride, scores
 
     def extra_repr(self) -> str:
         return (
