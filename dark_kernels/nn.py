@@ -492,7 +492,8 @@ class TwoStageDecoder(nn.Module):
             corners (`heatmap_shift=0`), which puts the border of a cell on the pixel.
         heatmap_stride: Input pixels per heatmap pixel; None takes the stride of `distribution_head`.
         heatmap_shift: Heatmap pixel p is at (p + heatmap_shift) * heatmap_stride input pixels. 0 for targets made at
-            keypoint / stride (MSRA, DARK, UDP), 0.5 for targets made at keypoint / stride - 0.5.
+            keypoint / stride (MSRA, DARK; UDP with a stride of (input - 1) / (heatmap - 1)), 0.5 for targets made
+            at keypoint / stride - 0.5.
         backend: Of `decode`.
 
     Raises:

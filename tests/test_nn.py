@@ -124,6 +124,75 @@ def test_the_variance_can_leave_its_start() -> None:
     assert bool((head.weight.grad[2 * K :] != 0).any())  # type: ignore[index]
 
 
+# --- the head: read elsewhere than at the target ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", FORMS)
+def test_reading_at_the_target_is_the_loss(options: dict[str, Any], device: torch.device) -> None:
+    """Value and gradients, with all that the loss takes."""
+    head, features, target = make(device, torch.float64, **options)
+    features.requires_grad_()
+    variables = (features, *head.parameters())
+    given: dict[str, Any] = {**OPTIONS, "keypoint_weight": torch.rand(B, K, device=device)}
+    for fixed_log_var in (None, 0.7):
+        expected = head.loss(features, target, fixed_log_var=fixed_log_var, **given)
+        actual = head.loss(features, target, fixed_log_var=fixed_log_var, at=target, **given)
+        # The detour over the cell's centre rounds once more, of numbers up to 72.
+        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+        for one, other in zip(
+            torch.autograd.grad(actual.sum(), variables, allow_unused=True),
+            torch.autograd.grad(expected.sum(), variables, allow_unused=True),
+            strict=True,
+        ):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("options", FORMS[:4])
+def test_reading_elsewhere_is_the_density_there(options: dict[str, Any]) -> None:
+    """However far the target is: from one corner of the map to the other."""
+    head, features, target = make(dtype=torch.float64, **options)
+    with torch.no_grad():
+        head.bias.add_(0.5)  # no variance so small that the density has no digits left
+    at = torch.tensor([[0.0, 0.0], [W * STRIDE - 1, H * STRIDE - 1], [W * STRIDE - 1, 0.0]]).expand(B, K, 2)
+    target[0] = W * STRIDE - 1 - at[0].double()
+    target[0, :, 1] = H * STRIDE - 1 - at[0, :, 1].double()
+    means, covariances = head.at(features, at)
+    loss = head.loss(features, target, full=True, reduction="none", at=at)
+    density = torch.distributions.MultivariateNormal(means, covariances).log_prob(target)
+    valid = torch.ones(B, K, dtype=torch.bool)
+    valid[-1, -1] = False  # a target outside the image
+    torch.testing.assert_close(loss[valid], -density[valid], rtol=1e-9, atol=1e-9)
+    assert loss[-1, -1] == 0
+
+
+@pytest.mark.parametrize("elsewhere", [math.nan, -1.0, W * STRIDE, math.inf])
+def test_nothing_is_read_outside_the_map(elsewhere: float) -> None:
+    head, features, target = make()
+    features[:, :, 0, 0] = math.nan  # which stands in for it
+    at = torch.full((B, K, 2), 6.0)
+    at[0, 0] = elsewhere
+    loss = head.loss(features, target, reduction="none", at=at)
+    assert loss[0, 0] == 0
+    assert bool((loss[0, 1:] != 0).all())
+    loss.sum().backward()
+    for parameter in head.parameters():
+        assert bool(parameter.grad.isfinite().all())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_reading_elsewhere_compiles(dynamic: bool | None) -> None:
+    torch._dynamo.reset()
+    head, features, target = make(covariance="full")
+
+    def loss(features: Tensor, target: Tensor, at: Tensor) -> Tensor:
+        return head.loss(features, target, at=at, reduction="mean_valid")
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for size in (1, 2):
+        larger = features.repeat(1, 1, size, size)
+        torch.testing.assert_close(compiled(larger, target, target.flip(1)), loss(larger, target, target.flip(1)))
+
+
 # --- the head: as a module -------------------------------------------------------------------------------
 
 
@@ -183,6 +252,9 @@ def test_autocast(dtype: torch.dtype, device: torch.device) -> None:
     torch.testing.assert_close(means, expected[0], equal_nan=True)
     torch.testing.assert_close(covariances, expected[1], equal_nan=True)
     torch.testing.assert_close(loss, head.loss(low.float(), target))
+    with torch.autocast(device.type, dtype):
+        elsewhere = head.loss(low, target, at=target.flip(1))
+    torch.testing.assert_close(elsewhere, head.loss(low.float(), target, at=target.flip(1)))
 
 
 @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
@@ -353,7 +425,7 @@ def test_bad_features(error: type[Exception], message: str, features: Any, call:
         head(features) if call == "forward" else getattr(head, call)(features, torch.ones(B, K, 2))
 
 
-@pytest.mark.parametrize(("call", "name"), [("loss", "target"), ("at", "coords")])
+@pytest.mark.parametrize(("call", "name"), [("loss", "target"), ("at", "coords"), ("loss_at", "at")])
 @pytest.mark.parametrize(
     ("error", "message", "points"),
     [
@@ -364,8 +436,11 @@ def test_bad_features(error: type[Exception], message: str, features: Any, call:
     ],
 )
 def test_bad_points(error: type[Exception], message: str, points: Tensor, call: str, name: str) -> None:
+    head, features = DARKHead(C, K), torch.zeros(B, C, H, W)
     with pytest.raises(error, match=f"{name}: {message}"):
-        getattr(DARKHead(C, K), call)(torch.zeros(B, C, H, W), points)
+        head.loss(features, torch.ones(B, K, 2), at=points) if call == "loss_at" else getattr(head, call)(
+            features, points
+        )
 
 
 def test_another_number_of_keypoints_with_as_many_rows_is_refused() -> None:
@@ -577,6 +652,20 @@ def test_a_peak_beyond_the_border_is_read_in_the_nearest_cell(corner: tuple[int,
         torch.randn(B, C, H, W)
     ).coords
     assert torch.equal(coords, ((torch.tensor(cell) + 0.5) * STRIDE).expand(B, K, 2))
+
+
+def test_found_cells_are_those_that_are_read(device: torch.device) -> None:
+    """So that the head can be trained in them."""
+    head, _, target = make(device)
+    decoder = TwoStageDecoder(torch.nn.Conv2d(C, K, 1), head, heatmap_shift=0.5).to(device)
+    features = torch.randn(B, C, 16, 12, device=device)
+    cells, scores = decoder.find_cells(decoder.heatmap_head(features), 16, 12)
+    assert not cells.requires_grad
+    keypoints = decoder(features)
+    assert torch.equal(keypoints.scores, scores)
+    torch.testing.assert_close(keypoints.coords, head.at(features, cells)[0], equal_nan=True)
+    assert torch.equal((cells / STRIDE).frac()[cells.isfinite()], torch.full_like(cells[cells.isfinite()], 0.5))
+    assert head.loss(features, target, at=cells, reduction="mean_valid").isfinite()
 
 
 def test_two_stages_compile_and_have_gradients(device: torch.device) -> None:
