@@ -363,7 +363,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--seed: got {options.seed}, expected 0 to {VALIDATION_SEED - 1}")
     try:
         options.device = torch.device(options.device)
-        torch.zeros(1, device=options.device) + 1
+        (torch.zeros(1, device=options.device) + 1).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().split("\n")[0]
         parser.error(f"--device: got {str(options.device)!r}, expected one that is here, such as cpu ({reason})")
