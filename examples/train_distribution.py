@@ -149,7 +149,7 @@ def train(
     conditions: Conditions,
     device: torch.device,
     learning_rate: float = 2e-3,
-    fixed_share: float = 0.4,
+    fixed_share: float = 0.3,
     nll_weight: float = 1.0,
     fixed_log_var: float = 0.0,
 ) -> Iterator[Losses]:
