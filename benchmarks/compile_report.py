@@ -186,6 +186,43 @@ def _nll_calls(full: bool) -> Iterator[Call]:
                 yield call(workloads.W2, dtype, form, distribution, True, 48)
 
 
+def _mixture_nll_calls(full: bool) -> Iterator[Call]:
+    """1 to 8 components; W1 contiguous and channels_last, W3 for its 308 keypoints."""
+
+    def call(workload: Any, dtype: str, num_components: int, bounds: float, channels_last: bool) -> Call:
+        def launch(module: ModuleType) -> None:
+            batch, num_keypoints, height, width = workload.shape
+
+            def maps(*channels: int) -> torch.Tensor:
+                shape = (batch, num_keypoints, *channels, height, width)
+                if channels_last:
+                    empty = torch.empty((batch, height, width, num_keypoints, *channels), dtype=workloads.DTYPES[dtype])
+                    return empty.movedim((1, 2), (-2, -1))
+                return torch.empty(shape, dtype=workloads.DTYPES[dtype])
+
+            three = maps(num_components), maps(num_components, 2), maps(num_components)
+            target, weight = torch.empty(batch, num_keypoints, 2), torch.empty(batch, num_keypoints)
+            number, cells = torch.empty(()), torch.empty(batch, num_keypoints, dtype=torch.int64)
+            slopes = torch.empty(batch, num_keypoints, 4 * num_components)
+            for reduction in ("none", "mean_valid"):
+                outputs = (weight if reduction == "none" else number, number, slopes, cells)
+                module.gaussian_mixture_nll_fwd(*outputs, *three, target, weight, 4.0, True, -bounds, bounds, reduction)
+            module.gaussian_mixture_nll_bwd(*three, number, number, slopes, cells, height, width, channels_last)
+
+        label = f"mixture of {num_components} {workload.name} {dtype}" + (" channels_last" if channels_last else "")
+        return Call(label, launch, not channels_last, everywhere=True)
+
+    yield call(workloads.W1, "float32", 3, 7.0, False)
+    yield call(workloads.W1, "float16", 8, 7.0, True)
+    yield call(workloads.W3, "bfloat16", 1, math.inf, False)
+    yield call(workloads.W2, "float16", 8, math.inf, False)
+    if full:
+        for num_components in range(1, 9):
+            for dtype in workloads.DTYPES:
+                for channels_last in (False, True):
+                    yield call(workloads.W2, dtype, num_components, 7.0, channels_last)
+
+
 def _read_calls(full: bool) -> Iterator[Call]:
     """The read-only kernel that decode is measured against must not be a slow one."""
 
@@ -193,6 +230,7 @@ def _read_calls(full: bool) -> Iterator[Call]:
         def launch(module: ModuleType) -> None:
             heatmaps = torch.empty(workload.shape, dtype=workloads.DTYPES[dtype])
             module.read_maps(torch.empty(workload.shape[:2]), heatmaps)
+            module.launch_nothing(heatmaps, workload.num_maps)
 
         return Call(f"read only {workload.name} {dtype}", launch)
 
@@ -202,13 +240,26 @@ def _read_calls(full: bool) -> Iterator[Call]:
 
 
 ROOMS: tuple[Room, ...] = (
-    Room("decode", "dark_kernels.decode.kernels", _decode_calls, loads={"_decode_fwd_kernel": ("_scan_map",)}),
+    Room(
+        "decode",
+        "dark_kernels.decode.kernels",
+        _decode_calls,
+        # Interleaved maps are read by a kernel of their own, and decode then has no streaming loop.
+        loads={"_decode_fwd_kernel": ("_load_whole",), "_scan_parts_kernel": ("_load_rest",)},
+    ),
     Room(
         "nll",
         "dark_kernels.nll.kernels",
         _nll_calls,
         loads={},
         stores={"_gaussian_nll_bwd_kernel": ("_gaussian_nll_bwd_kernel",)},
+    ),
+    Room(
+        "mixture_nll",
+        "dark_kernels.mixture_nll.kernels",
+        _mixture_nll_calls,
+        loads={},
+        stores={"_gaussian_mixture_nll_bwd_kernel": ("_write_tile",)},
     ),
     Room("benchmark", "benchmarks.kernels", _read_calls, loads={"_read_maps_kernel": ("_read_maps_kernel",)}),
 )
@@ -394,7 +445,7 @@ def compile_launch(launch: Launch, target_name: str) -> Row:
 
     row.narrowest_load, row.widest_load, loaded = _judge(row, launch, assembly, "load", launch.loads)
     row.narrowest_store, row.widest_store, _ = _judge(row, launch, assembly, "store", launch.stores)
-    step = launch.kwargs.get("BLOCK_SIZE")
+    step = launch.kwargs.get("BLOCK_SIZE", 0) * launch.kwargs.get("LOADS", 1) * launch.kwargs.get("MAPS", 1)
     if loaded and step:
         row.bytes_per_element = loaded * num_warps * target.warp_size / step
     return row
@@ -408,6 +459,8 @@ def _judge(
         return None, None, 0
     lines = _lines_of(launch.module, functions, access)
     widths = [width for where, width in access_widths(assembly, access) if where in lines]
+    if not widths and not launch.contiguous:
+        return None, None, 0
     if not widths:
         row.failures.append(f"no {access} of {' or '.join(functions)} found in the assembly")
         return None, None, 0

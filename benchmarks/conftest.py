@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import measure, results
+from benchmarks import measure, results, rows
 
 _load_before = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 _skipped: list[dict[str, str]] = []
+_wrong: list[dict[str, Any]] = []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,6 +52,8 @@ def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, A
         "triton": _version("triton"),
         "numpy": _version("numpy"),
         "opencv": _module_version("cv2"),
+        "transformers": _version("transformers"),
+        "kornia": _version("kornia"),
     }
 
 
@@ -59,12 +62,16 @@ def pytest_benchmark_generate_commit_info(config: pytest.Config) -> dict[str, An
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.skipped and isinstance(report.longrepr, tuple):
+    wrong = [value for name, value in report.user_properties if name == rows.WRONG]
+    if wrong and report.skipped:
+        _wrong.extend(wrong)
+    elif report.skipped and isinstance(report.longrepr, tuple):
         _skipped.append({"name": report.nodeid.rsplit("::", 1)[-1], "reason": report.longrepr[2]})
 
 
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]) -> None:
     results.add_derived(output_json["benchmarks"])
+    output_json["wrong"] = _wrong
     output_json["skipped"] = _skipped
 
 

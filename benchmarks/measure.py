@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import math
 import re
@@ -69,38 +70,44 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - started, result
 
 
-def rotation(inputs: Sequence[Tensor]) -> Callable[[], tuple[tuple[Tensor], dict[str, Any]]]:
+def rotation(inputs: Sequence[Any]) -> Callable[[], tuple[tuple[Any], dict[str, Any]]]:
     """A `setup` for `benchmark.pedantic`: the next input on every round."""
-    forever: Iterator[Tensor] = itertools.cycle(inputs)
+    forever: Iterator[Any] = itertools.cycle(inputs)
     return lambda: ((next(forever),), {})
 
 
 class GraphReplay:
     """A CUDA graph with many calls of one function on rotated inputs; calling it replays it and waits.
 
+    What the last calls returned is kept until as many others have followed as there are inputs, so that outputs
+    rotate as inputs do: a gradient that is written where the last one was would be written to the cache.
+
     Attributes:
         calls: How many calls a replay holds.
     """
 
-    def __init__(self, call: Callable[[Tensor], Any], inputs: Sequence[Tensor]) -> None:
+    def __init__(self, call: Callable[[Any], Any], inputs: Sequence[Any]) -> None:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # compiles, and loads modules: neither may happen while capturing
-            for heatmaps in inputs[:3]:
-                call(heatmaps)
+            for arguments in inputs[:3]:
+                call(arguments)
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             begin.record()
-            for heatmaps in inputs:
-                call(heatmaps)
+            for arguments in inputs:
+                call(arguments)
             end.record()
         torch.cuda.synchronize()
         seconds_a_call = begin.elapsed_time(end) / 1000 / len(inputs)
-        turns = math.ceil(_SHORTEST_REPLAY / max(seconds_a_call, 1e-7) / len(inputs))
-        self.calls = len(inputs) * max(1, min(turns, _MOST_CALLS // len(inputs)))
+        self.calls = calls_for(seconds_a_call, len(inputs))
+        # What the warm-up left in the allocator's cache is of no use to the graph, which has a pool of its own.
+        torch.cuda.empty_cache()
         self._graph = torch.cuda.CUDAGraph()
+        outputs: collections.deque[Any] = collections.deque(maxlen=len(inputs))
         with torch.cuda.graph(self._graph):
             for i in range(self.calls):
-                call(inputs[i % len(inputs)])
+                outputs.append(call(inputs[i % len(inputs)]))
+        outputs.clear()
         self()
 
     def __call__(self) -> None:
@@ -108,14 +115,20 @@ class GraphReplay:
         torch.cuda.synchronize()
 
 
-def host_seconds(call: Callable[[Tensor], Any], heatmaps: Tensor, calls: int = 20, repeats: int = 20) -> float:
+def calls_for(seconds_a_call: float, num_inputs: int) -> int:
+    """How many calls a replay holds: whole turns of the inputs, and long enough for the host's clock."""
+    turns = math.ceil(_SHORTEST_REPLAY / max(seconds_a_call, 1e-7) / num_inputs)
+    return num_inputs * max(1, min(turns, _MOST_CALLS // num_inputs))
+
+
+def host_seconds(call: Callable[[Any], Any], arguments: Any, calls: int = 20, repeats: int = 20) -> float:
     """Median time in which the host issues a call, without waiting for the device."""
     times = []
     for _ in range(repeats):
         torch.cuda.synchronize()
         started = time.perf_counter()
         for _ in range(calls):
-            call(heatmaps)
+            call(arguments)
         times.append((time.perf_counter() - started) / calls)
     torch.cuda.synchronize()
     return sorted(times)[repeats // 2]

@@ -1,19 +1,71 @@
 """Others that do the same job, or a part of it that they can't do without.
 
-Each is made by a function that returns it, or raises `NotInstalled` with the reason. A peer whose output is
-wrong is reported as wrong and not timed.
+Each is made by a function that returns it, or raises `NotInstalled` with the reason. A peer whose output is wrong is
+reported as wrong (`Wrong`) and not timed. Decoders take [B, K, H, W] and return coordinates [B, K, 2] and scores
+[B, K].
 """
 
 from __future__ import annotations
 
+import importlib
+import math
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from dark_kernels import Recipe
+
+Decoder = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class NotInstalled(Exception):
     """A peer can't run here; the message says why."""
+
+
+class Wrong(Exception):
+    """A peer's output is not what its own definition says; the message says by how much."""
+
+
+def _module(name: str, *needed: str) -> Any:
+    """An installed module that has what is needed of it."""
+    package = name.partition(".")[0]
+    what = "is not installed"
+    try:
+        importlib.import_module(package)
+        what = "can't be used here"
+        module = importlib.import_module(name)
+    except Exception as error:  # a package whose own dependencies are missing or broken raises anything
+        raise NotInstalled(f"{package} {what} ({type(error).__name__}: {_first_line(error)})") from error
+    missing = [attribute for attribute in needed if not hasattr(module, attribute)]
+    if missing:
+        version = getattr(importlib.import_module(package), "__version__", "of unknown version")
+        raise NotInstalled(f"{package} {version} has no {name}.{missing[0]}")
+    return module
+
+
+def compiled(function: Callable[..., Any], run: Callable[[Callable[..., Any]], Any]) -> Callable[..., Any]:
+    """`torch.compile(function)`, once `run` has run it, so that nothing is left to compile.
+
+    Raises:
+        NotInstalled: It does not compile here: no C++ compiler, no Triton, or something that Dynamo can't trace.
+    """
+    torch._dynamo.reset()
+    candidate = torch.compile(function, dynamic=False)
+    try:
+        run(candidate)
+    except Exception as error:
+        raise NotInstalled(f"torch.compile fails here ({type(error).__name__}: {_first_line(error)})") from error
+    return candidate
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no reason given"])[0]
+
+
+# --- decoders -------------------------------------------------------------------------------------------------
 
 
 def opencv_blur_loop(kernel_size: int = 11) -> Callable[[Tensor], Tensor]:
@@ -23,11 +75,7 @@ def opencv_blur_loop(kernel_size: int = 11) -> Callable[[Tensor], Tensor]:
     rescaling, the argmax and the Taylor step come on top, per map, in Python). Borders as OpenCV's default has
     them: `reflect` in our words.
     """
-    try:
-        import cv2
-    except ImportError as error:
-        raise NotInstalled(f"opencv is not installed ({error})") from error
-
+    cv2 = _module("cv2", "GaussianBlur")
     buffers: dict[torch.Size, Tensor] = {}
 
     def blur(heatmaps: Tensor) -> Tensor:
@@ -39,3 +87,132 @@ def opencv_blur_loop(kernel_size: int = 11) -> Callable[[Tensor], Tensor]:
         return blurred
 
     return blur
+
+
+def opencv_dark_loop(recipe: Recipe) -> Decoder:
+    """DARK as DarkPose and mmpose do it: NumPy's argmax over all maps, then a Python loop with OpenCV's blur, for
+    recipes with the opencv blur, zero padding, rescaling and the wide stencil. Maps on a device are copied to the host
+    first, as they have to be.
+
+    Source: the DARK paper (F. Zhang et al., CVPR 2020, eq. 4 to 12), and the derivatives of its code.
+    """
+    cv2 = _module("cv2", "GaussianBlur")
+    assert (recipe.blur, recipe.padding, recipe.rescale, recipe.stencil) == ("opencv", "zeros", True, "wide")
+    size, border = recipe.kernel_size, recipe.kernel_size // 2
+
+    def log_of_smoothed(heatmap: np.ndarray, padded: np.ndarray, peak: float) -> np.ndarray:
+        padded[border:-border, border:-border] = heatmap
+        smoothed = cv2.GaussianBlur(padded, (size, size), 0)[border:-border, border:-border]
+        largest = smoothed.max()
+        if largest > 0:
+            smoothed = smoothed * (peak / largest)
+        return np.log(np.clip(smoothed, recipe.clip_min, recipe.clip_max))
+
+    def taylor_step(logs: np.ndarray, x: int, y: int) -> tuple[float, float]:
+        around = logs[y - 2 : y + 3, x - 2 : x + 3].tolist()
+        center = around[2][2]
+        dx, dy = (around[2][3] - around[2][1]) / 2, (around[3][2] - around[1][2]) / 2
+        dxx = (around[2][4] - 2 * center + around[2][0]) / 4
+        dyy = (around[4][2] - 2 * center + around[0][2]) / 4
+        dxy = (around[3][3] - around[1][3] - around[3][1] + around[1][1]) / 4
+        determinant = dxx * dyy - dxy * dxy
+        if determinant == 0:
+            return 0.0, 0.0
+        return (dxy * dy - dyy * dx) / determinant, (dxy * dx - dxx * dy) / determinant
+
+    def decode(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+        maps = heatmaps.float().cpu().numpy()
+        batch, num_keypoints, height, width = maps.shape
+        flat = maps.reshape(batch, num_keypoints, -1)
+        index, scores = flat.argmax(-1), flat.max(-1)
+        coords = np.stack([index % width, index // width], axis=-1).astype(np.float32)
+        coords[scores <= 0] = recipe.invalid
+        padded = np.zeros((height + 2 * border, width + 2 * border), dtype=np.float32)
+        for image in range(batch):
+            for keypoint in range(num_keypoints):
+                logs = log_of_smoothed(maps[image, keypoint], padded, scores[image, keypoint])
+                x, y = (int(coordinate) for coordinate in coords[image, keypoint])
+                if scores[image, keypoint] > 0 and 2 <= x <= width - 3 and 2 <= y <= height - 3:
+                    coords[image, keypoint] += taylor_step(logs, x, y)
+        return torch.from_numpy(coords), torch.from_numpy(scores)
+
+    return decode
+
+
+def transformers_vitpose(kernel_size: int = 11) -> Decoder:
+    """What `VitPoseImageProcessor.post_process_pose_estimation` of transformers does to heatmaps, before it maps the
+    keypoints to the image: NumPy and SciPy on the host."""
+    module = _module(
+        "transformers.models.vitpose.image_processing_vitpose",
+        "get_keypoint_predictions",
+        "post_dark_unbiased_data_processing",
+    )
+
+    def decode(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+        maps = heatmaps.float().cpu().numpy()
+        coords, scores = module.get_keypoint_predictions(maps)
+        coords = module.post_dark_unbiased_data_processing(coords, maps, kernel=kernel_size)
+        return torch.from_numpy(np.asarray(coords)), torch.from_numpy(scores[..., 0])
+
+    return decode
+
+
+def transformers_sapiens(kernel_size: int = 11) -> Decoder:
+    """What `Sapiens2ImageProcessor.post_process_pose_estimation` of transformers does to heatmaps, before it maps the
+    keypoints to the image: PyTorch, on the heatmaps' own device."""
+    module = _module(
+        "transformers.models.sapiens2.image_processing_sapiens2",
+        "get_keypoint_predictions",
+        "post_dark_unbiased_data_processing",
+    )
+
+    def decode(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+        maps = heatmaps.float()
+        keypoints, scores = module.get_keypoint_predictions(maps)
+        return module.post_dark_unbiased_data_processing(keypoints, maps, kernel_size), scores
+
+    return decode
+
+
+def kornia_soft_argmax() -> Callable[[Tensor], Tensor]:
+    """kornia's `spatial_soft_argmax2d` at temperature 1: coordinates [B, K, 2]. Another estimator: the mean position
+    under the softmax of a map, and not its peak."""
+    module = _module("kornia.geometry.subpix", "spatial_soft_argmax2d")
+    temperatures: dict[torch.device, Tensor] = {}
+
+    def decode(heatmaps: Tensor) -> Tensor:
+        if heatmaps.device not in temperatures:
+            temperatures[heatmaps.device] = torch.ones((), device=heatmaps.device)
+        coords: Tensor = module.spatial_soft_argmax2d(heatmaps, temperatures[heatmaps.device], False)
+        return coords
+
+    return decode
+
+
+# --- losses ---------------------------------------------------------------------------------------------------
+
+
+def gaussian_nll_loop(
+    mean: Tensor,  # [B, K, 2, H, W]
+    log_var: Tensor,  # [B, K, 1, H, W]
+    target: Tensor,  # [B, K, 2]
+    stride: float,
+) -> Tensor:
+    """The isotropic negative log-likelihood, summed, one keypoint after the other: how a training script writes it.
+    Means are offsets from the centres of their cells. Both ends of a map are checked."""
+    height, width = mean.shape[-2:]
+    total = mean.new_zeros(())
+    positions = target.tolist()  # once: a transfer a keypoint would be slower still
+    for image in range(mean.shape[0]):
+        for keypoint in range(mean.shape[1]):
+            x, y = positions[image][keypoint]
+            if not (math.isfinite(x) and math.isfinite(y)):
+                continue
+            column, row = math.floor(x / stride), math.floor(y / stride)
+            if not (0 <= column < width and 0 <= row < height):
+                continue
+            center = mean.new_tensor([column + 0.5, row + 0.5]) * stride
+            difference = target[image, keypoint] - center - mean[image, keypoint, :, row, column]
+            log_variance = log_var[image, keypoint, 0, row, column]
+            total = total + log_variance + difference.dot(difference) * torch.exp(-log_variance) / 2
+    return total

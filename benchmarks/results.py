@@ -1,12 +1,15 @@
 """The JSON files in `results/`: one a device, pytest-benchmark's format without the raw data, checked.
 
 {
-  "schema": 1, "datetime": ..., "version": (pytest-benchmark's),
+  "schema": 2, "datetime": ..., "version": (pytest-benchmark's),
   "machine_info": {"device", "device_name", "cores", "torch", "triton", "driver", ...},
   "commit_info": {"id"},
-  "benchmarks": [{"group", "name", "stats": {...}, "extra_info": {see ROW_FIELDS}}],
-  "skipped": [{"name", "reason"}]
+  "benchmarks": [{"group", "name", "stats": {...}, "extra_info": {see IDENTITY_FIELDS and ROW_FIELDS}}],
+  "wrong": [{"group", "extra_info": {see IDENTITY_FIELDS}, "reason"}],   others whose output is wrong: not timed
+  "skipped": [{"name", "reason"}]                                       rows that could not run here
 }
+
+Schema 2: `recipe` is called `variant`, a row has a `role` and a `note`, wrong rows have a list of their own.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 1
+SCHEMA = 2
 
 _STATISTICS = ("min", "max", "mean", "median", "iqr", "stddev", "rounds")
 _NUMBER = (int, float)
@@ -37,31 +40,38 @@ MACHINE_FIELDS: dict[str, Any] = {
     "triton": (str, type(None)),
     "opencv": (str, type(None)),
 }
-ROW_FIELDS: dict[str, Any] = {
+IDENTITY_FIELDS: dict[str, Any] = {
     "operation": str,
     "workload": str,
     "shape": list,
     "dtype": str,
     "memory_format": str,
     "values": str,
-    "recipe": str,
+    "variant": str,  # of the operation: which recipe, which head
     "row": str,  # who is timed
+}
+ROW_FIELDS: dict[str, Any] = {
+    **IDENTITY_FIELDS,
+    "role": str,  # one of ROLES
+    "note": (str, type(None)),  # what a reader has to know to compare it
     "clock": str,  # how
     "calls_per_round": int,
     "error": (*_NUMBER, type(None)),  # largest difference from the truth
     "error_of": str,
     "bytes": int,  # that the operation must move
     "seconds": _NUMBER,  # a call, median
-    "floor_seconds": (*_NUMBER, type(None)),  # bytes over the bandwidth of the read-only pass of the group
+    "floor_seconds": (*_NUMBER, type(None)),  # bytes over the bandwidth of the fastest floor row of the group
     "floor_share": (*_NUMBER, type(None)),  # floor_seconds / seconds
+    "overhead_seconds": (*_NUMBER, type(None)),  # of the group's row that does nothing
     "ratio": (*_NUMBER, type(None)),  # seconds / those of our own row in the group
     "host_seconds": (*_NUMBER, type(None)),  # to issue a call; None on CPU
     "peak_bytes": (int, type(None)),  # of device memory allocated by a call; None on CPU
 }
 
-# Rows that the others of their group are set against.
-OURS = "decode"
-READ_ONLY = "read only"
+# What a row is in its group. "floor": moves the bytes and does nothing with them. "overhead": a launch that does
+# nothing. "peer": does the same job. "other": does a part of it, or another one; its note says which.
+ROLES = ("ours", "floor", "overhead", "peer", "other")
+OTHERS = ("peer", "other")
 
 
 class SchemaError(ValueError):
@@ -70,21 +80,27 @@ class SchemaError(ValueError):
 
 def add_derived(benchmarks: list[dict[str, Any]]) -> None:
     """Fill in what follows from a row's time and from its group's other rows, in place."""
-    groups: dict[str, dict[str, float]] = {}
+    ours: dict[str, float] = {}
+    overheads: dict[str, float] = {}
     bandwidths: dict[str, float] = {}
     for benchmark in benchmarks:
-        extra = benchmark["extra_info"]
+        extra, group = benchmark["extra_info"], benchmark["group"]
         extra["seconds"] = benchmark["stats"]["median"] / extra["calls_per_round"]
-        groups.setdefault(benchmark["group"], {})[extra["row"]] = extra["seconds"]
-        if extra["row"] == READ_ONLY:
+        if extra["role"] == "ours":
+            ours[group] = extra["seconds"]
+        elif extra["role"] == "overhead":
+            overheads[group] = extra["seconds"]
+        elif extra["role"] == "floor":
             # The fastest pass: what disturbs it is no part of a floor.
-            bandwidths[benchmark["group"]] = extra["bytes"] * extra["calls_per_round"] / benchmark["stats"]["min"]
+            bandwidth = extra["bytes"] * extra["calls_per_round"] / benchmark["stats"]["min"]
+            bandwidths[group] = max(bandwidth, bandwidths.get(group, 0.0))
     for benchmark in benchmarks:
         extra, group = benchmark["extra_info"], benchmark["group"]
-        bandwidth, ours = bandwidths.get(group), groups[group].get(OURS)
+        bandwidth = bandwidths.get(group)
         extra["floor_seconds"] = None if bandwidth is None else extra["bytes"] / bandwidth
         extra["floor_share"] = None if bandwidth is None else extra["floor_seconds"] / extra["seconds"]
-        extra["ratio"] = None if ours is None else extra["seconds"] / ours
+        extra["overhead_seconds"] = overheads.get(group)
+        extra["ratio"] = extra["seconds"] / ours[group] if group in ours else None
 
 
 def compact(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,6 +120,7 @@ def compact(report: Mapping[str, Any]) -> dict[str, Any]:
             }
             for benchmark in report["benchmarks"]
         ],
+        "wrong": report.get("wrong", []),
         "skipped": report.get("skipped", []),
     }
 
@@ -128,17 +145,18 @@ def check(results: Any, where: str = "results") -> None:
             if isinstance(value, float) and not math.isfinite(value):
                 raise SchemaError(f"{at}.{name}: got {value!r}, expected a finite number")
 
+    fields(results, {"schema": int}, where)
+    if results["schema"] != SCHEMA:
+        raise SchemaError(f"{where}.schema: got {results['schema']}, expected {SCHEMA}; run the benchmarks again")
     top = {
-        "schema": int,
         "datetime": str,
         "machine_info": dict,
         "commit_info": dict,
         "benchmarks": list,
+        "wrong": list,
         "skipped": list,
     }
     fields(results, top, where)
-    if results["schema"] != SCHEMA:
-        raise SchemaError(f"{where}.schema: got {results['schema']}, expected {SCHEMA}; run the benchmarks again")
     fields(results["machine_info"], MACHINE_FIELDS, f"{where}.machine_info")
     fields(results["commit_info"], {"id": str}, f"{where}.commit_info")
     if not results["benchmarks"]:
@@ -148,10 +166,17 @@ def check(results: Any, where: str = "results") -> None:
         fields(benchmark, {"group": str, "name": str, "stats": dict, "extra_info": dict}, at)
         fields(benchmark["stats"], dict.fromkeys(_STATISTICS, _NUMBER), f"{at}.stats")
         fields(benchmark["extra_info"], ROW_FIELDS, f"{at}.extra_info")
+        if benchmark["extra_info"]["role"] not in ROLES:
+            raise SchemaError(
+                f"{at}.extra_info.role: got {benchmark['extra_info']['role']!r}, expected one of {', '.join(ROLES)}"
+            )
         if not benchmark["extra_info"]["seconds"] > 0:
             raise SchemaError(
                 f"{at}.extra_info.seconds: got {benchmark['extra_info']['seconds']}, expected more than 0"
             )
+    for i, wrong in enumerate(results["wrong"]):
+        fields(wrong, {"group": str, "extra_info": dict, "reason": str}, f"{where}.wrong[{i}]")
+        fields(wrong["extra_info"], IDENTITY_FIELDS, f"{where}.wrong[{i}].extra_info")
     for i, skipped in enumerate(results["skipped"]):
         fields(skipped, {"name": str, "reason": str}, f"{where}.skipped[{i}]")
 

@@ -1,4 +1,4 @@
-"""decode: what it costs on every workload, against its definition and against a part of what others do.
+"""decode: what it costs on every workload, against its definition and against what others do.
 
 Run by `python -m benchmarks.run`. Within a group all rows get the same maps. Every row's output is compared
 with the truth before it is timed.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,7 +18,9 @@ import torch
 from torch import Tensor
 
 import dark_kernels
-from benchmarks import measure, peers, results, workloads
+from benchmarks import measure, peers, rows, workloads
+from benchmarks.peers import Wrong
+from benchmarks.rows import Row
 from benchmarks.workloads import W1, W2, W3, W4, W5, MemoryFormat, Values, Workload
 from dark_kernels import Recipe, recipes
 from dark_kernels.decode import reference as definition
@@ -27,6 +30,14 @@ _COMPARED_MAPS = 256
 _COMPARED_PIXELS = 4_000_000
 # Where a decoder's error is its rounding, as on maps that a network could have made.
 _TOLERANCE = 1e-4
+# Others may round as they like (a blur in TF32 is off by 1e-3 px); what reads a wrong pixel is off by more than this.
+_PEER_TOLERANCE = 1e-2
+
+READ_ONLY, EMPTY, OURS, REFERENCE = "read only", "empty kernel", "decode", "reference"
+COMPILED = "torch.compile of the reference"
+BLUR_LOOP, DARK_LOOP = "cv2.GaussianBlur loop", "NumPy + OpenCV DARK loop"
+VITPOSE, SAPIENS = "transformers ViTPose", "transformers Sapiens2"
+SOFT_ARGMAX = "kornia soft-argmax"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +49,7 @@ class Case:
     memory_format: MemoryFormat = "contiguous"
     values: Values = "blobs"
     recipe: Recipe = recipes.DARKPOSE
-    rows: tuple[str, ...] = (results.READ_ONLY, results.OURS)
+    rows: tuple[str, ...] = (READ_ONLY, OURS)
 
     def __str__(self) -> str:
         usual = Case(self.workload)
@@ -49,39 +60,61 @@ class Case:
         return " ".join(parts)
 
 
-_PEERS = ("reference", "cv2.GaussianBlur loop")
-_ALL = (results.READ_ONLY, results.OURS, *_PEERS)
-_WITH_REFERENCE = (results.READ_ONLY, results.OURS, "reference")
+_MINIMUM = (READ_ONLY, OURS, REFERENCE)
+# Decoders that the recipes are named after, on their own recipe.
+_PUBLISHED = {recipes.VITPOSE_HF: VITPOSE, recipes.SAPIENS_HF: SAPIENS}
+
+
+def _published_cases(*workload: Workload) -> Iterator[Case]:
+    for (recipe, peer), size in itertools.product(_PUBLISHED.items(), workload):
+        yield Case(size, recipe=recipe, rows=(READ_ONLY, OURS, peer))
+
 
 CPU_CASES: tuple[Case, ...] = (
-    *(Case(workload, rows=_ALL) for workload in (W1, W2, W3, W4)),
+    Case(W1, rows=(*_MINIMUM, BLUR_LOOP, DARK_LOOP, SOFT_ARGMAX)),
+    # Compiling takes 20 s on two cores: one workload will do.
+    Case(W2, rows=(*_MINIMUM, COMPILED, BLUR_LOOP, DARK_LOOP, SOFT_ARGMAX)),
+    Case(W3, rows=(*_MINIMUM, BLUR_LOOP, DARK_LOOP, SOFT_ARGMAX)),
+    Case(W4, rows=(*_MINIMUM, BLUR_LOOP, DARK_LOOP, SOFT_ARGMAX)),
     Case(W1, "float16"),
     Case(W1, "bfloat16"),
     Case(W2, "float16"),
     Case(W2, "bfloat16"),
-    Case(W2, memory_format="channels_last", rows=_WITH_REFERENCE),
+    Case(W2, memory_format="channels_last", rows=_MINIMUM),
     Case(W2, values="real"),
     Case(W2, values="noise"),
     Case(W2, recipe=recipes.MMPOSE_UDP),
     Case(W2, recipe=recipes.ARGMAX),
-    Case(W1, recipe=recipes.MEGVII, rows=_WITH_REFERENCE),
+    Case(W1, recipe=recipes.MEGVII, rows=_MINIMUM),
+    *_published_cases(W1, W2),
 )
 CUDA_CASES: tuple[Case, ...] = (
-    *(Case(workload, dtype, rows=_WITH_REFERENCE) for workload in (W1, W2, W3, W4, W5) for dtype in workloads.DTYPES),
-    *(Case(W2, dtype, memory_format="channels_last", rows=_WITH_REFERENCE) for dtype in workloads.DTYPES),
+    Case(W1, rows=(*_MINIMUM, EMPTY, COMPILED, DARK_LOOP, SOFT_ARGMAX)),
+    Case(W2, rows=(*_MINIMUM, COMPILED, DARK_LOOP, SOFT_ARGMAX)),
+    Case(W3, rows=(*_MINIMUM, COMPILED, DARK_LOOP, SOFT_ARGMAX)),
+    Case(W4, rows=(*_MINIMUM, EMPTY, DARK_LOOP, SOFT_ARGMAX)),
+    Case(W5, rows=_MINIMUM),
+    *(
+        Case(workload, dtype, rows=(*_MINIMUM, EMPTY) if workload in (W1, W4) else _MINIMUM)
+        for workload in (W1, W2, W3, W4, W5)
+        for dtype in ("float16", "bfloat16")
+    ),
+    *(Case(W2, dtype, memory_format="channels_last", rows=_MINIMUM) for dtype in workloads.DTYPES),
     Case(W2, values="real"),
     Case(W2, values="noise"),
-    Case(W2, recipe=recipes.MMPOSE_UDP, rows=_WITH_REFERENCE),
-    Case(W2, recipe=recipes.ARGMAX, rows=_WITH_REFERENCE),
-    Case(W2, recipe=recipes.MEGVII, rows=_WITH_REFERENCE),
+    Case(W2, recipe=recipes.MMPOSE_UDP, rows=_MINIMUM),
+    Case(W2, recipe=recipes.ARGMAX, rows=_MINIMUM),
+    Case(W2, recipe=recipes.MEGVII, rows=_MINIMUM),
+    *_published_cases(W1, W2, W3),
 )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     device = metafunc.config.getoption("--bench-device", default="cpu")
     cases = CPU_CASES if device == "cpu" else CUDA_CASES
-    rows = [pytest.param(case, row, id=f"{case} {row}") for case in cases for row in case.rows]
-    metafunc.parametrize(("case", "row"), rows)
+    metafunc.parametrize(
+        ("case", "row"), [pytest.param(case, row, id=f"{case} {row}") for case in cases for row in case.rows]
+    )
 
 
 # --- inputs, and the truth about them -----------------------------------------------------------------------
@@ -140,15 +173,26 @@ def _compare_keypoints(keypoints: Any, case: Case, device: str) -> tuple[float, 
     return float(error[~wrong].max()), "keypoints in px, against the float64 reference"
 
 
-# --- rows: each returns the function to time, and a function that compares its output -----------------------
+def _compare_peer(keypoints: Any, case: Case, device: str) -> tuple[float, str]:
+    """Largest error in pixels; raises Wrong where a keypoint is off by more than any rounding."""
+    coords, _, tolerance = _truth(case, device)
+    error = (_pick(keypoints[0], case).cpu().double() - coords).abs()
+    wrong = ~(error <= tolerance.clamp(min=_PEER_TOLERANCE)).all(-1)
+    if wrong.any():
+        raise Wrong(f"{int(wrong.sum())} of {wrong.numel()} compared keypoints are off, by up to {error.max():.3g} px")
+    return float(error.max()), "keypoints in px, against the float64 reference"
 
-Row = tuple[Callable[[Tensor], Any], Callable[[Any], tuple[float | None, str]]]
+
+# --- rows ---------------------------------------------------------------------------------------------------
 
 
 def _decode_row(case: Case, device: str) -> Row:
-    return (
+    return Row(
         lambda maps: dark_kernels.decode(maps, case.recipe),
         lambda output: _compare_keypoints((output.coords, output.scores), case, device),
+        _bytes(case),
+        role="ours",
+        capture="always",
     )
 
 
@@ -156,15 +200,23 @@ def _reference_row(case: Case, device: str) -> Row:
     needed = 16 * case.workload.num_elements * 4
     if device == "cuda" and needed > torch.cuda.mem_get_info()[0]:
         pytest.skip(f"the reference needs about {needed / 1e9:.0f} GB of device memory")
-    return (
+    return Row(
         lambda maps: dark_kernels.decode(maps, case.recipe, backend="reference"),
         lambda output: _compare_keypoints((output.coords, output.scores), case, device),
+        _bytes(case),
     )
+
+
+def _compiled_row(case: Case, device: str) -> Row:
+    example = _inputs(case, device)[0]
+    compiled = peers.compiled(
+        lambda maps: definition.decode_reference(maps, case.recipe)[:2], lambda function: function(example)
+    )
+    return Row(compiled, lambda output: _compare_peer(output, case, device), _bytes(case))
 
 
 def _read_only_row(case: Case, device: str) -> Row:
     maps = _inputs(case, device)[0]
-    read = measure.read_once(maps)
 
     def compare(output: Tensor) -> tuple[None, str]:
         elements = maps.as_strided((maps.numel(),), (1,))
@@ -172,34 +224,81 @@ def _read_only_row(case: Case, device: str) -> Row:
         assert float(output.max()) == float(expected), "the read-only pass does not read all of the maps"
         return None, "nothing but the largest value of all maps"
 
-    return read, compare
+    size = case.workload.input_bytes(workloads.DTYPES[case.dtype])
+    return Row(measure.read_once(maps), compare, size, role="floor", capture="always")
 
 
-def _opencv_row(case: Case, device: str) -> Row:
-    try:
-        loop = peers.opencv_blur_loop(case.recipe.kernel_size)
-    except peers.NotInstalled as reason:
-        pytest.skip(str(reason))
+def _empty_row(case: Case, device: str) -> Row:
+    from benchmarks.kernels import launch_nothing
+
+    return Row(
+        lambda maps: launch_nothing(maps, case.workload.num_maps),
+        lambda _: (None, "nothing"),
+        bytes=0,
+        role="overhead",
+        capture="always",
+    )
+
+
+def _blur_loop_row(case: Case, device: str) -> Row:
     recipe = dataclasses.replace(case.recipe, padding="reflect")
 
     def compare(output: Tensor) -> tuple[float, str]:
         expected = definition.blur(_pick(_inputs(case, device)[0], case).double(), recipe)
         error = float((_pick(output, case).double() - expected).abs().max())
         if not error <= 1e-5:
-            pytest.skip(f"wrong: blurred maps are off by {error:.3g}")
+            raise Wrong(f"blurred maps are off by {error:.3g}")
         return error, "blurred maps, against the blur of the float64 reference"
 
-    return loop, compare
+    loop = peers.opencv_blur_loop(case.recipe.kernel_size)
+    return Row(loop, compare, _bytes(case), role="other", note="a part of the job", capture="never")
+
+
+def _peer_row(case: Case, device: str, make: Callable[[], peers.Decoder], on_host: bool) -> Row:
+    copied = on_host and device != "cpu"
+    return Row(
+        make(),
+        lambda output: _compare_peer(output, case, device),
+        _bytes(case),
+        note="on the host, with the copy to it" if copied else None,
+        # Nobody has promised that others can be captured, and a capture that fails leaves PyTorch's allocator astray.
+        capture="never",
+    )
+
+
+def _soft_argmax_row(case: Case, device: str) -> Row:
+    def compare(output: Tensor) -> tuple[float, str]:
+        maps = _pick(_inputs(case, device)[0], case).double()
+        height, width = maps.shape[-2:]
+        probability = maps.flatten(2).softmax(-1).view(maps.shape)
+        x = probability.sum(-2) @ torch.arange(width, dtype=torch.float64, device=maps.device)
+        y = probability.sum(-1) @ torch.arange(height, dtype=torch.float64, device=maps.device)
+        error = float((_pick(output, case).double() - torch.stack([x, y], dim=-1)).abs().max())
+        if not error <= _PEER_TOLERANCE:
+            raise Wrong(f"mean positions are off by up to {error:.3g} px")
+        return error, "mean positions in px, against their own definition in float64"
+
+    return Row(
+        peers.kornia_soft_argmax(), compare, _bytes(case), role="other", note="another estimator", capture="never"
+    )
+
+
+def _bytes(case: Case) -> int:
+    return case.workload.decode_bytes(workloads.DTYPES[case.dtype])
 
 
 ROWS: dict[str, Callable[[Case, str], Row]] = {
-    results.READ_ONLY: _read_only_row,
-    results.OURS: _decode_row,
-    "reference": _reference_row,
-    "cv2.GaussianBlur loop": _opencv_row,
+    READ_ONLY: _read_only_row,
+    EMPTY: _empty_row,
+    OURS: _decode_row,
+    REFERENCE: _reference_row,
+    COMPILED: _compiled_row,
+    BLUR_LOOP: _blur_loop_row,
+    DARK_LOOP: lambda case, device: _peer_row(case, device, lambda: peers.opencv_dark_loop(case.recipe), on_host=True),
+    VITPOSE: lambda case, device: _peer_row(case, device, peers.transformers_vitpose, on_host=True),
+    SAPIENS: lambda case, device: _peer_row(case, device, peers.transformers_sapiens, on_host=False),
+    SOFT_ARGMAX: _soft_argmax_row,
 }
-# Long enough on a GPU for a clock on the host, and free to wait for it.
-_NOT_CAPTURED = ("reference",)
 
 
 @pytest.fixture(autouse=True)
@@ -208,58 +307,22 @@ def _no_gradients() -> Iterator[None]:
         yield
 
 
-def test_decode(benchmark: Any, case: Case, row: str, device: str) -> None:
-    inputs = _inputs(case, device)
-    call, compare = ROWS[row](case, device)
-    error, error_of = compare(call(inputs[0]))
-
-    dtype = workloads.DTYPES[case.dtype]
-    read_only = row == results.READ_ONLY
-    benchmark.group = f"decode {case}"
-    benchmark.extra_info.update(
-        operation="decode",
-        workload=case.workload.name,
-        shape=list(case.workload.shape),
-        dtype=case.dtype,
-        memory_format=case.memory_format,
-        values=case.values,
-        recipe=case.recipe.name,
-        row=row,
-        error=error,
-        error_of=error_of,
-        bytes=case.workload.input_bytes(dtype) if read_only else case.workload.decode_bytes(dtype),
-        copies=len(inputs),
-        calls_per_round=1,
-        host_seconds=None,
-        peak_bytes=None,
+def test_decode(benchmark: Any, request: pytest.FixtureRequest, case: Case, row: str, device: str) -> None:
+    rows.time_row(
+        benchmark,
+        request,
+        lambda: ROWS[row](case, device),
+        _inputs(case, device),
+        device,
+        group=f"decode {case}",
+        identity={
+            "operation": "decode",
+            "workload": case.workload.name,
+            "shape": list(case.workload.shape),
+            "dtype": case.dtype,
+            "memory_format": case.memory_format,
+            "values": case.values,
+            "variant": case.recipe.name,
+            "row": row,
+        },
     )
-    if device == "cpu":
-        benchmark.extra_info["clock"] = "host"
-        seconds, _ = measure.timed(lambda: call(inputs[-1]))
-        rounds = measure.rounds_for(seconds, fewest=2 if seconds > 4 else 5)
-        benchmark.pedantic(call, setup=measure.rotation(inputs), rounds=rounds, iterations=1)
-        return
-
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    call(inputs[0])
-    torch.cuda.synchronize()
-    benchmark.extra_info["peak_bytes"] = torch.cuda.max_memory_allocated() - before
-    benchmark.extra_info["host_seconds"] = measure.host_seconds(call, inputs[0]) if row not in _NOT_CAPTURED else None
-    if row in _NOT_CAPTURED:
-        benchmark.extra_info["clock"] = "host, synchronised"
-
-        def wait(maps: Tensor) -> None:
-            call(maps)
-            torch.cuda.synchronize()
-
-        seconds, _ = measure.timed(lambda: wait(inputs[-1]))
-        rounds = measure.rounds_for(seconds, budget=0.5)
-        benchmark.pedantic(wait, setup=measure.rotation(inputs), rounds=rounds, iterations=1)
-        return
-    benchmark.extra_info["clock"] = "graph replay"
-    replay = measure.GraphReplay(call, inputs)
-    benchmark.extra_info["calls_per_round"] = replay.calls
-    seconds, _ = measure.timed(replay)
-    benchmark.pedantic(replay, rounds=measure.rounds_for(seconds, budget=0.5, fewest=10, most=100), iterations=1)

@@ -2,10 +2,21 @@
 
 from . import nn, recipes
 from .decode import decode
+from .mixture_nll import gaussian_mixture_nll
 from .nll import gaussian_nll, linear_gaussian_nll
 from .recipes import Recipe
 from .types import Keypoints
 
 __version__ = "0.1.0"
 
-__all__ = ["Keypoints", "Recipe", "__version__", "decode", "gaussian_nll", "linear_gaussian_nll", "nn", "recipes"]
+__all__ = [
+    "Keypoints",
+    "Recipe",
+    "__version__",
+    "decode",
+    "gaussian_mixture_nll",
+    "gaussian_nll",
+    "linear_gaussian_nll",
+    "nn",
+    "recipes",
+]

@@ -12,6 +12,7 @@ import os
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 BACKENDS = ("auto", "triton", "eager", "reference")
 
@@ -80,3 +81,28 @@ def choose(requested: str, device_type: str, dtype: torch.dtype) -> Choice:
             f"{' or '.join(map(repr, TRITON_DEVICES))}, TRITON_INTERPRET=1 for CPU tensors, or backend='auto'"
         )
     return Choice("triton", "asked for")
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether an operation on `tensor` runs now, on numbers: nothing traces, transforms, fakes or watches it.
+
+    Where this holds an operator may be left out and its implementation called. False where in doubt.
+    """
+    return (
+        type(tensor) is Tensor
+        and not torch.compiler.is_compiling()
+        and tensor.device.type != "meta"
+        and _num_modes() == 0
+        and _transform() is None
+        and not torch.jit.is_tracing()
+    )
+
+
+def _cannot_tell() -> int:
+    return 1
+
+
+# Python modes (fake tensors, make_fx, FLOP counters) and functorch transforms (vmap, grad). PyTorch has no public name
+# for either question; without these names every call goes through the operator.
+_num_modes = getattr(torch._C, "_len_torch_dispatch_stack", _cannot_tell)
+_transform = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", _cannot_tell)

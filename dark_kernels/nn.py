@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ._checks import check_devices, check_name, check_number, check_positive, check_size, check_tensor
 from .backends import check_backend
 from .decode.api import decode
 from .nll.api import gaussian_nll, linear_gaussian_nll
@@ -98,8 +99,7 @@ class DARKHead(nn.Module):
         super().__init__()
         _check_count("in_channels", in_channels)
         _check_count("num_keypoints", num_keypoints)
-        if covariance not in _COVARIANCES:
-            raise ValueError(f"covariance: got {covariance!r}, expected one of {', '.join(map(repr, _COVARIANCES))}")
+        check_name("covariance", covariance, tuple(_COVARIANCES))
         self.num_log_vars = _COVARIANCES[covariance]
         _check_loss_options(
             self.num_log_vars,
@@ -109,7 +109,7 @@ class DARKHead(nn.Module):
             log_var_bounds=log_var_bounds,
         )
         if initial_log_var is not None:
-            _check_number("initial_log_var", initial_log_var)
+            check_number("initial_log_var", initial_log_var)
         self.in_channels = in_channels
         self.num_keypoints = num_keypoints
         self.covariance = covariance
@@ -263,7 +263,7 @@ class DARKHead(nn.Module):
             the map.
 
         Raises:
-            TypeError: An argument is not a tensor of a floating dtype.
+            TypeError: An argument is not a dense tensor of a floating dtype.
             ValueError: A shape does not fit, or the tensors are on several devices.
         """
         self._check_features(features)
@@ -333,21 +333,21 @@ class DARKHead(nn.Module):
         return torch.diag_embed(variance.expand(*variance.shape[:-1], 2))
 
     def _check_features(self, features: Tensor) -> None:
-        _check_floating("features", features)
-        if features.dim() != 4 or features.shape[1] != self.in_channels:
+        check_tensor("features", features, 4, "[B, C, H, W]")
+        if features.shape[1] != self.in_channels:
             raise ValueError(
                 f"features: got shape {list(features.shape)}, expected [B, C, H, W] with C = {self.in_channels}"
             )
+        check_size("features", features)
 
     def _check_points(self, name: str, points: Tensor, features: Tensor) -> None:
-        _check_floating(name, points)
+        check_tensor(name, points, 3, "[B, K, 2]")
         expected = (features.shape[0], self.num_keypoints, 2)
         if points.shape != expected:
             raise ValueError(
                 f"{name}: got shape {list(points.shape)}, expected {list(expected)}, (x, y) of every keypoint"
             )
-        if points.device != features.device:
-            raise ValueError(f"{name}: got a tensor on {points.device}, expected {features.device}, as features")
+        check_devices(features=features, **{name: points})
 
 
 class DARKLoss(nn.Module):
@@ -441,7 +441,7 @@ class VarianceSchedule:
     """
 
     def __init__(self, fixed_log_var: float, steps: int) -> None:
-        _check_number("fixed_log_var", fixed_log_var)
+        check_number("fixed_log_var", fixed_log_var)
         _check_count("steps", steps, least=0)
         self.fixed_log_var = float(fixed_log_var)
         self.steps = steps
@@ -529,10 +529,8 @@ class TwoStageDecoder(nn.Module):
         if not isinstance(recipe, Recipe):
             raise TypeError(f"recipe: got {type(recipe).__name__} {recipe!r}, expected a dark_kernels.Recipe")
         if heatmap_stride is not None:
-            _check_number("heatmap_stride", heatmap_stride)
-            if not heatmap_stride > 0:
-                raise ValueError(f"heatmap_stride: got {heatmap_stride}, expected a positive number")
-        _check_number("heatmap_shift", heatmap_shift)
+            check_positive("heatmap_stride", heatmap_stride)
+        check_number("heatmap_shift", heatmap_shift)
         check_backend(backend)
         self.heatmap_head = heatmap_head
         self.distribution_head = distribution_head
@@ -607,22 +605,8 @@ def _check_loss_options(num_log_vars: int, **options: Any) -> None:
     gaussian_nll(empty[:, :, :2], empty[:, :, 2:], empty[:, :, :2, 0, 0], backend="reference", **options)
 
 
-def _check_number(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name}: got {type(value).__name__} {value!r}, expected a number")
-    if not math.isfinite(value):
-        raise ValueError(f"{name}: got {value}, expected a finite number")
-
-
 def _check_count(name: str, count: int, least: int = 1) -> None:
     if isinstance(count, bool) or not isinstance(count, int):
         raise TypeError(f"{name}: got {type(count).__name__} {count!r}, expected an integer")
     if count < least:
         raise ValueError(f"{name}: got {count}, expected at least {least}")
-
-
-def _check_floating(name: str, tensor: Tensor) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name}: got {type(tensor).__module__}.{type(tensor).__name__}, expected a torch.Tensor")
-    if not tensor.is_floating_point():
-        raise TypeError(f"{name}: got {tensor.dtype}, expected a floating dtype")

@@ -414,8 +414,9 @@ def test_bad_options_of_the_head(error: type[Exception], message: str, options: 
             r"features: got shape \[2, 6, 4, 6\], expected \[B, C, H, W\] with C = 5",
             torch.zeros(B, 6, H, W),
         ),
-        (ValueError, r"features: got shape \[5, 4, 6\], expected \[B, C, H, W\]", torch.zeros(C, H, W)),
-        (TypeError, "features: got torch.int64, expected a floating dtype", torch.zeros(B, C, H, W).long()),
+        (ValueError, r"features: got shape \[5, 4, 6\], expected 4 dimensions \[B, C, H, W\]", torch.zeros(C, H, W)),
+        (ValueError, r"features: got shape \[2, 5, 0, 6\], expected H >= 1", torch.zeros(B, C, 0, W)),
+        (TypeError, "features: got torch.int64, expected one of torch.float16", torch.zeros(B, C, H, W).long()),
         (TypeError, "features: got builtins.NoneType, expected a torch.Tensor", None),
     ],
 )
@@ -432,7 +433,7 @@ def test_bad_features(error: type[Exception], message: str, features: Any, call:
         (ValueError, r"got shape \[2, 4, 2\], expected \[2, 3, 2\]", torch.ones(B, 4, 2)),
         (ValueError, r"got shape \[3, 3, 2\], expected \[2, 3, 2\]", torch.ones(3, K, 2)),
         (ValueError, "got a tensor on meta, expected cpu, as features", torch.ones(B, K, 2, device="meta")),
-        (TypeError, "got torch.int64, expected a floating dtype", torch.ones(B, K, 2).long()),
+        (TypeError, "got torch.int64, expected one of torch.float16", torch.ones(B, K, 2).long()),
     ],
 )
 def test_bad_points(error: type[Exception], message: str, points: Tensor, call: str, name: str) -> None:

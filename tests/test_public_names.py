@@ -11,7 +11,7 @@ import typing
 import pytest
 
 import dark_kernels
-from dark_kernels import Keypoints, Recipe, decode, nn, recipes, testing
+from dark_kernels import Keypoints, Recipe, decode, gaussian_mixture_nll, nn, recipes, testing
 
 MODULES = [module.name for module in pkgutil.walk_packages(dark_kernels.__path__, "dark_kernels.")]
 ROWS = [
@@ -22,6 +22,7 @@ ROWS = [
 
 def test_package() -> None:
     assert {"Keypoints", "Recipe", "__version__", "decode", "nn", "recipes"} <= set(dark_kernels.__all__)
+    assert "gaussian_mixture_nll" in dark_kernels.__all__
     assert re.fullmatch(r"\d+\.\d+\.\d+([ab.]\S+)?", dark_kernels.__version__)
 
 
@@ -40,6 +41,23 @@ def test_decode() -> None:
     }
     assert all(parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for parameter in signature.parameters.values())
     assert typing.get_type_hints(decode)["return"] is Keypoints
+
+
+def test_gaussian_mixture_nll() -> None:
+    signature = inspect.signature(gaussian_mixture_nll)
+    assert {name: parameter.default for name, parameter in signature.parameters.items()} == {
+        "logits": inspect.Parameter.empty,
+        "mean": inspect.Parameter.empty,
+        "log_var": inspect.Parameter.empty,
+        "target": inspect.Parameter.empty,
+        "stride": 4.0,
+        "weight": None,
+        "coordinates": "absolute",
+        "log_var_bounds": None,
+        "reduction": "mean",
+        "backend": "auto",
+    }
+    assert all(parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for parameter in signature.parameters.values())
 
 
 def test_keypoints_and_recipe() -> None:

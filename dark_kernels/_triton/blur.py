@@ -70,7 +70,6 @@ def blur_points(
     y,  # [N] where the blurred map is wanted, inside the map
     x,  # [N]
     LANES: tl.constexpr,  # a power of two, more than RADIUS
-    UNROLL: tl.constexpr,  # of the loop over distances
     PADDING: tl.constexpr,
     RADIUS: tl.constexpr,
     EXPONENT: tl.constexpr,
@@ -100,7 +99,7 @@ def blur_points(
     right = right.to(tl.int64) * stride_w
 
     blurred = tl.zeros([y.shape[0], LANES], dtype=tl.float32)
-    for distance in tl.range(0, RADIUS + 1, loop_unroll_factor=UNROLL):
+    for distance in range(0, RADIUS + 1):
         above = (y - distance)[:, None]
         below = (y + distance)[:, None]
         above_exists = above > -(RADIUS + 1)
@@ -126,6 +125,118 @@ def blur_points(
         weight = tap_weight(step, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
         blurred += tl.where(step == 0, weight, 2.0 * weight) * (weights * mean)
     return tl.sum(blurred, axis=1)
+
+
+@triton.jit
+def _sum_of_rows(window, distance, RADIUS: tl.constexpr, EXPONENT: tl.constexpr, TAP_0: tl.constexpr,
+                 TAP_1: tl.constexpr, TAP_2: tl.constexpr, TAP_3: tl.constexpr, TAP_4: tl.constexpr):  # fmt: skip
+    """Rows of [ROWS, WINDOW] weighted by their distance [ROWS]: [WINDOW]."""
+    weight = tap_weight(distance, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
+    return tl.sum(window * weight[:, None], axis=0)
+
+
+@triton.jit
+def _put(points, lane, number: tl.constexpr, row, weight, level):
+    """The sum of a row with weights, above `level`, in lane `number` of 16 points."""
+    return tl.where(lane == number, tl.sum(row * weight, axis=0) + level, points)
+
+
+@triton.jit
+def blur_stencil(
+    map_ptr,
+    stride_h,
+    stride_w,
+    height,
+    width,
+    y,  # inside the map
+    x,
+    level,  # the map's value at (y, x), or another that is close to those around it
+    lane,  # [16]
+    WINDOW: tl.constexpr,  # a power of two, more than 2 * (RADIUS + reach of the stencil)
+    IS_WIDE: tl.constexpr,
+    PADDING: tl.constexpr,
+    RADIUS: tl.constexpr,
+    EXPONENT: tl.constexpr,
+    TAP_0: tl.constexpr,
+    TAP_1: tl.constexpr,
+    TAP_2: tl.constexpr,
+    TAP_3: tl.constexpr,
+    TAP_4: tl.constexpr,
+):
+    """The blurred map at the points of a stencil around (y, x), in lanes, and at (y, x) itself: [16] and a number.
+
+    Lanes: 0 the centre; 1 right, 2 left, 3 below, 4 above; 5 below right, 6 above left; if IS_WIDE 7 above right,
+    8 below left; 9 and 10 two pixels right and left; 11 and 12 two pixels below and above.
+
+    Every pixel around is read once, rows are summed for the (three or five) lines of the stencil, and those sums for
+    its points. What is blurred is the distance from `level`, so that where the map is flat all points are equal to the
+    last bit. The wide stencil must lie inside the map for its numbers to mean anything, the compact one is held at
+    the border.
+    """
+    LARGEST: tl.constexpr = 3.4028234663852886e38
+    REACH: tl.constexpr = 2 if IS_WIDE else 1
+    HALF: tl.constexpr = RADIUS + REACH
+    column = tl.arange(0, WINDOW) - HALF
+    seen = x + column
+    column_exists = (seen >= 0) & (seen < width)
+    if PADDING != "zeros":
+        seen = source_index(seen, width, PADDING)
+    column_ptr = map_ptr + seen.to(tl.int64) * stride_w
+    below = 1
+    above = -1
+    right = 1
+    left = -1
+    if not IS_WIDE:
+        below = tl.minimum(y + 1, height - 1) - y
+        above = tl.maximum(y - 1, 0) - y
+        right = tl.minimum(x + 1, width - 1) - x
+        left = tl.maximum(x - 1, 0) - x
+
+    row_0 = tl.zeros([WINDOW], dtype=tl.float32)
+    row_below = row_0
+    row_above = row_0
+    row_2_below = row_0
+    row_2_above = row_0
+    for top in range(0, WINDOW, 16):
+        row = tl.arange(0, 16) + (top - HALF)
+        seen_row = y + row
+        row_exists = (seen_row >= 0) & (seen_row < height)
+        if PADDING != "zeros":
+            seen_row = source_index(seen_row, height, PADDING)
+        window_ptr = column_ptr[None, :] + (seen_row.to(tl.int64) * stride_h)[:, None]
+        if PADDING == "zeros":
+            window = tl.load(window_ptr, mask=row_exists[:, None] & column_exists[None, :], other=0.0)
+        else:
+            window = tl.load(window_ptr)
+        window = tl.maximum(window.to(tl.float32) - level, -LARGEST)
+        row_0 += _sum_of_rows(window, row, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
+        row_below += _sum_of_rows(window, row - below, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
+        row_above += _sum_of_rows(window, row - above, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
+        if IS_WIDE:
+            row_2_below += _sum_of_rows(window, row - 2, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
+            row_2_above += _sum_of_rows(window, row + 2, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
+
+    at_0 = tap_weight(column, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
+    at_right = tap_weight(column - right, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
+    at_left = tap_weight(column - left, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
+    center = tl.sum(row_0 * at_0, axis=0) + level
+    points = tl.zeros([16], dtype=tl.float32) + center
+    points = _put(points, lane, 1, row_0, at_right, level)
+    points = _put(points, lane, 2, row_0, at_left, level)
+    points = _put(points, lane, 3, row_below, at_0, level)
+    points = _put(points, lane, 4, row_above, at_0, level)
+    points = _put(points, lane, 5, row_below, at_right, level)
+    points = _put(points, lane, 6, row_above, at_left, level)
+    if IS_WIDE:
+        points = _put(points, lane, 7, row_above, at_right, level)
+        points = _put(points, lane, 8, row_below, at_left, level)
+        at_2_right = tap_weight(column - 2, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
+        at_2_left = tap_weight(column + 2, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
+        points = _put(points, lane, 9, row_0, at_2_right, level)
+        points = _put(points, lane, 10, row_0, at_2_left, level)
+        points = _put(points, lane, 11, row_2_below, at_0, level)
+        points = _put(points, lane, 12, row_2_above, at_0, level)
+    return points, center
 
 
 @triton.jit
@@ -205,7 +316,7 @@ def scan_blurred_map(
                 inside = (y < height) & (x < width)
                 blurred = blur_points(
                     map_ptr, stride_h, stride_w, height, width, tl.minimum(y, height - 1), tl.minimum(x, width - 1),
-                    LANES, 1, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
+                    LANES, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
                 )  # fmt: skip
                 value, index = first_maximum(
                     tl.where(inside, blurred, float("-inf")),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..backends import check_backend
+from ..backends import check_backend, is_plain
 from ..recipes import DARKPOSE, Recipe
 from ..types import Keypoints
-from .library import decode_operator
+from .library import decode_directly, decode_operator
 from .reference import decode_reference
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -68,7 +68,10 @@ def decode(
         heatmaps = heatmaps.detach()
     if backend == "reference":
         return Keypoints(*decode_reference(heatmaps, recipe, covariance))
-    coords, scores, covariances = decode_operator(heatmaps, *recipe.operator_arguments, covariance, backend)
+    arguments = recipe.operator_arguments
+    if is_plain(heatmaps):
+        return Keypoints(*decode_directly(heatmaps, *arguments, covariance, backend))
+    coords, scores, covariances = decode_operator(heatmaps, *arguments, covariance, backend)
     return Keypoints(coords, scores, covariances if covariance else None)
 
 

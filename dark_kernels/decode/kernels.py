@@ -6,55 +6,160 @@ import functools
 import math
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._triton.blur import blur_points, first_maximum, scan_blurred_map
-from .._triton.launch import REGISTER_LIMIT, on_device_of
+from .._triton.blur import blur_points, blur_stencil, first_maximum, scan_blurred_map
+from .._triton.launch import REGISTER_LIMIT, launch, launch_again, launch_key, on_device_of
 from ..recipes import blur_taps
 
 
 @triton.jit
-def _scan_map(
-    map_ptr,
-    stride_h,
-    stride_w,
-    num_pixels,
-    width,
-    BLOCK_SIZE: tl.constexpr,
-    IS_FLAT: tl.constexpr,
-    WIDE_INDEX: tl.constexpr,
-):
-    """Value and flat index of a map's first maximum in row-major order, in one pass.
-
-    Of a map with a NaN the value is NaN and the index some pixel of the map: it has no keypoint.
-    """
-    lane = tl.arange(0, BLOCK_SIZE)
-    if WIDE_INDEX:
-        lane = lane.to(tl.int64)
-        num_pixels = num_pixels + tl.full([], 0, dtype=tl.int64)
-    NO_INDEX: tl.constexpr = 0x7FFFFFFFFFFFFFFF if WIDE_INDEX else 0x7FFFFFFF
-    best = tl.full([BLOCK_SIZE], float("-inf"), dtype=tl.float32)
-    best_start = lane * 0
-    for start in range(0, num_pixels, BLOCK_SIZE):
-        index = start + lane
-        if IS_FLAT:
-            offset = index * stride_w
-        else:
-            row = index // width
-            offset = row * stride_h + (index - row * width) * stride_w
-        value = tl.load(map_ptr + offset, mask=index < num_pixels, other=float("-inf")).to(tl.float32)
-        # Three instructions an element: at half precision a GPU reads nearly as fast as it computes these.
-        best_start = tl.where(value > best, start, best_start)
-        best = tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL)
-    return first_maximum(best, best_start + lane, NO_INDEX)
+def _offset_of(index, stride_h, stride_w, width, IS_FLAT: tl.constexpr):
+    """Where pixels lie, from the start of their map."""
+    if IS_FLAT:
+        offset = index * stride_w
+    else:
+        row = index // width
+        offset = row * stride_h + (index - row * width) * stride_w
+    return offset
 
 
 @triton.jit
-def _stencil_point(lane, PACKED: tl.constexpr, REACH: tl.constexpr):
-    """One coordinate of the stencil's points, relative to the peak. Four bits a point, see `_pack`."""
-    return ((PACKED >> (lane * 4).to(tl.int64)) & 15).to(tl.int32) - REACH
+def _comparable(value):
+    """Values in a type that a GPU compares in one instruction, and exactly."""
+    if value.dtype == tl.bfloat16:
+        value = value.to(tl.float32)
+    return value
+
+
+@triton.jit
+def _load_whole(map_ptr, index, stride_h, stride_w, width, IS_FLAT: tl.constexpr):
+    """Pixels of maps, all of which exist: the loads of the streaming loop."""
+    return _comparable(tl.load(map_ptr + _offset_of(index, stride_h, stride_w, width, IS_FLAT)))
+
+
+@triton.jit
+def _load_rest(map_ptr, index, last_pixel, exists, stride_h, stride_w, width, IS_FLAT: tl.constexpr):
+    """Pixels of maps before the last one, of maps that exist; else -inf."""
+    offset = _offset_of(index, stride_h, stride_w, width, IS_FLAT)
+    return _comparable(tl.load(map_ptr + offset, mask=exists & (index < last_pixel), other=float("-inf")))
+
+
+@triton.jit
+def _scan_step(
+    best,
+    best_start,
+    map_ptr,
+    stride_h,
+    stride_w,
+    last_pixel,
+    width,
+    start,
+    lane,
+    exists,
+    BLOCK_SIZE: tl.constexpr,
+    LOADS: tl.constexpr,
+    FINDS_AGAIN: tl.constexpr,
+    IS_FLAT: tl.constexpr,
+    IS_WHOLE: tl.constexpr,
+):
+    """LOADS blocks of pixels from `start` on."""
+    largest = best
+    for part in tl.static_range(LOADS):
+        index = start + part * BLOCK_SIZE + lane
+        if IS_WHOLE:
+            value = _load_whole(map_ptr, index, stride_h, stride_w, width, IS_FLAT)
+        else:
+            value = _load_rest(map_ptr, index, last_pixel, exists, stride_h, stride_w, width, IS_FLAT)
+        if FINDS_AGAIN:
+            # One instruction an element, where keeping its place takes three: at half precision a GPU reads nearly
+            # as fast as it computes those.
+            if part == 0:
+                largest = value
+            else:
+                largest = tl.maximum(largest, value, propagate_nan=tl.PropagateNan.ALL)
+        else:
+            best_start = tl.where(value > best, start + part * BLOCK_SIZE, best_start)
+            best = tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL)
+    if FINDS_AGAIN:
+        best_start = tl.where(largest > best, start, best_start)
+        best = tl.maximum(best, largest, propagate_nan=tl.PropagateNan.ALL)
+    return best, best_start
+
+
+@triton.jit
+def _scan_maps(
+    map_ptr,  # [MAPS, 1]
+    stride_h,
+    stride_w,
+    first_pixel,
+    last_pixel,
+    width,
+    exists,  # [MAPS, 1]
+    MAPS: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    LOADS: tl.constexpr,
+    FINDS_AGAIN: tl.constexpr,
+    IS_FLAT: tl.constexpr,
+    WIDE_INDEX: tl.constexpr,
+):
+    """Value (float32) and flat index of the first maximum among the pixels from `first_pixel` to before `last_pixel`
+    of each map, in row-major order and in one pass: [MAPS] each.
+
+    Where FINDS_AGAIN the pass keeps which LOADS blocks hold the maximum, and reads those once more from the cache
+    for the place inside them.
+
+    Of a map with a NaN the value is NaN and the index some pixel of the map: it has no keypoint.
+    """
+    NO_INDEX: tl.constexpr = 0x7FFFFFFFFFFFFFFF if WIDE_INDEX else 0x7FFFFFFF
+    STEP: tl.constexpr = BLOCK_SIZE * LOADS
+    KIND: tl.constexpr = tl.float32 if map_ptr.dtype.element_ty == tl.bfloat16 else map_ptr.dtype.element_ty
+    lane = tl.arange(0, BLOCK_SIZE)[None, :]
+    if WIDE_INDEX:
+        lane = lane.to(tl.int64)
+        first_pixel = first_pixel + tl.full([], 0, dtype=tl.int64)
+        last_pixel = last_pixel + tl.full([], 0, dtype=tl.int64)
+    best = tl.full([MAPS, BLOCK_SIZE], float("-inf"), dtype=KIND)
+    best_start = tl.zeros([MAPS, BLOCK_SIZE], dtype=lane.dtype) + first_pixel
+    first_rest = first_pixel + (last_pixel - first_pixel) // STEP * STEP
+    for start in range(first_pixel, first_rest, STEP):
+        best, best_start = _scan_step(
+            best, best_start, map_ptr, stride_h, stride_w, last_pixel, width, start, lane, exists,
+            BLOCK_SIZE, LOADS, FINDS_AGAIN, IS_FLAT, MAPS == 1,
+        )  # fmt: skip
+    if first_rest < last_pixel:
+        best, best_start = _scan_step(
+            best, best_start, map_ptr, stride_h, stride_w, last_pixel, width, first_rest, lane, exists,
+            BLOCK_SIZE, LOADS, FINDS_AGAIN, IS_FLAT, False,
+        )  # fmt: skip
+
+    is_nan = best != best
+    largest = tl.max(tl.where(is_nan, float("-inf"), best).to(tl.float32), axis=1)
+    # -1 says that there is a NaN.
+    where = tl.where(is_nan, -1, tl.where(best.to(tl.float32) == largest[:, None], best_start, NO_INDEX))
+    if FINDS_AGAIN:
+        first_start = tl.min(where, axis=1)
+        has_nan = first_start < 0
+        first_start = tl.multiple_of(tl.where(has_nan, first_pixel, first_start), 16)[:, None]
+        place = tl.full([MAPS, BLOCK_SIZE], LOADS, dtype=tl.int32)
+        for step in tl.static_range(LOADS):
+            index = first_start + (LOADS - 1 - step) * BLOCK_SIZE + lane
+            value = _load_rest(map_ptr, index, last_pixel, exists, stride_h, stride_w, width, IS_FLAT)
+            place = tl.where(value.to(tl.float32) == largest[:, None], LOADS - 1 - step, place)
+        index = tl.min(tl.where(place < LOADS, first_start + place * BLOCK_SIZE + lane, NO_INDEX), axis=1)
+    else:
+        index = tl.min(tl.where((where < 0) | (where == NO_INDEX), where, where + lane), axis=1)
+        has_nan = index < 0
+    return tl.where(has_nan, float("nan"), largest), tl.where(has_nan, first_pixel, index)
+
+
+@triton.jit
+def _only(values):
+    """The number in a tensor of one."""
+    return tl.sum(values, axis=0)
 
 
 @triton.jit
@@ -84,7 +189,76 @@ def _sign_or_zero(difference):
     return tl.where(difference > 0, 1.0, tl.where(difference < 0, -1.0, 0.0))
 
 
-@triton.jit(do_not_specialize=["num_keypoints"])
+@triton.jit
+def _weighted_sum(points, lane, plus_a, plus_b, minus_a, minus_b):
+    """Of 16 points two added and two subtracted. A lane of -1 stands for none."""
+    is_added = (lane == plus_a) | (lane == plus_b)
+    is_subtracted = (lane == minus_a) | (lane == minus_b)
+    return tl.sum(tl.where(is_added, points, tl.where(is_subtracted, -points, 0.0)), axis=0)
+
+
+@triton.jit(do_not_specialize=["num_keypoints", "num_parts"])
+def _scan_parts_kernel(
+    part_peaks_ptr,  # [B, K, num_parts]
+    part_indices_ptr,  # [B, K, num_parts]
+    heatmaps_ptr,  # [B, K, H, W]
+    heatmaps_stride_b,
+    heatmaps_stride_k,
+    heatmaps_stride_h,
+    heatmaps_stride_w,
+    num_keypoints,
+    width,
+    num_pixels,
+    num_parts,
+    PART_SIZE: tl.constexpr,
+    MAPS: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    LOADS: tl.constexpr,
+    IS_FLAT: tl.constexpr,
+    WIDE_INDEX: tl.constexpr,
+):
+    """First maxima of PART_SIZE pixels of MAPS maps of one image.
+
+    For maps that are interleaved in memory: reading one alone would take a sector of 32 bytes for each of its pixels.
+    Bytes it must move: B K H W elements read. What it moves: the same, and where K does not divide by MAPS the ends
+    of runs a second time, from the L2 cache.
+    """
+    num_groups = tl.cdiv(num_keypoints, MAPS)
+    program = tl.program_id(0)
+    group = program % num_groups  # neighbours in memory run at the same time
+    part = program // num_groups % num_parts
+    batch = (program // num_groups // num_parts).to(tl.int64)
+    keypoint = group * MAPS + tl.arange(0, MAPS)
+    exists = keypoint < num_keypoints
+    map_ptr = heatmaps_ptr + batch * heatmaps_stride_b + keypoint.to(tl.int64) * heatmaps_stride_k
+    first_pixel = part * tl.full([], PART_SIZE, dtype=tl.int64 if WIDE_INDEX else tl.int32)
+    peak, index = _scan_maps(
+        map_ptr[:, None], heatmaps_stride_h, heatmaps_stride_w, first_pixel,
+        tl.minimum(first_pixel + PART_SIZE, num_pixels), width, exists[:, None],
+        MAPS, BLOCK_SIZE, LOADS, False, IS_FLAT, WIDE_INDEX,
+    )  # fmt: skip
+    offset = (batch * num_keypoints + keypoint) * num_parts + part
+    tl.store(part_peaks_ptr + offset, peak, mask=exists)
+    tl.store(part_indices_ptr + offset, index, mask=exists)
+
+
+@triton.jit
+def _join_parts(part_peaks_ptr, part_indices_ptr, map_index, num_parts, BLOCK_PARTS: tl.constexpr):
+    """Value and flat index of a map's first maximum, from those of its parts. NaN as in `_scan_maps`."""
+    lane = tl.arange(0, BLOCK_PARTS)
+    best = tl.full([BLOCK_PARTS], float("-inf"), dtype=tl.float32)
+    best_index = tl.zeros([BLOCK_PARTS], dtype=part_indices_ptr.dtype.element_ty)
+    for start in range(0, num_parts, BLOCK_PARTS):
+        exists = start + lane < num_parts
+        offset = map_index * num_parts + start + lane
+        peak = tl.load(part_peaks_ptr + offset, mask=exists, other=float("-inf"))
+        index = tl.load(part_indices_ptr + offset, mask=exists, other=0)
+        best_index = tl.where(peak > best, index, best_index)
+        best = tl.maximum(best, peak, propagate_nan=tl.PropagateNan.ALL)
+    return first_maximum(best, best_index, 0x7FFFFFFF if best_index.dtype == tl.int32 else 0x7FFFFFFFFFFFFFFF)
+
+
+@triton.jit(do_not_specialize=["num_keypoints", "num_parts"])
 def _decode_fwd_kernel(
     coords_ptr,  # [B, K, 2]
     scores_ptr,  # [B, K]
@@ -94,11 +268,17 @@ def _decode_fwd_kernel(
     heatmaps_stride_k,
     heatmaps_stride_h,
     heatmaps_stride_w,
+    part_peaks_ptr,  # [B, K, num_parts], if HAS_PARTS
+    part_indices_ptr,  # [B, K, num_parts], if HAS_PARTS
     num_keypoints,
     height,
     width,
     num_pixels,
+    num_parts,
+    HAS_PARTS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    LOADS: tl.constexpr,
+    FINDS_AGAIN: tl.constexpr,
     IS_FLAT: tl.constexpr,
     WIDE_INDEX: tl.constexpr,
     STENCIL: tl.constexpr,
@@ -114,15 +294,10 @@ def _decode_fwd_kernel(
     SCORE_SCALE: tl.constexpr,
     SCORE_OFFSET: tl.constexpr,
     KNOWN_VARIANCE: tl.constexpr,
-    REACH: tl.constexpr,
-    POINTS: tl.constexpr,
-    USED_POINTS: tl.constexpr,
-    POINTS_Y: tl.constexpr,
-    POINTS_X: tl.constexpr,
+    WINDOW: tl.constexpr,
     TILE_SIDE: tl.constexpr,
     HALO_SIDE: tl.constexpr,
     SCAN_POINTS: tl.constexpr,
-    UNROLL: tl.constexpr,
     LANES: tl.constexpr,
     RADIUS: tl.constexpr,
     EXPONENT: tl.constexpr,
@@ -138,15 +313,24 @@ def _decode_fwd_kernel(
     memory: the same. After the scan it reads a patch of about (k + 4)^2 elements that the scan has just
     brought into the cache. Only where a clip could bind, and where the recipe searches the blurred map, it
     walks the whole map a second time (see `needs_scale` below).
+
+    Where HAS_PARTS `_scan_parts_kernel` has read the maps.
     """
     map_index = tl.program_id(0).to(tl.int64)
     batch = map_index // num_keypoints
     keypoint = map_index - batch * num_keypoints
     map_ptr = heatmaps_ptr + batch * heatmaps_stride_b + keypoint * heatmaps_stride_k
 
-    peak, index = _scan_map(
-        map_ptr, heatmaps_stride_h, heatmaps_stride_w, num_pixels, width, BLOCK_SIZE, IS_FLAT, WIDE_INDEX
-    )
+    if HAS_PARTS:
+        peak, index = _join_parts(part_peaks_ptr, part_indices_ptr, map_index, num_parts, 16)
+    else:
+        one = tl.zeros([1, 1], dtype=tl.int64)
+        peaks, indices = _scan_maps(
+            map_ptr + one, heatmaps_stride_h, heatmaps_stride_w, 0, num_pixels, width, one == 0,
+            1, BLOCK_SIZE, LOADS, FINDS_AGAIN, IS_FLAT, WIDE_INDEX,
+        )  # fmt: skip
+        peak = _only(peaks)
+        index = _only(indices)
     scale = 1.0
     raw_maximum = peak
     if ARGMAX_ON_BLURRED:
@@ -171,17 +355,15 @@ def _decode_fwd_kernel(
     offset_y = 0.0
 
     if STENCIL == "wide" or STENCIL == "compact":
-        lane = tl.arange(0, POINTS)
-        used = lane < USED_POINTS
-        step_y = _stencil_point(lane, POINTS_Y, REACH)
-        step_x = _stencil_point(lane, POINTS_X, REACH)
+        # The points of the stencil, in lanes: 0 is the peak, then right, left, below, above, ...
+        lane = tl.arange(0, 16)
         if STENCIL == "wide":
             refinable = refinable & (x >= 2) & (x <= width - 3) & (y >= 2) & (y <= height - 3)
-        blurred = blur_points(
-            map_ptr, heatmaps_stride_h, heatmaps_stride_w, height, width,
-            tl.minimum(tl.maximum(y + step_y, 0), height - 1), tl.minimum(tl.maximum(x + step_x, 0), width - 1),
-            LANES, UNROLL, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
+        points, center = blur_stencil(
+            map_ptr, heatmaps_stride_h, heatmaps_stride_w, height, width, y, x, raw_maximum, lane,
+            WINDOW, STENCIL == "wide", PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
         )  # fmt: skip
+        used = lane < (13 if STENCIL == "wide" else 7)
 
         if RESCALE and not ARGMAX_ON_BLURRED:
             # The log of a rescaled map differs from the log of the map by a constant, which the derivatives
@@ -190,12 +372,12 @@ def _decode_fwd_kernel(
             # all points clip to one number if peak <= CLIP_MIN or CLIP_MAX <= points. MARGIN is generous: a
             # map sent the exact way without need costs time and not accuracy.
             MARGIN: tl.constexpr = 1e-5
-            lowest = tl.min(tl.where(used, blurred, float("inf")), axis=0)
+            lowest = tl.min(tl.where(used, points, float("inf")), axis=0)
             low_binds = (lowest < CLIP_MIN * (1 + MARGIN)) & (peak > CLIP_MIN * (1 - MARGIN))
             high_binds = (peak > CLIP_MAX * (1 - MARGIN)) & (lowest < CLIP_MAX * (1 + MARGIN))
             needs_scale = refinable & (low_binds | high_binds)
             if needs_scale:
-                known = tl.max(tl.where(used, blurred, float("-inf")), axis=0)
+                known = tl.max(tl.where(used, points, float("-inf")), axis=0)
                 blurred_maximum, _ = scan_blurred_map(
                     map_ptr, heatmaps_stride_h, heatmaps_stride_w, height, width, known, y, x,
                     TILE_SIDE, HALO_SIDE, SCAN_POINTS, LANES, PADDING,
@@ -203,25 +385,22 @@ def _decode_fwd_kernel(
                 )  # fmt: skip
                 scale = tl.where(blurred_maximum > 0, peak / blurred_maximum, 1.0)
 
-        clipped = tl.minimum(tl.maximum(blurred * scale, CLIP_MIN), CLIP_MAX)
-        center = tl.sum(tl.where(used & (step_y == 0) & (step_x == 0), clipped, 0.0), axis=0)
+        clipped = tl.minimum(tl.maximum(points * scale, CLIP_MIN), CLIP_MAX)
+        center = tl.minimum(tl.maximum(center * scale, CLIP_MIN), CLIP_MAX)
         # Relative to the centre, whose own log is then zero.
         logs = tl.where(used, _log_ratio(clipped, center), 0.0)
-        beside = (step_y == 0) & (tl.abs(step_x) == 1)
-        above_below = (step_x == 0) & (tl.abs(step_y) == 1)
-        corner = (tl.abs(step_y) == 1) & (tl.abs(step_x) == 1)
-        dx = tl.sum(tl.where(beside, logs * step_x, 0.0), axis=0) / 2
-        dy = tl.sum(tl.where(above_below, logs * step_y, 0.0), axis=0) / 2
+        dx = _weighted_sum(logs, lane, 1, -1, 2, -1) / 2
+        dy = _weighted_sum(logs, lane, 3, -1, 4, -1) / 2
         if STENCIL == "wide":
-            dxx = tl.sum(tl.where((step_y == 0) & (tl.abs(step_x) == 2), logs, 0.0), axis=0) / 4
-            dyy = tl.sum(tl.where((step_x == 0) & (tl.abs(step_y) == 2), logs, 0.0), axis=0) / 4
-            dxy = tl.sum(tl.where(corner, logs * step_y * step_x, 0.0), axis=0) / 4
+            dxx = _weighted_sum(logs, lane, 9, 10, -1, -1) / 4
+            dyy = _weighted_sum(logs, lane, 11, 12, -1, -1) / 4
+            dxy = _weighted_sum(logs, lane, 5, 6, 7, 8) / 4
             solved_xx = dxx
             solved_yy = dyy
         else:
-            dxx = tl.sum(tl.where(beside, logs, 0.0), axis=0)
-            dyy = tl.sum(tl.where(above_below, logs, 0.0), axis=0)
-            dxy = (tl.sum(tl.where(corner, logs, 0.0), axis=0) - dxx - dyy) / 2
+            dxx = _weighted_sum(logs, lane, 1, 2, -1, -1)
+            dyy = _weighted_sum(logs, lane, 3, 4, -1, -1)
+            dxy = (_weighted_sum(logs, lane, 5, 6, -1, -1) - dxx - dyy) / 2
             solved_xx = dxx + 1.1920929e-7  # as UDP's published code does, so that a flat map has an inverse
             solved_yy = dyy + 1.1920929e-7
         determinant = solved_xx * solved_yy - dxy * dxy
@@ -246,16 +425,17 @@ def _decode_fwd_kernel(
 
     elif STENCIL == "quarter" or STENCIL == "quarter_legacy":
         if ARGMAX_ON_BLURRED:
-            lane = tl.arange(0, POINTS)
-            step_y = _stencil_point(lane, POINTS_Y, REACH)
-            step_x = _stencil_point(lane, POINTS_X, REACH)
+            side = tl.arange(0, 4)  # right, left, below, above
+            sign = 1 - 2 * (side % 2)
+            beside_y = y + tl.where(side < 2, 0, sign)
+            beside_x = x + tl.where(side < 2, sign, 0)
             blurred = blur_points(
                 map_ptr, heatmaps_stride_h, heatmaps_stride_w, height, width,
-                tl.minimum(tl.maximum(y + step_y, 0), height - 1), tl.minimum(tl.maximum(x + step_x, 0), width - 1),
-                LANES, UNROLL, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
+                tl.minimum(tl.maximum(beside_y, 0), height - 1), tl.minimum(tl.maximum(beside_x, 0), width - 1),
+                LANES, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
             )  # fmt: skip
-            difference_x = tl.sum(tl.where(step_y == 0, blurred * step_x, 0.0), axis=0)
-            difference_y = tl.sum(tl.where(step_x == 0, blurred * step_y, 0.0), axis=0)
+            difference_x = tl.sum(tl.where(side < 2, blurred * sign, 0.0), axis=0)
+            difference_y = tl.sum(tl.where(side < 2, 0.0, blurred * sign), axis=0)
         else:
             difference_x = _pixel_or_edge(
                 map_ptr, heatmaps_stride_h, heatmaps_stride_w, height, width, y, x + 1
@@ -284,24 +464,10 @@ def _decode_fwd_kernel(
     tl.store(scores_ptr + map_index, peak * SCORE_SCALE + SCORE_OFFSET)
 
 
-_CROSS = [(0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)]
-# The points (dy, dx) that a stencil reads from the blurred map.
-_STENCIL_POINTS: dict[str, list[tuple[int, int]]] = {
-    "wide": [*_CROSS, (0, 2), (0, -2), (2, 0), (-2, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)],
-    "compact": [*_CROSS, (1, 1), (-1, -1)],
-    "quarter": _CROSS,
-    "quarter_legacy": _CROSS,
-    "none": [(0, 0)],
-}
+# How far a stencil reaches from the peak on the blurred map.
+_REACH = {"wide": 2, "compact": 1}
 # The blurred map is searched in square tiles.
 _TILE_SIDE = 16
-
-
-def _pack(coordinates: list[int], reach: int) -> int:
-    """Small integers as the hexadecimal digits of one, lowest first: a table that is a constant in a kernel.
-    Absent digits read as the centre."""
-    digits = [coordinate + reach for coordinate in coordinates]
-    return sum(digit << (4 * i) for i, digit in enumerate([*digits, *[reach] * (15 - len(digits))]))
 
 
 @functools.lru_cache(maxsize=64)
@@ -324,8 +490,6 @@ def _recipe_constants(
 ) -> dict[str, Any]:
     """The constexprs that follow from a recipe."""
     radius = kernel_size // 2
-    points = _STENCIL_POINTS[stencil]
-    reach = max(y for y, _ in points)
     taps = blur_taps(kernel_size, sigma)
     # A sampled Gaussian is computed where it is needed; OpenCV's tables have at most five distinct weights.
     table = [*taps, *[0.0] * 5][:5] if sigma == 0.0 else [taps[0], 0.0, 0.0, 0.0, 0.0]
@@ -343,14 +507,9 @@ def _recipe_constants(
         "SCORE_SCALE": score_scale,
         "SCORE_OFFSET": score_offset,
         "KNOWN_VARIANCE": known_variance,
-        "REACH": reach,
-        "POINTS": triton.next_power_of_2(len(points)),
-        "USED_POINTS": len(points),
-        "POINTS_Y": _pack([y for y, _ in points], reach),
-        "POINTS_X": _pack([x for _, x in points], reach),
+        "WINDOW": max(16, triton.next_power_of_2(2 * (radius + _REACH.get(stencil, 0)) + 1)),
         "TILE_SIDE": _TILE_SIDE,
         "HALO_SIDE": triton.next_power_of_2(_TILE_SIDE + 2 * radius),
-        "UNROLL": min(radius + 1, 6),
         "LANES": triton.next_power_of_2(radius + 1),
         "RADIUS": radius,
         "EXPONENT": 0.0 if sigma == 0.0 else -math.log2(math.e) / (2.0 * sigma * sigma),
@@ -358,51 +517,89 @@ def _recipe_constants(
     }
 
 
-def launch_shape(num_pixels: int, element_size: int) -> dict[str, int]:
-    """BLOCK_SIZE, SCAN_POINTS and num_warps for maps of that many pixels of that many bytes.
+def launch_shape(num_pixels: int, element_size: int) -> dict[str, Any]:
+    """How a program goes about a map of that many pixels of that many bytes."""
+    num_warps = 1 if num_pixels <= 16384 else 2
+    return {
+        "BLOCK_SIZE": 32 * num_warps * 16 // element_size,  # loads of 16 bytes a thread
+        "LOADS": 8,
+        "FINDS_AGAIN": True,
+        "SCAN_POINTS": 8,
+        "num_warps": num_warps,
+    }
 
-    64 bytes a thread under way, with the sixteen to twenty warps that the registers leave an SM, is more than the
-    25 KB that a memory of 4.8 TB/s and 700 ns needs there. Large maps are few, so each gets more warps.
-    SCAN_POINTS is what the registers hold beside it without a spill (`make compile-report`).
-    """
-    per_thread = 64 // element_size
-    if num_pixels <= 16384:
-        return {"BLOCK_SIZE": 128 * per_thread, "SCAN_POINTS": 64, "num_warps": 4}
-    return {"BLOCK_SIZE": 256 * per_thread, "SCAN_POINTS": 32, "num_warps": 8}
+
+def parts_shape() -> dict[str, Any]:
+    """How a program goes about a part of interleaved maps."""
+    return {"PART_SIZE": 768, "MAPS": 32, "BLOCK_SIZE": 16, "LOADS": 8, "num_warps": 4}
 
 
 def decode_fwd(
     coords: Tensor,  # [B, K, 2]
     scores: Tensor,  # [B, K]
-    covariances: Tensor,  # [B, K, 2, 2], or no elements if not `covariance`
+    covariances: Tensor,  # [B, K, 2, 2]; any tensor if not `covariance`
     heatmaps: Tensor,  # [B, K, H, W]
     *arguments: Any,
 ) -> None:
     """Fill the outputs (float32, contiguous). `arguments` as in `_recipe_constants`."""
-    batch, num_keypoints, height, width = heatmaps.shape
-    stride_b, stride_k, stride_h, stride_w = heatmaps.stride()
-    num_pixels = height * width
-    shape = launch_shape(num_pixels, heatmaps.element_size())
-    block_size = shape["BLOCK_SIZE"]
     with on_device_of(heatmaps):
-        _decode_fwd_kernel[(batch * num_keypoints,)](
-            coords,
-            scores,
-            covariances,
-            heatmaps,
-            stride_b,
-            stride_k,
-            stride_h,
-            stride_w,
-            num_keypoints,
-            height,
-            width,
-            num_pixels,
-            IS_FLAT=stride_h == width * stride_w,
-            # 32-bit offsets inside a map unless its last pixel, or the block behind it, lies beyond 2^31.
-            WIDE_INDEX=(height - 1) * stride_h + (width - 1) * stride_w + block_size * max(stride_w, 1) >= 2**31
-            or num_pixels + block_size >= 2**31,
-            **shape,
-            **REGISTER_LIMIT,
-            **_recipe_constants(*arguments),
+        _, stride_k, _, stride_w = heatmaps.stride()
+        is_interleaved = stride_k == 1 and stride_w > 1 and heatmaps.shape[1] > 1  # as in channels_last
+        parts = _scan_parts(heatmaps) if is_interleaved else (scores, scores)
+        tensors = (coords, scores, covariances, heatmaps, *parts)
+        device, dtype, shape, strides = heatmaps.device, heatmaps.dtype, heatmaps.shape, heatmaps.stride()
+        key = launch_key(_decode_fwd_kernel, tensors, device, dtype, shape, strides, arguments)
+        if launch_again(key, tensors):
+            return
+        batch, num_keypoints, height, width = shape
+        program = launch_shape(height * width, heatmaps.element_size())
+        num_parts = parts[0].shape[2] if is_interleaved else 0
+        launch(
+            _decode_fwd_kernel,
+            (batch * num_keypoints, 1, 1),
+            (*tensors[:4], *strides, *parts, num_keypoints, height, width, height * width, num_parts),
+            {
+                "HAS_PARTS": is_interleaved,
+                **_index_flags(heatmaps, program["BLOCK_SIZE"] * program["LOADS"]),
+                **program,
+                **REGISTER_LIMIT,
+                **_recipe_constants(*arguments),
+            },
+            key,
         )
+
+
+def _index_flags(heatmaps: Tensor, step: int) -> dict[str, bool]:
+    """How pixels are counted. `step`: how many pixels beyond a map's last one are computed with."""
+    height, width = heatmaps.shape[2:]
+    stride_h, stride_w = heatmaps.stride()[2:]
+    return {
+        "IS_FLAT": stride_h == width * stride_w,
+        # 32-bit offsets inside a map unless its last pixel, or the step behind it, lies beyond 2^31.
+        "WIDE_INDEX": (height - 1) * stride_h + (width - 1) * stride_w + step * max(stride_w, 1) >= 2**31
+        or height * width + step >= 2**31,
+    }
+
+
+def _scan_parts(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+    """Values and flat indices of the first maxima of the parts of each map: [B, K, parts]."""
+    batch, num_keypoints, height, width = heatmaps.shape
+    num_pixels = height * width
+    shape = parts_shape()
+    num_parts = triton.cdiv(num_pixels, shape["PART_SIZE"])
+    flags = _index_flags(heatmaps, shape["PART_SIZE"] + shape["BLOCK_SIZE"] * shape["LOADS"])
+    peaks = heatmaps.new_empty((batch, num_keypoints, num_parts), dtype=torch.float32)
+    indices = torch.empty_like(peaks, dtype=torch.int64 if flags["WIDE_INDEX"] else torch.int32)
+    tensors = (peaks, indices, heatmaps)
+    device, dtype, strides = heatmaps.device, heatmaps.dtype, heatmaps.stride()
+    key = launch_key(_scan_parts_kernel, tensors, device, dtype, heatmaps.shape, strides)
+    if launch_again(key, tensors):
+        return peaks, indices
+    launch(
+        _scan_parts_kernel,
+        (batch * num_parts * triton.cdiv(num_keypoints, shape["MAPS"]), 1, 1),
+        (*tensors, *strides, num_keypoints, width, num_pixels, num_parts),
+        {**flags, **shape},
+        key,
+    )
+    return peaks, indices

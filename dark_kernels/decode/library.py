@@ -39,22 +39,35 @@ def empty_outputs(heatmaps: Tensor, covariance: bool) -> tuple[Tensor, Tensor, T
     )
 
 
-def _decode(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+def decode_directly(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What the operator computes, without the operator: for a plain call, which needs none of what it is for.
+
+    The dispatcher and a Python implementation behind it cost the host as much as the rest of a call.
+    """
     kernel_size, sigma, *options, backend = arguments
     covariance = options[-1]
     serves = choose(backend, heatmaps.device.type, heatmaps.dtype).backend
-    if heatmaps.shape[0] == 0 or heatmaps.shape[1] == 0:
-        return empty_outputs(heatmaps, covariance)
-    if serves == "triton":
+    batch, num_keypoints = heatmaps.shape[:2]
+    if serves == "triton" and batch != 0 and num_keypoints != 0:
         from . import kernels  # Triton is imported when it first serves a call, not with the package
 
-        outputs = empty_outputs(heatmaps, covariance)
-        kernels.decode_fwd(*outputs, heatmaps, kernel_size, sigma, *options)
-        return outputs
+        coords = heatmaps.new_empty((batch, num_keypoints, 2), dtype=torch.float32)
+        scores = heatmaps.new_empty((batch, num_keypoints), dtype=torch.float32)
+        covariances = heatmaps.new_empty((batch, num_keypoints, 2, 2), dtype=torch.float32) if covariance else None
+        kernels.decode_fwd(coords, scores, scores if covariances is None else covariances, heatmaps, *arguments[:-1])
+        return coords, scores, covariances
+    if batch == 0 or num_keypoints == 0:
+        coords, scores, covariances = empty_outputs(heatmaps, covariance)
+        return coords, scores, covariances if covariance else None
     return _decode_eagerly(heatmaps, blur_taps(kernel_size, sigma), *options)
 
 
-def _decode_eagerly(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _decode(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    coords, scores, covariances = decode_directly(heatmaps, *arguments)
+    return coords, scores, scores.new_empty(0) if covariances is None else covariances
+
+
+def _decode_eagerly(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     device_type = heatmaps.device.type
     if torch.is_autocast_enabled(device_type):  # which would round the matrix products to half precision
         with torch.autocast(device_type, enabled=False):
@@ -63,9 +76,7 @@ def _decode_eagerly(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, 
     # are ordinary tensors again.
     with torch.inference_mode():
         coords, scores, covariances = eager.decode_fwd(heatmaps, *arguments)
-    if covariances is None:
-        return coords.clone(), scores.clone(), heatmaps.new_empty(0, dtype=scores.dtype)
-    return coords.clone(), scores.clone(), covariances.clone()
+    return coords.clone(), scores.clone(), None if covariances is None else covariances.clone()
 
 
 def _decode_fake(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -149,7 +149,7 @@ def _load_values(
 
 @triton.jit(do_not_specialize=["num_targets", "num_keypoints"])
 def _gaussian_nll_fwd_kernel(
-    loss_ptr,  # [] or [B, K]
+    loss_ptr,  # [] or [B, K], if REDUCTION is "parts" [2, B, K]: losses and weights
     scale_ptr,  # []
     values_ptr,  # [B, K, 2 + CHANNELS], contiguous
     mean_ptr,  # [B, K, 2, H, W]
@@ -192,11 +192,12 @@ def _gaussian_nll_fwd_kernel(
     FULL: tl.constexpr,
     REDUCTION: tl.constexpr,
 ):
-    """Losses of keypoints, BLOCK_SIZE at a time.
+    """Losses of keypoints, BLOCK_SIZE at a time: 2 + CHANNELS sectors of 32 bytes for each.
 
-    Without a reduction each program takes one block. With one a single program takes all of them, one after
-    the other: one launch, one order of summation, no atomics and no buffer of partial sums. It moves 2 + CHANNELS
-    sectors of 32 bytes a keypoint, a thousandth of what the backward pass writes, so that one program is enough.
+    With the reduction "none" each program takes one block, and so it does with "parts", which leaves losses and
+    weights to `_add_losses_kernel`. With any other reduction a single program takes all of them, one after the other:
+    one launch, one order of summation, no atomics. From some hundreds of keypoints on, whose cells lie all over memory,
+    that takes longer than two launches.
 
     Where READS_MAPS is off the values are there already (`_linear_values_fwd_kernel`), otherwise they are read
     from the maps and kept.
@@ -205,7 +206,7 @@ def _gaussian_nll_fwd_kernel(
     # Keypoints are counted in 32 bits, where division is cheap; offsets take 64.
     first = tl.program_id(0) * BLOCK_SIZE
     last = first + BLOCK_SIZE
-    if REDUCTION != "none":
+    if REDUCTION != "none" and REDUCTION != "parts":
         last = first + num_targets
     total = tl.zeros([BLOCK_SIZE], dtype=tl.float32)
     total_weight = tl.zeros([BLOCK_SIZE], dtype=tl.float32)
@@ -262,22 +263,54 @@ def _gaussian_nll_fwd_kernel(
             loss = _axis_loss(difference_x, s_x, beta, IS_LAPLACE, FULL, HAS_BETA)
             loss += _axis_loss(difference_y, s_y, beta, IS_LAPLACE, FULL, HAS_BETA)
         loss = tl.where(valid, loss * weight, 0.0)
-        if REDUCTION == "none":
+        if REDUCTION == "none" or REDUCTION == "parts":
             tl.store(loss_ptr + index, loss, mask=exists)
+            if REDUCTION == "parts":
+                tl.store(loss_ptr + num_targets + index, weight, mask=exists)
         else:
             total += loss
             total_weight += weight
 
+    if REDUCTION == "none":
+        if first == 0:
+            tl.store(scale_ptr, 1.0)
+    elif REDUCTION != "parts":
+        _store_total(loss_ptr, scale_ptr, total, total_weight, num_targets, REDUCTION)
+
+
+@triton.jit
+def _store_total(loss_ptr, scale_ptr, total, total_weight, num_targets, REDUCTION: tl.constexpr):
+    """The reduced loss, and the factor of each loss in it."""
     scale = 1.0
     if REDUCTION == "mean":
         scale = 1.0 / num_targets
     elif REDUCTION == "mean_valid":
         divisor = tl.sum(total_weight, axis=0)
         scale = tl.where(divisor > 0, 1.0 / divisor, 0.0)
-    if REDUCTION != "none":
-        tl.store(loss_ptr, tl.sum(total, axis=0) * scale)
-    if first == 0:
-        tl.store(scale_ptr, scale)
+    tl.store(loss_ptr, tl.sum(total, axis=0) * scale)
+    tl.store(scale_ptr, scale)
+
+
+@triton.jit(do_not_specialize=["num_targets"])
+def _add_losses_kernel(
+    loss_ptr,  # []
+    scale_ptr,  # []
+    parts_ptr,  # [2, B, K]: losses and weights
+    num_targets,
+    BLOCK_SIZE: tl.constexpr,
+    REDUCTION: tl.constexpr,
+):
+    """One program adds losses up, in one order. Moves 8 bytes a keypoint."""
+    lane = tl.arange(0, BLOCK_SIZE)
+    total = tl.zeros([BLOCK_SIZE], dtype=tl.float32)
+    total_weight = tl.zeros([BLOCK_SIZE], dtype=tl.float32)
+    for start in range(0, num_targets, BLOCK_SIZE):
+        index = start + lane
+        exists = index < num_targets
+        total += tl.load(parts_ptr + index, mask=exists, other=0.0)
+        if REDUCTION == "mean_valid":
+            total_weight += tl.load(parts_ptr + num_targets + index, mask=exists, other=0.0)
+    _store_total(loss_ptr, scale_ptr, total, total_weight, num_targets, REDUCTION)
 
 
 @triton.jit
@@ -730,12 +763,10 @@ def _pointer(tensor: Tensor | None, instead: Tensor, dim: int) -> tuple[Any, ...
     return (instead, *(0,) * dim) if tensor is None else (tensor, *tensor.stride())
 
 
-def loss_shape(num_targets: int, reduction: str) -> dict[str, int]:
-    """BLOCK_SIZE and num_warps of the forward pass: one program that adds up should wait for memory rarely, and
-    many that don't should be many."""
-    if reduction == "none" or num_targets <= 128:
-        return {"BLOCK_SIZE": 128, "num_warps": 4}
-    return {"BLOCK_SIZE": 1024, "num_warps": 8}
+# More keypoints than these are reduced in a launch of their own.
+_MOST_AT_ONCE = 256
+_LOSS_SHAPE = {"BLOCK_SIZE": 128, "num_warps": 4}
+_SUM_SHAPE = {"BLOCK_SIZE": 4096, "num_warps": 16}
 
 
 def gradient_shape(num_pixels: int, channels: int, channels_last: bool) -> dict[str, int]:
@@ -780,11 +811,12 @@ def _losses(
 ) -> None:
     batch, num_keypoints, columns = values.shape
     num_targets = batch * num_keypoints
-    shape = loss_shape(num_targets, reduction)
-    grid = (triton.cdiv(num_targets, shape["BLOCK_SIZE"]) if reduction == "none" else 1,)
+    in_parts = reduction != "none" and num_targets > _MOST_AT_ONCE
+    output = loss.new_empty((2, batch, num_keypoints)) if in_parts else loss
+    num_programs = triton.cdiv(num_targets, _LOSS_SHAPE["BLOCK_SIZE"]) if in_parts or reduction == "none" else 1
     with on_device_of(values):
-        _gaussian_nll_fwd_kernel[grid](
-            loss,
+        _gaussian_nll_fwd_kernel[(num_programs,)](
+            output,
             scale,
             values,
             *(maps or (values, *(0,) * 5) * 2),
@@ -799,10 +831,12 @@ def _losses(
             CHANNELS=columns - 2,
             READS_MAPS=maps is not None,
             FULL=options.full,
-            REDUCTION=reduction,
+            REDUCTION="parts" if in_parts else reduction,
             **_flags(options, weight),
-            **shape,
+            **_LOSS_SHAPE,
         )
+        if in_parts:
+            _add_losses_kernel[(1,)](loss, scale, output, num_targets, REDUCTION=reduction, **_SUM_SHAPE)
 
 
 def gaussian_nll_bwd(

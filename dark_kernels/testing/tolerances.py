@@ -16,7 +16,8 @@ blurred one, s the scale of DARK's eq. 12, L = log(clip(s b)), g and H its gradi
    is good to 2 ulp = 4 u, and an argument of size E = d^2 / (2 sigma^2), in nats, with a relative error of 2 u
    makes a relative error of 2 E u: (6 + 2 E) u more for each axis. What underflows is lost, at most the smallest
    normal number for each product. A blur of distances from the peak p, which a plateau makes exact zeros, has
-   |h| + |p| in place of |h| and two roundings more, and none of the sum of the weights.
+   |h - p| in place of |h| (|p| outside a map padded with zeros), one rounding more for the distance, and one of
+   the sum p + blur(h - p).
 2. Scale. The maximum of the computed blurred map lies between max(b - |db|) and max(b + |db|); division and
    multiplication round once each.
 3. Log. If no stencil value can reach a clip, s cancels from all derivatives and dL = |db| / (b - |db|). Else each
@@ -69,30 +70,34 @@ class Arithmetic:
         step: dtype of the logs and of what follows from them.
         computes_taps: Whether Gaussian weights are computed with exp2 where they are needed.
         relative_logs: Whether logs are taken relative to that of the centre.
-        subtracts_peak: Whether what is blurred around a peak is the distance from it, where the padding allows.
+        subtracts_peak: The paddings with which what is blurred around a peak is the distance from it.
     """
 
     blur: torch.dtype
     step: torch.dtype
     computes_taps: bool = False
     relative_logs: bool = False
-    subtracts_peak: bool = False
+    subtracts_peak: tuple[str, ...] = ()
 
 
-EAGER = Arithmetic(torch.float32, torch.float64, subtracts_peak=True)
+_REFLECTED = ("reflect", "symmetric")
+
+EAGER = Arithmetic(torch.float32, torch.float64, subtracts_peak=_REFLECTED)
 """eager on CPU: the blur in the precision of the input, the step in float64."""
 
-EAGER_ON_DEVICE = Arithmetic(torch.float32, torch.float32, subtracts_peak=True)
+EAGER_ON_DEVICE = Arithmetic(torch.float32, torch.float32, subtracts_peak=_REFLECTED)
 """eager on other devices, which may lack float64."""
 
-TRITON = Arithmetic(torch.float32, torch.float32, computes_taps=True, relative_logs=True)
+TRITON = Arithmetic(
+    torch.float32, torch.float32, computes_taps=True, relative_logs=True, subtracts_peak=("zeros", *_REFLECTED)
+)
 """The Triton kernels, compiled or interpreted."""
 
 
 def arithmetic_of(backend: str, device_type: str, dtype: torch.dtype) -> Arithmetic:
     """What `backend` ("eager", "triton" or "reference") computes in for heatmaps of that device and dtype."""
     if dtype == torch.float64:  # served by eager where Triton is asked for
-        return Arithmetic(torch.float64, torch.float64, subtracts_peak=backend != "reference")
+        return Arithmetic(torch.float64, torch.float64, subtracts_peak=() if backend == "reference" else _REFLECTED)
     if backend == "triton":
         return TRITON
     if backend == "reference":
@@ -150,7 +155,7 @@ def decode_bounds(
     peaks, peak_errors = reference._read(searched, x, y, 0, 0), reference._read(searched_error, x, y, 0, 0)
     certain = (peaks - peak_errors > 0) | (peaks + peak_errors <= 0) | peaks.isnan()
     blurred_error = whole_error
-    if arithmetic.subtracts_peak and recipe.padding != "zeros":
+    if recipe.padding in arithmetic.subtracts_peak:
         blurred_error = _blur_error(maps, recipe, arithmetic, peaks.clamp(-limit, limit))
     score_errors = peak_errors
     if on_blurred and recipe.rescale:
@@ -224,6 +229,10 @@ def _finite(number: float) -> float:
     return number if math.isfinite(number) else 0.0
 
 
+def _sum_of_taps(taps: tuple[float, ...]) -> float:
+    return taps[0] + 2 * sum(taps[1:])
+
+
 def _roundoff(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps / 2
 
@@ -236,15 +245,25 @@ def _blur_error(maps: Tensor, recipe: Recipe, arithmetic: Arithmetic, peaks: Ten
     kernel_size, taps = recipe.blur_kernel_size, recipe.taps
     if kernel_size == 1 and peaks is None:  # a weight of one
         return torch.zeros_like(maps)
-    magnitude = maps.abs() if peaks is None else maps.abs() + peaks.abs()[..., None, None]
+    levels = None if peaks is None else peaks[..., None, None]
+    magnitude = maps.abs() if levels is None else (maps - levels).abs()
     roundoff = _roundoff(arithmetic.blur) + _roundoff(torch.float64)
 
     def smooth(vertical: tuple[float, ...], horizontal: tuple[float, ...]) -> Tensor:
-        rows = reference._blur_axis(magnitude, horizontal, recipe.padding, axis=-1)
-        return reference._blur_axis(rows, vertical, recipe.padding, axis=-2)
+        def over_both(values: Tensor) -> Tensor:
+            rows = reference._blur_axis(values, horizontal, recipe.padding, axis=-1)
+            return reference._blur_axis(rows, vertical, recipe.padding, axis=-2)
 
-    roundings = 2 * (kernel_size + 1) + (0 if peaks is None else 2)
+        smoothed = over_both(magnitude)
+        if levels is not None and recipe.padding == "zeros":
+            whole = _sum_of_taps(vertical) * _sum_of_taps(horizontal)
+            smoothed = smoothed + levels.abs() * (whole - over_both(torch.ones_like(magnitude))).clamp(min=0)
+        return smoothed
+
+    roundings = 2 * (kernel_size + 1) + (0 if levels is None else 1)
     error = roundings * roundoff * smooth(taps, taps)
+    if levels is not None:
+        error = error + roundoff * (reference.blur(maps, recipe).abs() + error)
     kernel_sigma = recipe.operator_arguments[1]
     if arithmetic.computes_taps and kernel_sigma > 0:  # not one of OpenCV's tables
         # The weights times their own relative error.

@@ -1,15 +1,15 @@
-"""The workloads, the rotation of inputs, and the rows of test_decode on maps small enough for a test."""
+"""The workloads, the rotation of inputs, and how times are taken."""
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import measure, peers, results, run, test_decode, workloads
+from benchmarks import measure, run, workloads
 from benchmarks.workloads import Workload
 
 SMALL = Workload("W1", (2, 3, 40, 30), "a small one")
@@ -68,52 +68,18 @@ def test_rotated_inputs_leave_the_cache_and_keep_strides() -> None:
     assert [setup()[0][0].data_ptr() for _ in range(5)] == [copies[i % 4].data_ptr() for i in range(5)]
 
 
-@pytest.mark.parametrize("dtype", list(workloads.DTYPES))
-@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
-def test_rows_compare_their_output(dtype: str, memory_format: str) -> None:
-    case = test_decode.Case(SMALL, dtype, memory_format)  # type: ignore[arg-type]
-    names = [results.READ_ONLY, results.OURS, "reference"]
-    for name in names:
-        call, compare = test_decode.ROWS[name](case, "cpu")
-        error, _ = compare(call(test_decode._inputs(case, "cpu")[0]))
-        assert error is None or error < 1e-4
-
-
-def test_a_wrong_output_is_not_timed() -> None:
-    case = test_decode.Case(SMALL)
-    call, compare = test_decode.ROWS[results.OURS](case, "cpu")
-    keypoints = call(test_decode._inputs(case, "cpu")[0])
-    wrong = (
-        dataclasses.replace(keypoints, coords=keypoints.coords + 0.01)
-        if dataclasses.is_dataclass(keypoints)
-        else keypoints._replace(coords=keypoints.coords + 0.01)
-    )
-    with pytest.raises(AssertionError, match="compared keypoints are wrong"):
-        compare(wrong)
-
-
-def test_the_opencv_loop_blurs_as_we_do() -> None:
-    pytest.importorskip("cv2", reason="opencv is not installed")
-    case = test_decode.Case(SMALL)
-    call, compare = test_decode.ROWS["cv2.GaussianBlur loop"](case, "cpu")
-    maps = test_decode._inputs(case, "cpu")[0]
-    error, _ = compare(call(maps))
-    assert error is not None
-    assert error < 1e-6
-    with pytest.raises(pytest.skip.Exception, match="wrong"):
-        compare(maps)
-
-
-def test_a_missing_opencv_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "cv2", None)
-    with pytest.raises(peers.NotInstalled, match="opencv is not installed"):
-        peers.opencv_blur_loop()
-
-
 def test_rounds_keep_to_a_budget() -> None:
     assert measure.rounds_for(1.0, budget=10) == 10
     assert measure.rounds_for(100.0, budget=10, fewest=2) == 2
     assert measure.rounds_for(1e-9, most=50) == 50
+
+
+def test_a_replay_is_whole_turns_of_the_inputs_and_long_enough() -> None:
+    assert measure.calls_for(1e-3, num_inputs=3) == 3
+    assert measure.calls_for(1e-4, num_inputs=3) == 21
+    assert measure.calls_for(1.0, num_inputs=16) == 16
+    assert measure.calls_for(0.0, num_inputs=7) % 7 == 0
+    assert measure.calls_for(0.0, num_inputs=7) <= 2000
 
 
 def test_cache_of_this_cpu() -> None:
@@ -136,6 +102,32 @@ def test_the_read_only_kernel_reads_every_element(dtype: str, memory_format: str
     kernels.read_maps(largest, maps)
     in_memory = maps.as_strided((maps.numel(),), (1,)).view(*SMALL.shape[:2], -1)
     assert torch.equal(largest, in_memory.amax(-1).float())
+
+
+def test_the_empty_kernel_touches_nothing(device: torch.device) -> None:
+    pytest.importorskip("triton", reason="the empty kernel needs triton")
+    from benchmarks import kernels
+
+    untouched = torch.full((3,), float("nan"), device=device)
+    kernels.launch_nothing(untouched, 5)
+    assert untouched.isnan().all()
+
+
+@pytest.mark.gpu
+def test_a_replay_keeps_outputs_apart(gpu: torch.device) -> None:
+    """Outputs rotate as inputs do: none is where the last one was."""
+    addresses = []
+
+    def call(values: torch.Tensor) -> torch.Tensor:
+        output = values + 1
+        addresses.append(output.data_ptr())
+        return output
+
+    inputs = [torch.zeros(4096, device=gpu) for _ in range(3)]
+    replay = measure.GraphReplay(call, inputs)
+    captured = addresses[-replay.calls :]
+    assert len(set(captured)) >= 3
+    assert all(first != second for first, second in itertools.pairwise(captured))
 
 
 @pytest.mark.gpu

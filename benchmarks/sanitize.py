@@ -1,0 +1,153 @@
+"""Every kernel on small maps, under compute-sanitizer's memcheck and racecheck where it is installed.
+
+    python -m benchmarks.sanitize --output results
+
+Runs itself once without the sanitizer, which compiles the kernels and checks their numbers, and then under each tool.
+Writes what a tool said to `<output>/sanitizer-<tool>.txt`. Exit code 0 also where the sanitizer is not installed: it
+says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+import dark_kernels
+from benchmarks import workloads
+from benchmarks.workloads import Workload
+from dark_kernels import recipes
+
+TOOLS = ("memcheck", "racecheck")
+# With a prime on every axis, so that the last block of everything is cut.
+_SMALL = Workload("small", (2, 3, 23, 29), "for the sanitizer")
+_SECONDS = 60  # that a tool may take
+_FOUND = 9  # exit code for what the sanitizer found
+
+
+def run_kernels(device: str) -> int:
+    """Decode with every recipe and take a step with every loss; returns how many calls were made.
+
+    Raises:
+        AssertionError: A number is not that of the reference.
+    """
+    calls = 0
+    generator = torch.Generator(device=device).manual_seed(0)
+    for dtype, memory_format in itertools.product((torch.float32, torch.float16), ("contiguous", "channels_last")):
+        heatmaps = workloads.blobs(_SMALL.shape, generator, dtype)
+        if memory_format == "channels_last":
+            heatmaps = heatmaps.contiguous(memory_format=torch.channels_last)
+        for recipe in recipes.ALL:
+            got = dark_kernels.decode(heatmaps, recipe, covariance=recipe.has_hessian)
+            exact = dark_kernels.decode(heatmaps.double(), recipe, backend="reference")
+            single = dark_kernels.decode(heatmaps, recipe, backend="reference")
+            # Where a map has no blob, its noise decides and the reference's own float32 is off as well.
+            allowed = 1e-3 + 10 * (single.coords - exact.coords).abs()
+            assert ((got.coords - exact.coords).abs() <= allowed).all(), f"{recipe.name} {dtype} {memory_format}"
+            calls += 1
+        for channels, distribution in ((1, "gaussian"), (2, "gaussian"), (3, "gaussian"), (1, "laplace")):
+            calls += _run_losses(channels, distribution, dtype, memory_format, generator)
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return calls
+
+
+def _run_losses(
+    channels: int, distribution: str, dtype: torch.dtype, memory_format: str, generator: torch.Generator
+) -> int:
+    batch, num_keypoints, height, width = _SMALL.shape
+    device = generator.device
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, device=device).to(dtype)
+
+    def maps(num_channels: int) -> torch.Tensor:
+        if memory_format == "channels_last":
+            drawn = normal(batch, height, width, num_keypoints, num_channels).permute(0, 3, 4, 1, 2)
+        else:
+            drawn = normal(batch, num_keypoints, num_channels, height, width)
+        return drawn.requires_grad_()
+
+    # Some outside of the maps, which must not be read.
+    target = torch.rand((batch, num_keypoints, 2), generator=generator, device=device) * 140 - 10
+    options = {"coordinates": "offset", "distribution": distribution, "reduction": "sum"}
+    features = normal(batch, 19, height, width)
+    if memory_format == "channels_last":
+        features = features.contiguous(memory_format=torch.channels_last)
+    head = normal(num_keypoints * (2 + channels), 19).div(4).requires_grad_()
+    bias = normal(num_keypoints * (2 + channels)).requires_grad_()
+    for function, tensors in (
+        (dark_kernels.gaussian_nll, (maps(2), maps(channels))),
+        (dark_kernels.linear_gaussian_nll, (features.requires_grad_(), head, bias)),
+    ):
+        gradients = torch.autograd.grad(function(*tensors, target, **options), tensors)
+        exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
+        expected = torch.autograd.grad(function(*exact, target.double(), **options, backend="reference"), exact)
+        for got, wanted in zip(gradients, expected, strict=True):
+            scale = float(wanted.abs().max()) or 1.0
+            assert float((got - wanted).abs().max()) <= 32 * torch.finfo(dtype).eps * scale
+    return 2
+
+
+def find_sanitizer() -> str | None:
+    """compute-sanitizer on the PATH or where CUDA is usually installed."""
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    folders = [os.environ.get("PATH", ""), *(str(Path(home) / "bin") for home in homes if home)]
+    return shutil.which("compute-sanitizer", path=os.pathsep.join(folders))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sanitize", description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder for what was said")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    parser.add_argument("--kernels-only", action="store_true", help="run the kernels, in this process, without a tool")
+    options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("benchmarks.sanitize: no CUDA device", file=sys.stderr)
+        return 2
+    if options.kernels_only:
+        print(f"{run_kernels(options.device)} calls, numbers as the reference's")
+        return 0
+
+    command = [sys.executable, "-m", "benchmarks.sanitize", "--kernels-only", "--device", options.device]
+    root = Path(__file__).resolve().parent.parent
+    code = subprocess.run(command, cwd=root, check=False).returncode
+    if code:
+        print(f"benchmarks.sanitize: the kernels fail without a sanitizer (exit code {code})", file=sys.stderr)
+        return code
+    sanitizer = find_sanitizer()
+    if sanitizer is None:
+        print("compute-sanitizer is not installed: memcheck and racecheck not run")
+        return 0
+    options.output.mkdir(parents=True, exist_ok=True)
+    worst = 0
+    # Without PyTorch's cache every tensor is an allocation of its own, whose end memcheck knows.
+    environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    for tool in TOOLS:
+        prefix = [sanitizer, "--tool", tool, "--error-exitcode", str(_FOUND), "--target-processes", "application-only"]
+        path = options.output / f"sanitizer-{tool}.txt"
+        try:
+            done = subprocess.run(
+                [*prefix, *command], cwd=root, env=environment, capture_output=True, text=True, timeout=_SECONDS,
+                check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            said, code = f"not finished after {_SECONDS} s", 0
+        else:
+            said, code = (done.stdout + done.stderr).strip(), done.returncode
+        path.write_text(f"{said}\n")
+        last = said.splitlines()[-1] if said else "said nothing"
+        print(f"{tool}: exit code {code}; {last}; written to {path}")
+        worst = worst or code
+    return worst
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""What the `library.py` of several rooms needs: the dtype of the arithmetic, gradients' memory, autograd's limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def arithmetic_dtype(*tensors: Tensor | None) -> torch.dtype:
+    """float64 if one of the tensors is, else float32."""
+    is_double = any(tensor is not None and tensor.dtype == torch.float64 for tensor in tensors)
+    return torch.float64 if is_double else torch.float32
+
+
+def is_channels_last(maps: Tensor) -> bool:
+    """Whether the last channels lie closer together than pixels, in [..., C, H, W]."""
+    return maps.stride(-3) < maps.stride(-1)
+
+
+def make_maps(
+    make: Callable[..., Tensor],
+    batch: int,
+    channels: tuple[int, ...],
+    height: int,
+    width: int,
+    dtype: torch.dtype | None,
+    device: torch.device,
+    channels_last: bool,
+) -> Tensor:
+    """[B, *channels, H, W] of the wanted memory layout, by torch.empty or torch.zeros; no elements if `dtype` is
+    None."""
+    if dtype is None:
+        return torch.empty(0, device=device)
+    if channels_last:
+        return make((batch, height, width, *channels), dtype=dtype, device=device).movedim((1, 2), (-2, -1))
+    return make((batch, *channels, height, width), dtype=dtype, device=device)
+
+
+class OnceDifferentiable(torch.autograd.Function):
+    """The backward pass of a fused loss as a function of its own, whose own backward pass raises.
+
+    `torch.autograd.function.once_differentiable` would not do: under torch.func, and wherever the loss is one
+    of several terms, it lets a second derivative through as silent zeros. This function depends on what the loss
+    depends on, so a second derivative meets it.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        raise RuntimeError(
+            "double backward: got a second derivative of a fused loss, expected the first; "
+            "backend='reference' has all of them"
+        )

@@ -1,0 +1,153 @@
+"""The mixture loss in vectorised PyTorch, for CPU and for any device without Triton.
+
+Only the keypoints' cells are read. Slopes are written out by hand, so that a backward pass is the fill of the
+gradient with zeros and one write of its cells.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def gaussian_mixture_nll_fwd(
+    logits: Tensor,  # [B, K, M, H, W]
+    mean: Tensor,  # [B, K, M, 2, H, W]
+    log_var: Tensor,  # [B, K, M, H, W]
+    target: Tensor,  # [B, K, 2]
+    weight: Tensor | None,  # [B, K]
+    stride: float,
+    is_offset: bool,
+    min_log_var: float,
+    max_log_var: float,
+    reduction: str,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The loss, the factor by which each weighted loss counts in it [], the slopes of the weighted losses [B, K, 4 M]
+    (for logits, means and log variances) and the cells [B, K], -1 where invalid."""
+    height, width = logits.shape[-2:]
+    target = target.to(dtype)
+    # A tensor, since a division by a host number is a product with its reciprocal on some devices, and then
+    # rounds otherwise.
+    cell_size = target.new_full((), stride)
+    column, row = (target / cell_size).floor().unbind(-1)
+    # Before the conversion to integers, and false for a NaN.
+    valid = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    if weight is not None:
+        weight = weight.to(dtype)
+        valid = valid & (weight > 0)
+    column, row = torch.where(valid, column, 0.0), torch.where(valid, row, 0.0)
+    target = torch.where(valid[..., None], target, 0.0)
+    if is_offset:
+        target = target - (torch.stack([column, row], dim=-1) + 0.5) * cell_size
+    row, column = row.long(), column.long()
+
+    batch, keypoint = _own_index(logits)
+    losses, slopes = _losses_and_slopes(
+        logits[batch, keypoint, :, row, column].to(dtype),
+        mean[batch, keypoint, :, :, row, column].to(dtype),
+        log_var[batch, keypoint, :, row, column].to(dtype),
+        target,
+        min_log_var,
+        max_log_var,
+    )
+    if weight is not None:
+        losses, slopes = losses * weight, slopes * weight[..., None]
+    # Not a product with 0, which would keep a NaN.
+    losses = torch.where(valid, losses, 0.0)
+    slopes = torch.where(valid[..., None], slopes, 0.0)
+    cells = torch.where(valid, row * width + column, -1)
+    return *_reduce(losses, valid, weight, reduction), slopes.contiguous(), cells.contiguous()
+
+
+def _own_index(maps: Tensor) -> tuple[Tensor, Tensor]:
+    batch = torch.arange(maps.shape[0], device=maps.device)[:, None]
+    return batch, torch.arange(maps.shape[1], device=maps.device)
+
+
+def _losses_and_slopes(
+    logits: Tensor,  # [B, K, M]
+    mean: Tensor,  # [B, K, M, 2]
+    log_var: Tensor,  # [B, K, M]
+    target: Tensor,  # [B, K, 2]
+    min_log_var: float,
+    max_log_var: float,
+) -> tuple[Tensor, Tensor]:
+    """Losses [B, K], and their slopes [B, K, 4 M]."""
+    is_on = logits != -math.inf  # a NaN is on, and seen
+    bounded = log_var.clamp(min_log_var, max_log_var)
+    passes = bounded == log_var
+
+    # Squared after the scaling: e^-s alone overflows where the loss does not. At the mean nothing is scaled, so
+    # that an infinite precision is one of a density, and no NaN.
+    difference = target[..., None, :] - mean
+    scale = torch.exp(-0.5 * bounded)
+    z = torch.where(difference == 0, 0.0, difference * scale[..., None])
+    half_squares = 0.5 * (z * z).sum(-1)
+
+    # Both sums of exponentials with their largest term as 1. Where every component is off, that is none.
+    top = logits.amax(-1, keepdim=True)
+    logits = logits - torch.where(top == -math.inf, 0.0, top)
+    prior = torch.exp(logits)
+    prior_total = prior.sum(-1, keepdim=True)
+    prior_total = torch.where(prior_total == 0, 1.0, prior_total)
+    joint = torch.where(is_on, logits - bounded - half_squares, -math.inf)
+    best = joint.amax(-1, keepdim=True)
+    # Components whose densities all underflow share the responsibility, as if they were equal.
+    posterior = torch.where(joint == best, 1.0, torch.exp(joint - best))
+    posterior = torch.where(is_on, posterior, 0.0)
+    total = posterior.sum(-1, keepdim=True)
+    losses = (prior_total.log() - best - total.log()).squeeze(-1) + math.log(2 * math.pi)
+
+    # A component that is off keeps out of a total that is 0 or NaN.
+    prior = torch.where(is_on, prior / prior_total, 0.0)
+    posterior = torch.where(is_on, posterior / total, 0.0)
+    # A component that is not responsible adds nothing, even where it is infinitely far away or infinitely sharp.
+    is_responsible = posterior != 0
+    pull = torch.where(is_responsible[..., None], posterior[..., None] * z, 0.0)
+    for_mean = torch.where(pull == 0, 0.0, -pull * scale[..., None])
+    for_log_var = torch.where(passes & is_responsible, posterior * (1 - half_squares), 0.0)
+    return losses, torch.cat([prior - posterior, for_mean.flatten(-2), for_log_var], dim=-1)
+
+
+def _reduce(losses: Tensor, valid: Tensor, weight: Tensor | None, reduction: str) -> tuple[Tensor, Tensor]:
+    """The loss, and the factor by which each weighted loss counts in it: []."""
+    if reduction == "none":
+        return losses.contiguous(), losses.new_ones(())
+    if reduction == "sum":
+        scale = losses.new_ones(())
+    elif reduction == "mean":
+        scale = losses.new_full((), 1.0 / losses.numel())
+    else:
+        divisor = valid.sum().to(losses.dtype) if weight is None else torch.where(valid, weight, 0.0).sum()
+        scale = torch.where(divisor > 0, 1.0 / divisor, 0.0)
+    return losses.sum() * scale, scale
+
+
+def gaussian_mixture_nll_bwd(
+    grad_logits: Tensor,  # [B, K, M, H, W], or no elements if not wanted
+    grad_mean: Tensor,  # [B, K, M, 2, H, W], or no elements if not wanted
+    grad_log_var: Tensor,  # [B, K, M, H, W], or no elements if not wanted
+    grad_loss: Tensor,  # [] or [B, K]
+    scale: Tensor,  # []
+    slopes: Tensor,  # [B, K, 4 M]
+    cells: Tensor,  # [B, K]
+    width: int,
+) -> None:
+    """Add to the gradients, which are zeros."""
+    valid = cells >= 0
+    factor = (grad_loss.to(slopes.dtype) * scale).expand(cells.shape)
+    gradients = torch.where(valid[..., None], slopes * factor[..., None], 0.0)
+    cells = torch.where(valid, cells, 0)
+    row, column = cells // width, cells % width
+    batch, keypoint = _own_index(cells)
+    num_components = slopes.shape[-1] // 4
+    for_logits, for_mean, for_log_var = gradients.split([num_components, 2 * num_components, num_components], dim=-1)
+    for gradient, channels in ((grad_logits, for_logits), (grad_log_var, for_log_var)):
+        if gradient.numel():
+            gradient[batch, keypoint, :, row, column] = channels.to(gradient.dtype)
+    if grad_mean.numel():
+        channels = for_mean.unflatten(-1, (num_components, 2)).to(grad_mean.dtype)
+        grad_mean[batch, keypoint, :, :, row, column] = channels

@@ -1,0 +1,84 @@
+"""The definition of the mixture loss: plain PyTorch, differentiable, one keypoint's cell at a time in spirit.
+
+Readable on purpose. Every other backend is proved against this file in float64.
+
+Source: C. M. Bishop, "Mixture Density Networks", 1994, eqs. 22 to 29, for two dimensions: isotropic components,
+softmax weights, and log variances instead of scales. It is the log_prob of `torch.distributions.MixtureSameFamily`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def gaussian_mixture_nll_reference(
+    logits: Tensor,  # [B, K, M, H, W]
+    mean: Tensor,  # [B, K, M, 2, H, W]
+    log_var: Tensor,  # [B, K, M, H, W]
+    target: Tensor,  # [B, K, 2]
+    stride: float = 4.0,
+    weight: Tensor | None = None,  # [B, K]
+    coordinates: str = "absolute",
+    log_var_bounds: tuple[float, float] | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """The loss of `dark_kernels.gaussian_mixture_nll`, step by step. Arguments and result as there; computed in
+    float32, in float64 if a map is float64, and differentiable any number of times, in `target` and `weight` as
+    well."""
+    dtype = torch.float64 if torch.float64 in (logits.dtype, mean.dtype, log_var.dtype) else torch.float32
+    batch = torch.arange(logits.shape[0], device=logits.device)[:, None]
+    keypoint = torch.arange(logits.shape[1], device=logits.device)
+    target = target.to(dtype)
+    weight = torch.ones_like(target[..., 0]) if weight is None else weight.to(dtype)
+
+    # The cell of each target. Both ends of the map, and before the conversion to integers: a NaN is neither above
+    # nor below.
+    column, row = (target / stride).floor().unbind(-1)
+    valid = (column >= 0) & (column < logits.shape[-1]) & (row >= 0) & (row < logits.shape[-2])
+    valid = valid & (weight > 0)  # a NaN is not
+    column, row = torch.where(valid, column, 0).long(), torch.where(valid, row, 0).long()
+
+    # The mixture in that cell. What is ignored becomes a mixture with a finite loss.
+    logits = torch.where(valid[..., None], logits[batch, keypoint, :, row, column].to(dtype), 0.0)  # [B, K, M]
+    mean = torch.where(valid[..., None, None], mean[batch, keypoint, :, :, row, column].to(dtype), 0.0)  # [B, K, M, 2]
+    log_var = torch.where(valid[..., None], log_var[batch, keypoint, :, row, column].to(dtype), 0.0)  # [B, K, M]
+    target = torch.where(valid[..., None], target, 0.0)
+    if coordinates == "offset":
+        target = target - (torch.stack([column, row], dim=-1) + 0.5) * stride
+
+    loss = -log_likelihood(logits, mean, log_var, target, log_var_bounds)
+    loss = torch.where(valid, loss * weight, 0.0)
+    if reduction == "none":
+        return loss
+    if reduction == "sum":
+        return loss.sum()
+    if reduction == "mean":
+        return loss.sum() / max(loss.numel(), 1)
+    divisor = torch.where(valid, weight, 0.0).sum()
+    return loss.sum() / torch.where(divisor > 0, divisor, 1.0)
+
+
+def log_likelihood(
+    logits: Tensor,  # [..., M]
+    mean: Tensor,  # [..., M, 2]
+    log_var: Tensor,  # [..., M]
+    target: Tensor,  # [..., 2]
+    log_var_bounds: tuple[float, float] | None,
+) -> Tensor:
+    """log sum_j softmax(logits)_j N(target; mean_j, e^log_var_j I), [...]; a component whose logit is -inf is off,
+    and what its mean and log variance hold is not looked at."""
+    is_on = logits != -math.inf
+    any_on = is_on.any(-1)
+    mean = torch.where(is_on[..., None], mean, 0.0)
+    log_var = torch.where(is_on, log_var, 0.0)
+    if log_var_bounds is not None:
+        log_var = log_var.clamp(*log_var_bounds)
+
+    log_weights = torch.log_softmax(torch.where(any_on[..., None], logits, 0.0), dim=-1)
+    squared_distances = ((target[..., None, :] - mean) ** 2).sum(-1)
+    log_densities = -log_var - squared_distances * torch.exp(-log_var) / 2 - math.log(2 * math.pi)
+    likelihood = torch.logsumexp(log_weights + log_densities, dim=-1)
+    return torch.where(any_on, likelihood, -math.inf)

@@ -1,0 +1,53 @@
+"""The checks that rooms share: what they refuse, and with which words. Rooms test them through their functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from dark_kernels import _checks
+
+REFUSED: list[tuple[type[Exception], str, Callable[[], None]]] = [
+    (TypeError, "x: got builtins.list, expected a torch.Tensor$", lambda: _checks.check_tensor("x", [1.0], 1, "[K]")),
+    (TypeError, "x: got a nested tensor",
+     lambda: _checks.check_tensor("x", torch.nested.nested_tensor([torch.ones(2)], layout=torch.jagged), 2, "[B, K]")),
+    (TypeError, "x: got a sparse tensor", lambda: _checks.check_tensor("x", torch.ones(2).to_sparse(), 1, "[K]")),
+    (TypeError, "x: got torch.bool, expected one of torch.float16",
+     lambda: _checks.check_tensor("x", torch.ones(2, dtype=torch.bool), 1, "[K]")),
+    (ValueError, r"x: got shape \[2\], expected 2 dimensions \[B, K\]",
+     lambda: _checks.check_tensor("x", torch.ones(2), 2, "[B, K]")),
+    (ValueError, r"x: got shape \[2, 0, 3\], expected H >= 1", lambda: _checks.check_size("x", torch.ones(2, 0, 3))),
+    (ValueError, "x: got a tensor that requires grad",
+     lambda: _checks.check_constant("x", torch.ones(2, requires_grad=True))),
+    (ValueError, r"w: got shape \[3, 2\], expected \[2, 3\], one for each keypoint",
+     lambda: _checks.check_labels("w", torch.ones(2, 3, 2), torch.ones(3, 2), 2, 3)),
+    (ValueError, "z: got a tensor on meta, expected cpu, as x",
+     lambda: _checks.check_devices(x=torch.ones(1), y=None, z=torch.ones(1, device="meta"))),
+    (ValueError, "x: got 'c', expected one of 'a', 'b'", lambda: _checks.check_name("x", "c", ("a", "b"))),
+    (TypeError, "x: got bool True, expected a number", lambda: _checks.check_number("x", True)),
+    (ValueError, "x: got -inf, expected a finite number", lambda: _checks.check_number("x", -math.inf)),
+    (ValueError, "x: got 0.0, expected a positive number", lambda: _checks.check_positive("x", 0.0)),
+    (TypeError, r"x: got \(1.0,\), expected \(low, high\) or None", lambda: _checks.check_bounds("x", (1.0,))),
+    (ValueError, r"x: got \(1, 0\), expected low <= high", lambda: _checks.check_bounds("x", (1, 0))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "message", "check"), REFUSED, ids=[message for _, message, _ in REFUSED])
+def test_refuses(error: type[Exception], message: str, check: Callable[[], None]) -> None:
+    with pytest.raises(error, match=message):
+        check()
+
+
+def test_accepts() -> None:
+    for dtype in _checks.DTYPES:
+        _checks.check_tensor("x", torch.ones(2, dtype=dtype), 1, "[K]")
+    _checks.check_size("x", torch.ones(0, 1, 1))
+    _checks.check_labels("w", torch.ones(2, 3, 2), torch.ones(2, 3, dtype=torch.bool), 2, 3)
+    _checks.check_labels("w", torch.ones(2, 3, 2), None, 2, 3)
+    _checks.check_devices(x=torch.ones(1), y=None)
+    _checks.check_number("x", -1)
+    for bounds in (None, (0, 0), [-math.inf, math.inf]):
+        _checks.check_bounds("x", bounds)
