@@ -53,14 +53,15 @@ def draw(
 
 
 def _choose(figures: Figures) -> list[int]:
-    """One figure of each kind, or the nearest to it that there is."""
+    """One figure of each kind, or the nearest to it that there is; three keypoints behind something are enough."""
     occluded = (figures.occluded & figures.visible).sum(1).float()
+    few = -(occluded - 3).abs()
     blurred = figures.blurred[:, 0]
     wanted = [
         torch.where(~blurred, -occluded, -99.0),
-        torch.where(~blurred, occluded, -99.0),
+        torch.where(~blurred, few, -99.0),
         torch.where(blurred, -occluded, -99.0),
-        torch.where(blurred, occluded, -99.0),
+        torch.where(blurred, few, -99.0),
     ]
     return [int(score.argmax()) for score in wanted]
 
@@ -99,6 +100,7 @@ def _draw_errors(axes: Axes, errors: dict[str, Tensor]) -> None:
 
 def _draw_sigmas(axes: Axes, errors: Tensor, sigmas: Tensor, groups: dict[str, Tensor]) -> None:
     """Root mean squared error of a tenth of the keypoints after the other, by what was predicted for them."""
+    axes.set(xscale="log", yscale="log", xlabel="predicted sigma, pixels", ylabel="rms error of an axis, pixels")
     markers = {"clear": ("o", "#1f9d55"), "occluded": ("s", _OCCLUDED), "blurred": ("^", "#3d7fe8")}
     top = 0.0
     for name, (marker, color) in markers.items():
@@ -114,9 +116,13 @@ def _draw_sigmas(axes: Axes, errors: Tensor, sigmas: Tensor, groups: dict[str, T
         low = 0.3
         axes.plot([low, top], [low, top], color="black", linewidth=0.8, linestyle="--", label="honest")
         axes.legend(fontsize=8)
-    axes.set(xscale="log", yscale="log", xlabel="predicted sigma, pixels", ylabel="rms error of an axis, pixels")
-    axes.set_title("How sure: a tenth of each group to a point", fontsize=11)
-    axes.grid(alpha=0.3, which="both")
+        axes.set(xlim=(low, 1.2 * top), ylim=(low, 1.2 * top))
+    ticks = [0.3, 0.5, 1, 2, 5, 10, 20]
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+        axis.set_ticks([], minor=True)
+    axes.set_title(f"How sure: {report.PLACES['peak']},\na tenth of each group to a point", fontsize=11)
+    axes.grid(alpha=0.3)
 
 
 def _draw_coverage(axes: Axes, squared: dict[str, Tensor]) -> None:

@@ -32,6 +32,20 @@ def test_the_readme_is_what_the_results_say() -> None:
     assert report.insert(readme, report.tables(report.load(report.RESULTS))) == readme, "run python -m examples.report"
 
 
+def test_the_results_show_what_the_readme_says_of_them(record: dict[str, Any]) -> None:
+    """The sentences around the tables: a run that no longer shows it needs other sentences."""
+    clear = {name: place["mean_error"]["clear"] for name, place in record["places"].items()}
+    assert clear["argmax"] > clear["quarter"] > clear["dark"] > clear["target"] > clear["peak"]
+    for head in record["distributions"].values():
+        assert min(head["mean_sigma"]["occluded"], head["mean_sigma"]["blurred"]) > 1.5 * head["mean_sigma"]["clear"]
+        assert head["rank_correlation"]["all"] > record["peak_score"]["rank_correlation"]["all"]
+    target, peak = (record["distributions"][name]["coverage"]["all"] for name in ("target", "peak"))
+    assert target["90"] < 0.7
+    assert all(abs(peak[level] - int(level) / 100) < 0.02 for level in ("90", "95"))
+    assert peak["50"] > 0.55
+    assert record["seconds"]["training"] + record["seconds"]["evaluation"] < 600
+
+
 @pytest.mark.parametrize("path", paths(report.FIELDS), ids=".".join)
 def test_a_missing_field_is_named(record: dict[str, Any], path: tuple[str, ...]) -> None:
     at = copy.deepcopy(record)
