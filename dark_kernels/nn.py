@@ -230,8 +230,9 @@ class DARKHead(nn.Module):
         height, width = features.shape[-2:]
         stride = 2 * self.stride * max(height, width)
         target = target.to(mean.dtype)
-        inside = (target >= 0) & (target < target.new_tensor([width, height]) * self.stride)
-        target = torch.where(valid[..., None] & inside.all(-1, keepdim=True), target - center + stride / 2, math.nan)
+        x, y = target.unbind(-1)
+        valid = valid & (x >= 0) & (x < width * self.stride) & (y >= 0) & (y < height * self.stride)
+        target = torch.where(valid[..., None], target - center + stride / 2, math.nan)
         return gaussian_nll(
             mean[..., None, None],
             log_var[..., None, None],
@@ -535,6 +536,8 @@ class TwoStageDecoder(nn.Module):
         self.heatmap_head = heatmap_head
         self.distribution_head = distribution_head
         self.recipe = recipe
+        # NaN instead of the recipe's own number, which could be somewhere in the map.
+        self._recipe = dataclasses.replace(recipe, invalid=math.nan)
         self.heatmap_stride = distribution_head.stride if heatmap_stride is None else float(heatmap_stride)
         self.heatmap_shift = float(heatmap_shift)
         self.backend = backend
@@ -585,13 +588,12 @@ class TwoStageDecoder(nn.Module):
             The centres of the cells [B, K, 2] in input pixels, NaN where a heatmap has no keypoint, and the scores
             of the peaks [B, K]. Without gradient.
         """
-        # NaN instead of the recipe's own number, which could be somewhere in the map.
-        recipe = dataclasses.replace(self.recipe, invalid=math.nan)
-        peaks, scores, _ = decode(heatmaps, recipe, backend=self.backend)
+        peaks, scores, _ = decode(heatmaps, self._recipe, backend=self.backend)
         stride = self.distribution_head.stride
         cell = ((peaks + self.heatmap_shift) * (self.heatmap_stride / stride)).floor()
-        last = peaks.new_tensor([width - 1, height - 1])
-        return (cell.clamp(min=torch.zeros_like(last), max=last) + 0.5) * stride, scores
+        column, row = cell.unbind(-1)
+        cell = torch.stack([column.clamp(0, width - 1), row.clamp(0, height - 1)], dim=-1)
+        return (cell + 0.5) * stride, scores
 
     def extra_repr(self) -> str:
         return (

@@ -717,6 +717,31 @@ def test_heatmaps_that_do_not_fit_are_refused() -> None:
         decoder(torch.zeros(B, C, H, W))
 
 
+@pytest.mark.gpu
+def test_cuda_graph(gpu: torch.device) -> None:
+    """Nothing waits for the device, and nothing is copied to it: finding, reading and both losses are captured."""
+    head, features, target = make(gpu, covariance="full")
+    decoder = TwoStageDecoder(torch.nn.Conv2d(C, K, 1).to(gpu), head)
+
+    def step() -> tuple[Tensor, ...]:
+        cells, scores = decoder.find_cells(decoder.heatmap_head(features), H, W)
+        loss = head.loss(features, target) + head.loss(features, target, at=cells)
+        return (loss, scores, *head.at(features, cells), *torch.autograd.grad(loss, list(head.parameters())))
+
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(2):  # the first compiles
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    features.copy_(torch.randn(features.shape, generator=torch.Generator().manual_seed(1)))
+    graph.replay()
+    for one, other in zip(captured, step(), strict=True):
+        torch.testing.assert_close(one, other, equal_nan=True)
+
+
 # --- documentation ---------------------------------------------------------------------------------------
 
 
