@@ -36,6 +36,7 @@ import argparse
 import json
 import math
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -134,20 +135,18 @@ def tables(record: dict[str, Any]) -> str:
     """Markdown: where the keypoints are, and how sure the heads are of it."""
     options, machine, counts = record["options"], record["machine"], record["held_out"]["keypoints"]
     without = [name for name in ("occlusion", "blur", "augment") if not options[name]]
-    lines = [
+    threads = machine["threads"]
+    words = (
         f"{options['steps']} steps of {options['batch_size']} images in {record['seconds']['training'] / 60:.1f} "
-        f"minutes on {machine['device_name']} (torch {machine['torch']}, {machine['threads']} threads, seed "
+        f"minutes on {machine['device_name']} (torch {machine['torch']}, {threads} thread{'s' * (threads != 1)}, seed "
         f"{options['seed']}{', no ' if without else ''}{', no '.join(without)}). Then "
         f"{record['held_out']['test_images']} held-out images with {counts['all']} annotated keypoints, of which "
         f"{counts['occluded']} are occluded and {counts['blurred']} blurred. Errors in input pixels; a cell of the "
-        "maps has 4.",
-        "",
-    ]
+        "maps has 4. PCK 5: errors below 5 % of the figure's height."
+    )
     if machine["load"] > 0.5:
-        lines += [
-            f"Other programs were running (load {machine['load']:.1f} before the start): the time is too long.",
-            "",
-        ]
+        words += f" Other programs were running (load {machine['load']:.1f} before the start): it took too long."
+    lines = [textwrap.fill(words, 118), ""]
     rows = []
     for name, title in PLACES.items():
         place = record["places"][name]
@@ -155,7 +154,7 @@ def tables(record: dict[str, Any]) -> str:
             [title, *(_number(place["mean_error"][group]) for group in GROUPS)]
             + [_percent(place["pck"][level]) for level in PCK]
         )
-    header = ["where", "mean error", *GROUPS[1:], *(f"PCK {level}" for level in PCK)]
+    header = ["where", "mean error, all", *GROUPS[1:], *(f"PCK {level}" for level in PCK)]
     lines += [*_table(header, rows), ""]
 
     heads = [(PLACES[name], record["distributions"][name]) for name in DISTRIBUTIONS]

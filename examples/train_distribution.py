@@ -436,7 +436,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     validation, test = (
         evaluate(network, options.images, seed, conditions, options.device) for seed in (VALIDATION_SEED, TEST_SEED)
     )
-    record = {
+    record: dict[str, Any] = {
         "schema": report.SCHEMA,
         "datetime": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": commit,
@@ -456,10 +456,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         **summarize(validation, test),
         "losses": losses,
     }
+    record = _short(record)
     report.check(record)
-    (options.output / "results.json").write_text(json.dumps(_short(record), indent=1) + "\n")
+    (options.output / "results.json").write_text(json.dumps(record, indent=1) + "\n")
     draw_picture(options.output / "picture.png", network, test)
-    console.print(Markdown(report.tables(record)))
+    tables = report.tables(record)
+    if console.is_terminal:
+        console.print(Markdown(tables))
+    else:  # which would be cut to 80 columns
+        print(tables)
     console.print(f"Written to {options.output}: results.json, picture.png", markup=False, highlight=False)
     return 0
 

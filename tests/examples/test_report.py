@@ -36,6 +36,12 @@ def test_the_results_show_what_the_readme_says_of_them(record: dict[str, Any]) -
     """The sentences around the tables: a run that no longer shows it needs other sentences."""
     clear = {name: place["mean_error"]["clear"] for name, place in record["places"].items()}
     assert clear["argmax"] > clear["quarter"] > clear["dark"] > clear["target"] > clear["peak"]
+    occluded, blurred = (
+        {name: place["mean_error"][group] for name, place in record["places"].items()}
+        for group in ("occluded", "blurred")
+    )
+    assert occluded["dark"] < min(occluded["target"], occluded["peak"])
+    assert all(abs(blurred[name] / blurred["dark"] - 1) < 0.1 for name in ("quarter", "target", "peak"))
     for head in record["distributions"].values():
         assert min(head["mean_sigma"]["occluded"], head["mean_sigma"]["blurred"]) > 1.5 * head["mean_sigma"]["clear"]
         assert head["rank_correlation"]["all"] > record["peak_score"]["rank_correlation"]["all"]
