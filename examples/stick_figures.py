@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -165,14 +166,14 @@ def draw(
     )
 
 
-def _poses(uniform: object) -> Tensor:
+def _poses(uniform: Callable[..., Tensor]) -> Tensor:
     """[B, K, 2], in heights of the figure, around the middle of it; the figure's left is on the right."""
 
     def limb(start: Tensor, angle: Tensor, length: float, side: float) -> Tensor:
         """The end of a limb; 0 hangs down, positive angles lead away from the body."""
         return start + length * torch.stack([side * angle.sin(), angle.cos()], dim=-1)
 
-    lean = uniform(-0.15, 0.15)  # type: ignore[operator]
+    lean = uniform(-0.15, 0.15)
     hip = torch.zeros(len(lean), 2)
     up = torch.stack([lean.sin(), -lean.cos()], dim=-1)
     across = torch.stack([lean.cos(), lean.sin()], dim=-1)
@@ -181,12 +182,12 @@ def _poses(uniform: object) -> Tensor:
     for name, side in (("left", 1.0), ("right", -1.0)):
         points[f"{name} shoulder"] = chest + side * 0.11 * across
         points[f"{name} hip"] = hip + side * 0.075 * across
-        arm = uniform(-0.3, 2.8)  # type: ignore[operator]
+        arm = uniform(-0.3, 2.8)
         points[f"{name} elbow"] = limb(points[f"{name} shoulder"], arm, 0.17, side)
-        points[f"{name} wrist"] = limb(points[f"{name} elbow"], arm + uniform(-0.5, 2.0), 0.16, side)  # type: ignore[operator]
-        leg = uniform(-0.15, 0.9)  # type: ignore[operator]
+        points[f"{name} wrist"] = limb(points[f"{name} elbow"], arm + uniform(-0.5, 2.0), 0.16, side)
+        leg = uniform(-0.15, 0.9)
         points[f"{name} knee"] = limb(points[f"{name} hip"], leg, 0.23, side)
-        points[f"{name} ankle"] = limb(points[f"{name} knee"], leg + uniform(-1.0, 0.3), 0.22, side)  # type: ignore[operator]
+        points[f"{name} ankle"] = limb(points[f"{name} knee"], leg + uniform(-1.0, 0.3), 0.22, side)
     return torch.stack([points[name] for name in NAMES], dim=1)
 
 
