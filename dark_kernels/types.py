@@ -9,7 +9,10 @@ from torch import Tensor
 
 
 class Keypoints(NamedTuple):
-    """Decoded keypoints of a batch of heatmaps.
+    """Decoded keypoints of a batch of heatmaps, as `decode` returns them.
+
+    `nn.TwoStageDecoder` gives coordinates in input pixels and covariances in squared input pixels instead, both NaN
+    where a heatmap has no keypoint.
 
     Attributes:
         coords: [B, K, 2], (x, y) in heatmap pixels, pixel centres at integers.

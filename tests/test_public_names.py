@@ -11,7 +11,7 @@ import typing
 import pytest
 
 import dark_kernels
-from dark_kernels import Keypoints, Recipe, decode, gaussian_mixture_nll, recipes, testing
+from dark_kernels import Keypoints, Recipe, decode, gaussian_mixture_nll, nn, recipes, testing
 
 MODULES = [module.name for module in pkgutil.walk_packages(dark_kernels.__path__, "dark_kernels.")]
 ROWS = [
@@ -21,7 +21,7 @@ ROWS = [
 
 
 def test_package() -> None:
-    assert {"Keypoints", "Recipe", "__version__", "decode", "recipes"} <= set(dark_kernels.__all__)
+    assert {"Keypoints", "Recipe", "__version__", "decode", "nn", "recipes"} <= set(dark_kernels.__all__)
     assert "gaussian_mixture_nll" in dark_kernels.__all__
     assert re.fullmatch(r"\d+\.\d+\.\d+([ab.]\S+)?", dark_kernels.__version__)
 
@@ -64,6 +64,27 @@ def test_keypoints_and_recipe() -> None:
     assert Keypoints._fields == ("coords", "scores", "covariances")
     public = [name for name in vars(Recipe) if not name.startswith("_") and isinstance(vars(Recipe)[name], property)]
     assert public == ["operator_arguments", "blur_kernel_size", "blur_sigma", "taps", "has_hessian"]
+
+
+def test_nn() -> None:
+    assert nn.__all__ == ["DARKHead", "DARKLoss", "TwoStageDecoder", "VarianceSchedule"]
+    defaults = {
+        nn.DARKHead: {
+            "covariance": "isotropic", "stride": 4.0, "initial_log_var": None, "coordinates": "absolute",
+            "distribution": "gaussian", "log_var_bounds": None, "device": None, "dtype": None,
+        },
+        nn.DARKLoss: {
+            "stride": 4.0, "coordinates": "absolute", "distribution": "gaussian", "beta": 0.0, "log_var_bounds": None,
+            "full": False, "reduction": "mean", "backend": "auto",
+        },
+        nn.TwoStageDecoder: {
+            "recipe": recipes.DARKPOSE, "heatmap_stride": None, "heatmap_shift": 0.0, "backend": "auto",
+        },
+        nn.VarianceSchedule: {},
+    }  # fmt: skip
+    for module, expected in defaults.items():
+        parameters = inspect.signature(module).parameters
+        assert {name: p.default for name, p in parameters.items() if p.default is not p.empty} == expected
 
 
 def test_testing() -> None:

@@ -143,6 +143,15 @@ def _make_gradients(
 # --- head and maps ---------------------------------------------------------------------------------------
 
 
+def _without_autocast(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function of eager's, whose matrix products autocast would round to half precision."""
+    device_type = arguments[0].device.type
+    if torch.is_autocast_enabled(device_type):
+        with torch.autocast(device_type, enabled=False):
+            return function(*arguments)
+    return function(*arguments)
+
+
 def _linear_gaussian_nll(
     features: Tensor,
     weight: Tensor,
@@ -165,9 +174,10 @@ def _linear_gaussian_nll(
             *outputs, features, weight, bias, target, keypoint_weight, Options(*options), reduction
         )
         return outputs
-    return eager.linear_gaussian_nll_fwd(
-        features, weight, bias, target, keypoint_weight, Options(*options), reduction, dtype
-    )
+    return _without_autocast(
+        eager.linear_gaussian_nll_fwd,
+        features, weight, bias, target, keypoint_weight, Options(*options), reduction, dtype,
+    )  # fmt: skip
 
 
 def _linear_gaussian_nll_fake(
@@ -205,7 +215,7 @@ def _linear_gaussian_nll_backward(
 
         kernels.linear_gaussian_nll_bwd(*tensors, Options(*options))
     else:
-        eager.linear_gaussian_nll_bwd(*tensors, Options(*options))
+        _without_autocast(eager.linear_gaussian_nll_bwd, *tensors, Options(*options))
     return gradients
 
 

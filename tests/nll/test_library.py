@@ -289,6 +289,18 @@ def test_autocast(dtype: torch.dtype, fused: bool, device: torch.device) -> None
     torch.testing.assert_close(layer.weight.grad, gradient, rtol=0.05, atol=0.1)
 
 
+def test_autocast_does_not_round_what_the_head_reads(device: torch.device) -> None:
+    """Means of hundreds of pixels would be a pixel off in bfloat16. Forward and backward."""
+    results = []
+    for enabled in (False, True):
+        image, weight, bias, target = head(2, device)[:4]
+        with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
+            loss = linear_gaussian_nll(image, weight, bias, target, reduction="none")
+            results.append((loss, *torch.autograd.grad(loss.sum(), (image, weight, bias))))
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(("function", "make"), [(gaussian_nll, maps), (linear_gaussian_nll, head)])
 def test_cuda_graph(function: Callable[..., Tensor], make: Callable[..., Any], gpu: torch.device) -> None:

@@ -1,0 +1,102 @@
+"""The schema of the example's results, and the README's tables made of them."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples import report
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+@pytest.fixture
+def record() -> dict[str, Any]:
+    return report.load(report.RESULTS)
+
+
+def paths(fields: dict[str, Any], above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = []
+    for name, kind in fields.items():
+        found += [(*above, name)]
+        found += paths(kind, (*above, name)) if isinstance(kind, dict) else []
+    return found
+
+
+def test_the_readme_is_what_the_results_say() -> None:
+    readme = README.read_text()
+    assert report.insert(readme, report.tables(report.load(report.RESULTS))) == readme, "run python -m examples.report"
+
+
+def test_the_results_show_what_the_readme_says_of_them(record: dict[str, Any]) -> None:
+    """The sentences around the tables: a run that no longer shows it needs other sentences."""
+    clear = {name: place["mean_error"]["clear"] for name, place in record["places"].items()}
+    assert clear["argmax"] > clear["quarter"] > clear["dark"] > clear["target"] > clear["peak"]
+    occluded, blurred = (
+        {name: place["mean_error"][group] for name, place in record["places"].items()}
+        for group in ("occluded", "blurred")
+    )
+    assert occluded["dark"] < min(occluded["target"], occluded["peak"])
+    assert all(abs(blurred[name] / blurred["dark"] - 1) < 0.1 for name in ("quarter", "target", "peak"))
+    for head in record["distributions"].values():
+        assert min(head["mean_sigma"]["occluded"], head["mean_sigma"]["blurred"]) > 1.5 * head["mean_sigma"]["clear"]
+        assert head["rank_correlation"]["all"] > record["peak_score"]["rank_correlation"]["all"]
+    target, peak = (record["distributions"][name]["coverage"]["all"] for name in ("target", "peak"))
+    assert target["90"] < 0.7
+    assert all(abs(peak[level] - int(level) / 100) < 0.02 for level in ("90", "95"))
+    assert peak["50"] > 0.55
+    assert record["seconds"]["training"] + record["seconds"]["evaluation"] < 600
+
+
+@pytest.mark.parametrize("path", paths(report.FIELDS), ids=".".join)
+def test_a_missing_field_is_named(record: dict[str, Any], path: tuple[str, ...]) -> None:
+    at = copy.deepcopy(record)
+    broken = at
+    for name in path[:-1]:
+        at = at[name]
+    del at[path[-1]]
+    where = ".".join(["results", *path[:-1]])
+    with pytest.raises(report.SchemaError, match=rf"^{where}: field '{path[-1]}' is missing"):
+        report.check(broken)
+
+
+@pytest.mark.parametrize("value", [None, "far", True, float("nan")])
+def test_a_number_is_a_number(record: dict[str, Any], value: Any) -> None:
+    record["places"]["dark"]["median_error"] = value
+    with pytest.raises(report.SchemaError, match=r"results\.places\.dark\.median_error: got"):
+        report.check(record)
+
+
+def test_other_schemas_and_no_json_are_refused(record: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(report.SchemaError, match="schema: got 0, expected 1"):
+        report.check({**record, "schema": 0})
+    path = tmp_path / "broken.json"
+    path.write_text("{")
+    with pytest.raises(report.SchemaError, match=r"broken\.json: is not JSON"):
+        report.load(path)
+    with pytest.raises(report.SchemaError, match="got list, expected an object"):
+        report.check([])
+
+
+def test_command(record: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results, readme = tmp_path / "results.json", tmp_path / "README.md"
+    results.write_text(json.dumps(record))
+    where = ["--results", str(results), "--readme", str(readme)]
+    assert report.main(where) == 2  # no README
+    readme.write_text("no markers")
+    assert report.main(where) == 2
+    assert "expected <!-- training:begin -->" in capsys.readouterr().err
+    readme.write_text(f"before\n{report.BEGIN}\n{report.END}\nafter\n")
+    assert report.main([*where, "--check"]) == 1
+    assert report.main(where) == 0
+    assert report.main([*where, "--check"]) == 0
+    text = readme.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    capsys.readouterr()
+    assert report.main([*where, "--print"]) == 0
+    assert capsys.readouterr().out in text
