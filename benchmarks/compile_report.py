@@ -37,6 +37,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -344,12 +345,13 @@ def _recorded(module: ModuleType) -> Iterator[list[tuple[str, tuple[Any, ...], d
             setattr(module, name, kernel)
 
 
-def record_launches(room: Room, full: bool = False) -> list[Launch]:
-    """Everything that the launchers of a room would launch, from fake tensors."""
+def record_launches(room: Room, full: bool = False, lanes: int = 32) -> list[Launch]:
+    """Everything that the launchers of a room would launch, from fake tensors, on a GPU with so many lanes a warp."""
     module = importlib.import_module(room.module)
     found: list[Launch] = []
     for call in room.calls(full):
-        with FakeTensorMode(), _recorded(module) as launches:
+        elsewhere = mock.patch("dark_kernels._triton.launch.LANES_ELSEWHERE", lanes)
+        with FakeTensorMode(), elsewhere, _recorded(module) as launches:
             call.launch(module)
         if not launches:
             raise RuntimeError(f"{room.name}: {call.label} launches no kernel; nothing was recorded")
@@ -588,10 +590,12 @@ def _read_amdgcn(row: Row, assembly: str) -> None:
 def _jobs(full: bool, targets: Sequence[str], words: str = "") -> list[tuple[Launch, str]]:
     jobs = []
     for room in ROOMS:
-        for launch in record_launches(room, full):
-            if words not in f"{launch.kernel} {launch.label}":
-                continue
+        recorded = {lanes: record_launches(room, full, lanes) for lanes in {_gpu_target(t).warp_size for t in targets}}
+        for i in range(len(next(iter(recorded.values())))):
             for target in targets:
+                launch = recorded[_gpu_target(target).warp_size][i]
+                if words not in f"{launch.kernel} {launch.label}":
+                    continue
                 if full or launch.everywhere or target in LONG_LIST_TARGETS or len(targets) == 1:
                     jobs.append((launch, target))
     return jobs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -35,6 +36,20 @@ class _Kept:
 
 
 _kept: dict[Hashable, _Kept] = {}
+
+
+# Of the interpreter, and of what is compiled for a device that is not here.
+LANES_ELSEWHERE = 32
+
+
+def lanes_of(device: torch.device) -> int:
+    """Lanes of a warp (32 on NVIDIA) or a wave (32 or 64 on AMD)."""
+    return LANES_ELSEWHERE if device.type == "cpu" else _lanes_of(device)
+
+
+@functools.cache
+def _lanes_of(device: torch.device) -> int:
+    return int(getattr(torch.get_device_module(device).get_device_properties(device), "warp_size", LANES_ELSEWHERE))
 
 
 def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .._triton.blur import blur_points, blur_stencil, first_maximum, scan_blurred_map
-from .._triton.launch import REGISTER_LIMIT, launch, launch_again, launch_key, on_device_of
+from .._triton.launch import REGISTER_LIMIT, lanes_of, launch, launch_again, launch_key, on_device_of
 from ..recipes import blur_taps
 
 
@@ -492,8 +492,8 @@ def _recipe_constants(
     }
 
 
-def launch_shape(num_pixels: int, element_size: int, on_blurred: bool = False) -> dict[str, Any]:
-    """How a program goes about a map of that many pixels of that many bytes.
+def launch_shape(num_pixels: int, element_size: int, lanes: int = 32, on_blurred: bool = False) -> dict[str, Any]:
+    """How a program goes about a map of that many pixels of that many bytes, with so many lanes a warp.
 
     What follows the scan is a chain of short steps on few numbers, which more warps would only repeat: a warp a map,
     and many maps an SM. Large maps are few, and get two. 128 bytes a thread under way, 256 where elements are
@@ -504,7 +504,7 @@ def launch_shape(num_pixels: int, element_size: int, on_blurred: bool = False) -
     if on_blurred:  # a search of the whole blurred map has work for more
         num_warps = 4
     return {
-        "BLOCK_SIZE": 32 * num_warps * 16 // element_size,  # loads of 16 bytes a thread
+        "BLOCK_SIZE": lanes * num_warps * 16 // element_size,  # loads of 16 bytes a thread
         "LOADS": 16 if element_size == 2 and 4096 < num_pixels <= 16384 else 8,
         "SCAN_POINTS": 64 if on_blurred else 8,
         "num_warps": num_warps,
@@ -534,7 +534,8 @@ def decode_fwd(
             return
         batch, num_keypoints, height, width = shape
         constants = _recipe_constants(*arguments)
-        program = launch_shape(height * width, heatmaps.element_size(), constants["ARGMAX_ON_BLURRED"])
+        lanes = lanes_of(device)
+        program = launch_shape(height * width, heatmaps.element_size(), lanes, constants["ARGMAX_ON_BLURRED"])
         num_parts = parts[0].shape[2] if is_interleaved else 0
         launch(
             _decode_fwd_kernel,
