@@ -170,7 +170,7 @@ def test_layout_does_not_matter(layout: str, triton_device: torch.device) -> Non
             continue
         # Strides are part of what is compiled, and the compiler fuses products and sums as it likes.
         for keypoints in (actual, expected):
-            testing.assert_decodes_like_reference(keypoints, maps, recipe, testing.TRITON)
+            testing.assert_decodes_like_reference(keypoints, heatmaps, recipe, testing.TRITON)
 
 
 @pytest.mark.parametrize("recipe", recipes.ALL, ids=lambda recipe: recipe.name)
