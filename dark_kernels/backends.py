@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 BACKENDS = ("auto", "triton", "eager", "reference")
 
@@ -83,19 +84,14 @@ def choose(requested: str, device_type: str, dtype: torch.dtype) -> Choice:
     return Choice("triton", "asked for")
 
 
-def is_plain(tensor: Tensor) -> bool:
-    """Whether an operation on `tensor` runs now, on numbers: nothing traces, transforms, fakes or watches it.
+def is_plain(*tensors: Tensor) -> bool:
+    """Whether an operation on `tensors` runs now, on numbers: nothing traces, transforms, fakes or watches it.
 
     Where this holds an operator may be left out and its implementation called. False where in doubt.
     """
-    return (
-        type(tensor) is Tensor
-        and not torch.compiler.is_compiling()
-        and tensor.device.type != "meta"
-        and _num_modes() == 0
-        and _transform() is None
-        and not torch.jit.is_tracing()
-    )
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or _num_modes() != 0 or _transform() is not None:
+        return False
+    return all(type(tensor) in (Tensor, Parameter) and tensor.device.type != "meta" for tensor in tensors)
 
 
 def _cannot_tell() -> int:

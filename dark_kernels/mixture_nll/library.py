@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._operators import OnceDifferentiable, arithmetic_dtype, is_channels_last, make_maps
+from .._operators import OnceDifferentiable, arithmetic_dtype, cache_signatures, directly, is_channels_last, make_maps
 from ..backends import choose
 from . import eager
 
@@ -134,8 +134,10 @@ for _name, _implementation, _fake in (
     _library.impl(_name, _implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(f"dark_kernels::{_name}", _fake, lib=_library)
 
-_gaussian_mixture_nll_operator = torch.ops.dark_kernels.gaussian_mixture_nll.default
-_gaussian_mixture_nll_backward_operator = torch.ops.dark_kernels.gaussian_mixture_nll_backward.default
+_call_gaussian_mixture_nll = directly(torch.ops.dark_kernels.gaussian_mixture_nll.default, _gaussian_mixture_nll)
+_call_gaussian_mixture_nll_backward = directly(
+    torch.ops.dark_kernels.gaussian_mixture_nll_backward.default, _gaussian_mixture_nll_backward
+)
 
 
 class _GaussianMixtureNLLBackward(OnceDifferentiable):
@@ -150,7 +152,7 @@ class _GaussianMixtureNLLBackward(OnceDifferentiable):
         channels_last: bool,
         backend: str,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return _gaussian_mixture_nll_backward_operator(
+        return _call_gaussian_mixture_nll_backward(
             grad_loss, scale, slopes, cells, *sizes, *dtypes, channels_last, backend
         )
 
@@ -169,7 +171,7 @@ class _GaussianMixtureNLL(torch.autograd.Function):
         reduction: str,
         backend: str,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return _gaussian_mixture_nll_operator(logits, mean, log_var, target, weight, *options, reduction, backend)
+        return _call_gaussian_mixture_nll(logits, mean, log_var, target, weight, *options, reduction, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
@@ -208,4 +210,9 @@ def gaussian_mixture_nll_function(
     backend: str,
 ) -> Tensor:
     """The operator's loss, with its gradient. `options` are stride, is_offset, min_log_var and max_log_var."""
+    if not torch.is_grad_enabled():
+        return _call_gaussian_mixture_nll(logits, mean, log_var, target, weight, *options, reduction, backend)[0]
     return _GaussianMixtureNLL.apply(logits, mean, log_var, target, weight, options, reduction, backend)[0]
+
+
+cache_signatures(_GaussianMixtureNLL, _GaussianMixtureNLLBackward)

@@ -26,23 +26,20 @@ def _find_cells(target: Tensor, weight: Tensor | None, height: int, width: int, 
     # A tensor, since a division by a host number is a product with its reciprocal on some devices, and then
     # rounds otherwise.
     stride = target.new_full((), options.stride)
-    column, row = (target / stride).floor().unbind(-1)
+    cell = (target / stride).floor()
     # Before the conversion to integers, and false for a NaN.
-    valid = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    inside = cell >= 0
+    column, row = cell.unbind(-1)
+    inside_x, inside_y = inside.unbind(-1)
+    valid = inside_x & inside_y & (column < width) & (row < height)
     if weight is not None:
         valid = valid & (weight > 0)
-    column, row = torch.where(valid, column, 0.0), torch.where(valid, row, 0.0)
+    cell = torch.where(valid[..., None], cell, 0.0)
     target = torch.where(valid[..., None], target, 0.0)
     if options.is_offset:
-        target = target - (torch.stack([column, row], dim=-1) + 0.5) * stride
-    return _Cells(row.long(), column.long(), valid, target)
-
-
-def _read_cells(maps: Tensor, cells: _Cells, dtype: torch.dtype) -> Tensor:
-    """[B, K, C] of [B, K, C, H, W], 0 where invalid. Reads the maps where they are, whatever their strides."""
-    places = _places(maps, cells)
-    values = _memory(maps).index_select(0, places.reshape(-1)).view(places.shape).to(dtype)
-    return torch.where(cells.valid[..., None], values, 0.0)
+        target = target - (cell + 0.5) * stride
+    column, row = cell.long().unbind(-1)
+    return _Cells(row, column, valid, target)
 
 
 def _memory(maps: Tensor) -> Tensor:
@@ -52,15 +49,26 @@ def _memory(maps: Tensor) -> Tensor:
 
 
 def _places(maps: Tensor, cells: _Cells) -> Tensor:
-    """Where in `_memory` the channels of the cells lie: [B, K, C]."""
+    """Where in `_memory` the channels of the cells lie: [B, K, C] of [B, K, C, H, W] maps."""
+    batch, num_keypoints, channels, _, _ = maps.shape
     stride_b, stride_k, stride_c, stride_h, stride_w = maps.stride()
+    if stride_b == num_keypoints * stride_k:
+        place = _steps(batch * num_keypoints, stride_k, maps).view(batch, num_keypoints)
+    else:
+        place = _steps(batch, stride_b, maps)[:, None] + _steps(num_keypoints, stride_k, maps)
+    place = place + cells.row * stride_h + cells.column * stride_w
+    return place[..., None] + _steps(channels, stride_c, maps)
 
-    def steps(size: int, stride: int) -> Tensor:
-        return torch.arange(0, size * stride, stride, device=maps.device) if stride else cells.row.new_zeros(size)
 
-    place = torch.add(cells.column * stride_w, cells.row, alpha=stride_h)
-    place += steps(maps.shape[0], stride_b)[:, None] + steps(maps.shape[1], stride_k)
-    return place[..., None] + steps(maps.shape[2], stride_c)
+def _steps(count: int, stride: int, maps: Tensor) -> Tensor:
+    """Where `count` slices begin."""
+    if stride == 0:
+        return torch.zeros(count, dtype=torch.int64, device=maps.device)
+    return torch.arange(0, count * stride, stride, device=maps.device)
+
+
+def _read(maps: Tensor, places: Tensor, dtype: torch.dtype) -> Tensor:
+    return _memory(maps).index_select(0, places.reshape(-1)).view(places.shape).to(dtype)
 
 
 def _bounded(log_var: Tensor, options: Options) -> tuple[Tensor, Tensor | None]:
@@ -169,7 +177,9 @@ def gaussian_nll_fwd(
     """The loss, the factor of `_reduce` and the maps' values at the cells [B, K, 2 + C], all of `dtype`."""
     weight = None if weight is None else weight.to(dtype)
     cells = _find_cells(target.to(dtype), weight, mean.shape[-2], mean.shape[-1], options)
-    values = torch.cat([_read_cells(mean, cells, dtype), _read_cells(log_var, cells, dtype)], dim=-1)
+    # Maps are read where they are, whatever their strides.
+    values = torch.cat([_read(maps, _places(maps, cells), dtype) for maps in (mean, log_var)], dim=-1)
+    values = torch.where(cells.valid[..., None], values, 0.0)
     losses = _losses(values, cells.target, options)
     return *_reduce(losses, cells.valid, weight, reduction), values
 
@@ -252,7 +262,7 @@ def linear_gaussian_nll_bwd(
     options: Options,
 ) -> None:
     """Add to the gradients, which are zeros."""
-    batch, _, height, width = features.shape
+    height, width = features.shape[-2:]
     num_keypoints, dtype = target.shape[1], values.dtype
     cells, gradients = _cell_gradients(
         grad_loss, values, target, keypoint_weight, scale, height, width, options
@@ -264,21 +274,24 @@ def linear_gaussian_nll_bwd(
         grad_weight.copy_(_by_channel(torch.einsum("bkp,bkc->kpc", gradients, at_cell)))
     if grad_features.numel():
         at_cell = torch.einsum("bkp,kpc->bkc", gradients, _by_keypoint(weight, num_keypoints).to(dtype))
-        # Keypoints that share a cell: the first of them gets the sum, in float32 and in one order, and the
-        # others add nothing. Invalid ones stand in cell 0 with a gradient of 0.
+        # Keypoints that share a cell all write the sum of theirs, the first one's to the last bit. Invalid ones stand
+        # in cell 0 with a gradient of 0, and share it.
         index = cells.row * width + cells.column
         shares = index[:, :, None] == index[:, None, :]
-        keypoint = torch.arange(num_keypoints, device=index.device)
-        is_first = torch.where(shares, keypoint, num_keypoints).amin(-1) == keypoint
-        at_cell = torch.where(is_first[..., None], shares.to(dtype) @ at_cell, 0.0).to(grad_features.dtype)
-        image = torch.arange(batch, device=index.device)[:, None]
-        grad_features.permute(0, 2, 3, 1).index_put_((image, cells.row, cells.column), at_cell, accumulate=True)
+        first = shares.to(torch.uint8).argmax(-1, keepdim=True)
+        at_cell = (shares.to(dtype) @ at_cell).gather(1, first.expand_as(at_cell)).to(grad_features.dtype)
+        _memory(grad_features).index_copy_(0, _feature_places(grad_features, cells).reshape(-1), at_cell.reshape(-1))
 
 
 def _read_features(features: Tensor, cells: _Cells, dtype: torch.dtype) -> Tensor:
     """[B, K, C], 0 where invalid."""
-    batch = torch.arange(features.shape[0], device=features.device)[:, None]
-    return torch.where(cells.valid[..., None], features[batch, :, cells.row, cells.column].to(dtype), 0.0)
+    values = _read(features, _feature_places(features, cells), dtype)
+    return torch.where(cells.valid[..., None], values, 0.0)
+
+
+def _feature_places(features: Tensor, cells: _Cells) -> Tensor:
+    """As `_places`, of [B, C, H, W] features: [B, K, C]."""
+    return _places(features[:, None].expand(-1, cells.row.shape[1], -1, -1, -1), cells)
 
 
 def _by_keypoint(channels: Tensor, num_keypoints: int) -> Tensor:

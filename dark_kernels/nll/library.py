@@ -6,14 +6,20 @@ The maps themselves are not kept alive.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._operators import OnceDifferentiable, arithmetic_dtype, is_channels_last, make_maps
+from .._operators import (
+    OnceDifferentiable,
+    arithmetic_dtype,
+    cache_signatures,
+    directly,
+    is_channels_last,
+    make_maps,
+)
 from ..backends import choose
 from . import eager
 from .options import Options
@@ -266,10 +272,12 @@ for _name, _implementation, _fake in (
     _library.impl(_name, _implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(f"dark_kernels::{_name}", _fake, lib=_library)
 
-_gaussian_nll_operator = torch.ops.dark_kernels.gaussian_nll.default
-_gaussian_nll_backward_operator = torch.ops.dark_kernels.gaussian_nll_backward.default
-_linear_gaussian_nll_operator = torch.ops.dark_kernels.linear_gaussian_nll.default
-_linear_gaussian_nll_backward_operator = torch.ops.dark_kernels.linear_gaussian_nll_backward.default
+_call_gaussian_nll = directly(torch.ops.dark_kernels.gaussian_nll.default, _gaussian_nll)
+_call_gaussian_nll_backward = directly(torch.ops.dark_kernels.gaussian_nll_backward.default, _gaussian_nll_backward)
+_call_linear_gaussian_nll = directly(torch.ops.dark_kernels.linear_gaussian_nll.default, _linear_gaussian_nll)
+_call_linear_gaussian_nll_backward = directly(
+    torch.ops.dark_kernels.linear_gaussian_nll_backward.default, _linear_gaussian_nll_backward
+)
 
 
 # --- autograd --------------------------------------------------------------------------------------------
@@ -289,7 +297,7 @@ class _GaussianNLLBackward(OnceDifferentiable):
         options: Options,
         backend: str,
     ) -> tuple[Tensor, Tensor]:
-        return _gaussian_nll_backward_operator(
+        return _call_gaussian_nll_backward(
             grad_loss, values, target, weight, scale, *sizes, *dtypes, channels_last, *options, backend
         )
 
@@ -307,7 +315,7 @@ class _GaussianNLL(torch.autograd.Function):
         reduction: str,
         backend: str,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return _gaussian_nll_operator(mean, log_var, target, weight, *options, reduction, backend)
+        return _call_gaussian_nll(mean, log_var, target, weight, *options, reduction, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -350,7 +358,7 @@ class _LinearGaussianNLLBackward(OnceDifferentiable):
         options: Options,
         backend: str,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return _linear_gaussian_nll_backward_operator(
+        return _call_linear_gaussian_nll_backward(
             grad_loss, values, features, weight, target, keypoint_weight, scale, *needs, bias_dtype, *options, backend
         )
 
@@ -369,9 +377,7 @@ class _LinearGaussianNLL(torch.autograd.Function):
         reduction: str,
         backend: str,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return _linear_gaussian_nll_operator(
-            features, weight, bias, target, keypoint_weight, *options, reduction, backend
-        )
+        return _call_linear_gaussian_nll(features, weight, bias, target, keypoint_weight, *options, reduction, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -410,6 +416,8 @@ def gaussian_nll_function(
     backend: str,
 ) -> Tensor:
     """The operator's loss, with its gradient."""
+    if not torch.is_grad_enabled():
+        return _call_gaussian_nll(mean, log_var, target, weight, *options, reduction, backend)[0]
     return _GaussianNLL.apply(mean, log_var, target, weight, options, reduction, backend)[0]
 
 
@@ -424,11 +432,10 @@ def linear_gaussian_nll_function(
     backend: str,
 ) -> Tensor:
     """The operator's loss, with its gradient."""
+    if not torch.is_grad_enabled():
+        arguments = (features, weight, bias, target, keypoint_weight, *options, reduction, backend)
+        return _call_linear_gaussian_nll(*arguments)[0]
     return _LinearGaussianNLL.apply(features, weight, bias, target, keypoint_weight, options, reduction, backend)[0]
 
 
-# PyTorch binds the arguments of these functions to their signatures at every call. A signature that is there already
-# saves the host a fifth of a training step's time for the loss.
-_functions: tuple[Any, ...] = (_GaussianNLL, _GaussianNLLBackward, _LinearGaussianNLL, _LinearGaussianNLLBackward)
-for _function in _functions:
-    _function.forward.__signature__ = inspect.signature(_function.forward)
+cache_signatures(_GaussianNLL, _GaussianNLLBackward, _LinearGaussianNLL, _LinearGaussianNLLBackward)
