@@ -7,9 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
 
 from dark_kernels import backends
-from dark_kernels.backends import choose
+from dark_kernels.backends import choose, is_plain
 
 WITHOUT_TRITON = "triton cannot be imported (ImportError: blocked)"
 
@@ -109,3 +112,39 @@ def test_check_backend() -> None:
     for wrong in ("cuda", "", "Eager", None):
         with pytest.raises(ValueError, match=r"backend: got .*, expected one of 'auto', 'triton', 'eager'"):
             backends.check_backend(wrong)  # type: ignore[arg-type]
+
+
+def test_a_plain_call() -> None:
+    assert is_plain()
+    assert is_plain(torch.rand(2), torch.nn.Parameter(torch.rand(2)), torch.rand(2, requires_grad=True))
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert is_plain(torch.rand(2))
+    with torch.inference_mode():
+        assert is_plain(torch.rand(2))
+
+
+def test_what_is_traced_transformed_or_watched_is_not_plain() -> None:
+    class Wrapped(torch.Tensor):
+        pass
+
+    seen: list[bool] = []
+
+    def look(tensor: torch.Tensor) -> torch.Tensor:
+        seen.append(is_plain(tensor))
+        return tensor * 1
+
+    assert not is_plain(torch.rand(2, device="meta"))
+    assert not is_plain(torch.rand(2).as_subclass(Wrapped))
+    with FakeTensorMode() as mode:
+        assert not is_plain(mode.from_tensor(torch.rand(2)))
+        assert not is_plain()
+    torch.vmap(look)(torch.rand(3, 2))
+    torch.func.grad(lambda tensor: look(tensor).sum())(torch.rand(2))
+    make_fx(look)(torch.rand(2))
+    torch.jit.trace(look, torch.rand(2), check_trace=False)
+    with FlopCounterMode(display=False):
+        look(torch.rand(2))
+    assert len(seen) >= 5
+    assert not any(seen)
+    compiled = torch.compile(lambda tensor: tensor + is_plain(tensor), backend="eager", fullgraph=True)
+    assert compiled(torch.zeros(2)).tolist() == [0, 0]

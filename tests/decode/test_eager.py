@@ -12,6 +12,7 @@ from hypothesis import event, given, settings
 
 import dark_kernels
 from dark_kernels import Recipe, recipes, testing
+from dark_kernels.decode import eager
 
 from ..strategies import Case, cases
 
@@ -144,3 +145,12 @@ def test_tensor_cores_do_not_change_the_numbers(recipe: Recipe, gpu: torch.devic
         with setting():
             actual = dark_kernels.decode(heatmaps, recipe, backend="eager")
         testing.assert_decodes_like_reference(actual, heatmaps, recipe, arithmetic)
+
+
+@pytest.mark.parametrize("padding", ["zeros", "reflect", "symmetric"])
+def test_blurring_in_blocks_changes_nothing(padding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = testing.heatmaps_of_kinds(["noisy_blob", "noise"], 1, 7, 13, 11, seed=3)[0]
+    whole = eager._blur_block(maps, (0.5, 0.2, 0.05), padding)
+    for pixels in (1, 143, 300, 10**6):  # no map at a time is less than one; 7 maps, some in a block cut short
+        monkeypatch.setattr(eager, "_BLUR_BLOCK", pixels)
+        assert torch.equal(eager._blur(maps, (0.5, 0.2, 0.05), padding), whole)

@@ -186,6 +186,28 @@ def test_a_map_alone_and_a_second_run_agree_bit_for_bit(recipe: Recipe, triton_d
             testing.assert_same_keypoints(alone, one)
 
 
+@pytest.mark.parametrize("kind", ["one", "tied", "nan", "first_and_last"])
+def test_interleaved_maps_of_many_parts(kind: str, triton_device: torch.device) -> None:
+    """More parts than are joined at once; what decides lies in parts far apart, and in a map of the last group."""
+    height, width = 97, 131  # 12707 pixels, 17 parts
+    maps = torch.zeros(1, 33, height * width, device=triton_device)
+    maps[..., 40] = 0.25
+    last = height * width - 1
+    maps[:, 32, {"one": [9000], "tied": [800, 12000], "nan": [12500], "first_and_last": [0, last]}[kind]] = 0.5
+    if kind == "nan":
+        maps[:, 32, 3000] = math.nan
+    maps = maps.view(1, 33, height, width).contiguous(memory_format=torch.channels_last)
+    coords, scores, _ = decode_poisoned(maps, recipes.ARGMAX)
+    expected = {"one": 9000, "tied": 800, "nan": None, "first_and_last": 0}[kind]
+    assert coords[0, 5].tolist() == [40, 0]
+    if expected is None:
+        assert coords[0, 32].tolist() == [-1, -1]
+        assert bool(scores[0, 32].isnan())
+    else:
+        assert coords[0, 32].tolist() == [expected % width, expected // width]
+        assert scores[0, 32] == 0.5
+
+
 # --- equal numbers ---------------------------------------------------------------------------------------
 
 
