@@ -19,7 +19,7 @@ class _Cells(NamedTuple):
     row: Tensor  # [B, K], 0 where invalid
     column: Tensor  # [B, K]
     valid: Tensor  # [B, K]
-    target: Tensor  # [B, K, 2], relative to what the means are relative to; 0 where invalid
+    target: Tensor  # [B, K, 2], relative to what the means are relative to
 
 
 def _find_cells(target: Tensor, weight: Tensor | None, height: int, width: int, options: Options) -> _Cells:
@@ -35,7 +35,6 @@ def _find_cells(target: Tensor, weight: Tensor | None, height: int, width: int, 
     if weight is not None:
         valid = valid & (weight > 0)
     cell = torch.where(valid[..., None], cell, 0.0)
-    target = torch.where(valid[..., None], target, 0.0)
     if options.is_offset:
         target = target - (cell + 0.5) * stride
     column, row = cell.long().unbind(-1)
@@ -177,9 +176,8 @@ def gaussian_nll_fwd(
     """The loss, the factor of `_reduce` and the maps' values at the cells [B, K, 2 + C], all of `dtype`."""
     weight = None if weight is None else weight.to(dtype)
     cells = _find_cells(target.to(dtype), weight, mean.shape[-2], mean.shape[-1], options)
-    # Maps are read where they are, whatever their strides.
+    # Maps are read where they are, whatever their strides. Of invalid keypoints nothing counts, here and in `_reduce`.
     values = torch.cat([_read(maps, _places(maps, cells), dtype) for maps in (mean, log_var)], dim=-1)
-    values = torch.where(cells.valid[..., None], values, 0.0)
     losses = _losses(values, cells.target, options)
     return *_reduce(losses, cells.valid, weight, reduction), values
 
