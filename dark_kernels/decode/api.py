@@ -25,7 +25,7 @@ def decode(
     For each map: find the first maximum in row-major order, smooth the map around it, and take one Newton
     step towards the maximum of the log of the smoothed map (DARK: Zhang et al., "Distribution-Aware
     Coordinate Representation for Human Pose Estimation", CVPR 2020, eq. 4 to 12), or what else the recipe
-    says. On CUDA, ROCm and XPU this is one launch that reads each element once.
+    says. On CUDA, ROCm and XPU this is one launch that reads each element once; channels_last maps take two.
 
     A map whose peak is not positive, or which holds a NaN, has no keypoint: both coordinates are
     `recipe.invalid`, and the score is the raw peak. A peak of +inf stays on its pixel, and so does a peak
