@@ -71,6 +71,11 @@ class OnceDifferentiable(torch.autograd.Function):
 
     generate_vmap_rule = True
 
+    @classmethod
+    def run(cls, *arguments: Any) -> Any:
+        """`apply`, or `forward` alone where nobody could ask for a second derivative."""
+        return cls.apply(*arguments) if torch.is_grad_enabled() else cls.forward(*arguments)
+
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         pass

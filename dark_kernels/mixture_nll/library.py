@@ -193,7 +193,7 @@ class _GaussianMixtureNLL(torch.autograd.Function):
             return None, None, None, *rest
         needs = ctx.needs_input_grad[:3]
         dtypes = tuple(dtype if need else None for dtype, need in zip(ctx.dtypes, needs, strict=True))
-        gradients = _GaussianMixtureNLLBackward.apply(
+        gradients = _GaussianMixtureNLLBackward.run(
             grad_loss, *ctx.saved_tensors, ctx.sizes, dtypes, ctx.channels_last, ctx.backend
         )
         return *[gradient if need else None for gradient, need in zip(gradients, needs, strict=True)], *rest

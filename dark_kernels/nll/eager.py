@@ -278,18 +278,18 @@ def linear_gaussian_nll_bwd(
         shares = index[:, :, None] == index[:, None, :]
         first = shares.to(torch.uint8).argmax(-1, keepdim=True)
         at_cell = (shares.to(dtype) @ at_cell).gather(1, first.expand_as(at_cell)).to(grad_features.dtype)
-        _memory(grad_features).index_copy_(0, _feature_places(grad_features, cells).reshape(-1), at_cell.reshape(-1))
+        grad_features.permute(0, 2, 3, 1).index_put_((_images(grad_features), cells.row, cells.column), at_cell)
 
 
 def _read_features(features: Tensor, cells: _Cells, dtype: torch.dtype) -> Tensor:
     """[B, K, C], 0 where invalid."""
-    values = _read(features, _feature_places(features, cells), dtype)
+    values = features[_images(features), :, cells.row, cells.column].to(dtype)
     return torch.where(cells.valid[..., None], values, 0.0)
 
 
-def _feature_places(features: Tensor, cells: _Cells) -> Tensor:
-    """As `_places`, of [B, C, H, W] features: [B, K, C]."""
-    return _places(features[:, None].expand(-1, cells.row.shape[1], -1, -1, -1), cells)
+def _images(features: Tensor) -> Tensor:
+    """[B, 1]."""
+    return torch.arange(features.shape[0], device=features.device)[:, None]
 
 
 def _by_keypoint(channels: Tensor, num_keypoints: int) -> Tensor:

@@ -337,7 +337,7 @@ class _GaussianNLL(torch.autograd.Function):
             return None, None, *rest
         needs = ctx.needs_input_grad[:2]
         dtypes = tuple(dtype if need else None for dtype, need in zip(ctx.dtypes, needs, strict=True))
-        gradients = _GaussianNLLBackward.apply(
+        gradients = _GaussianNLLBackward.run(
             grad_loss, *ctx.saved_tensors, ctx.sizes, dtypes, ctx.channels_last, ctx.options, ctx.backend
         )
         return *[gradient if need else None for gradient, need in zip(gradients, needs, strict=True)], *rest
@@ -395,7 +395,7 @@ class _LinearGaussianNLL(torch.autograd.Function):
         if grad_loss is None:
             return None, None, None, *rest
         needs = ctx.needs_input_grad[:3]
-        gradients = _LinearGaussianNLLBackward.apply(
+        gradients = _LinearGaussianNLLBackward.run(
             grad_loss,
             *ctx.saved_tensors,
             (needs[0], needs[1]),
