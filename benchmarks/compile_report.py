@@ -100,6 +100,7 @@ def _decode_calls(full: bool) -> Iterator[Call]:
     """Every recipe that differs in code; W1, W2 and W3 differ in launch shape and in divisibility."""
     all_recipes = [recipe for recipe in recipes.ALL if recipe.name != "mmpose_dark"]  # DARKPOSE but for a number
     taps_17 = dataclasses.replace(recipes.DARKPOSE, name="darkpose k=17", kernel_size=17)
+    taps_61 = dataclasses.replace(recipes.DARKPOSE, name="darkpose k=61", kernel_size=61)
     taps_5 = dataclasses.replace(recipes.DARKPOSE, name="darkpose k=5", kernel_size=5)
     w1, w2, w3 = workloads.W1, workloads.W2, workloads.W3
     everywhere = {
@@ -128,7 +129,7 @@ def _decode_calls(full: bool) -> Iterator[Call]:
 
     for workload in (w1, w2, w3):
         for dtype in workloads.DTYPES:
-            for recipe in [*all_recipes, taps_17, taps_5]:
+            for recipe in [*all_recipes, taps_17, taps_61, taps_5]:
                 is_whole = workload is w1 and dtype == "float32"
                 is_first = recipe.name in (some if dtype == "float32" else two) and workload is not w1
                 name = recipe.name + (" +cov" if recipe.has_hessian else "")

@@ -1,4 +1,4 @@
-"""decode as one Triton kernel, and its launcher."""
+"""decode as one Triton kernel, with another before it where maps are interleaved, and its launcher."""
 
 from __future__ import annotations
 
@@ -299,9 +299,9 @@ def _decode_fwd_kernel(
     if HAS_PARTS:
         peak, index = _join_parts(part_peaks_ptr, part_indices_ptr, map_index, num_parts, 16)
     else:
-        one = tl.zeros([1, 1], dtype=tl.int64)
+        zero = tl.zeros([1, 1], dtype=tl.int64)
         peaks, indices = _scan_maps(
-            map_ptr + one, heatmaps_stride_h, heatmaps_stride_w, 0, num_pixels, width, one == 0,
+            map_ptr + zero, heatmaps_stride_h, heatmaps_stride_w, 0, num_pixels, width, zero == 0,
             1, BLOCK_SIZE, LOADS, IS_FLAT, WIDE_INDEX,
         )  # fmt: skip
         peak = _only(peaks)
@@ -492,7 +492,9 @@ def _recipe_constants(
     }
 
 
-def launch_shape(num_pixels: int, element_size: int, lanes: int = 32, on_blurred: bool = False) -> dict[str, Any]:
+def launch_shape(
+    num_pixels: int, element_size: int, lanes: int = 32, on_blurred: bool = False, window: int = 16
+) -> dict[str, Any]:
     """How a program goes about a map of that many pixels of that many bytes, with so many lanes a warp.
 
     What follows the scan is a chain of short steps on few numbers, which more warps would only repeat: a warp a map,
@@ -503,6 +505,8 @@ def launch_shape(num_pixels: int, element_size: int, lanes: int = 32, on_blurred
     num_warps = 1 if num_pixels <= 16384 else 2
     if on_blurred:  # a search of the whole blurred map has work for more
         num_warps = 4
+    if window > 64:  # 16 rows of which fill the registers of a warp
+        num_warps = max(num_warps, min(window // 32, 16))
     return {
         "BLOCK_SIZE": lanes * num_warps * 16 // element_size,  # loads of 16 bytes a thread
         "LOADS": 16 if element_size == 2 and 4096 < num_pixels <= 16384 else 8,
@@ -534,8 +538,8 @@ def decode_fwd(
             return
         batch, num_keypoints, height, width = shape
         constants = _recipe_constants(*arguments)
-        lanes = lanes_of(device)
-        program = launch_shape(height * width, heatmaps.element_size(), lanes, constants["ARGMAX_ON_BLURRED"])
+        about = (lanes_of(device), constants["ARGMAX_ON_BLURRED"], constants["WINDOW"])
+        program = launch_shape(height * width, heatmaps.element_size(), *about)
         num_parts = parts[0].shape[2] if is_interleaved else 0
         launch(
             _decode_fwd_kernel,
