@@ -63,6 +63,8 @@ _STENCILS = {"wide": _WIDE, "compact": _COMPACT}
 _CRAMER = ((4, 4, 2, 3, 2, 4), (1, 0, 3, 0, 1, 4))
 
 
+# From so many pixels on, the search of the groups that hold the maxima is worth two levels.
+_MANY_PIXELS = 2**19
 # Pixels of the maps that are smoothed at once on CPU.
 _BLUR_BLOCK = 2**17
 
@@ -104,7 +106,7 @@ def decode_fwd(
         scale = torch.where(peaks > 0, raw_maxima / peaks, 1.0)
         peaks = peaks * scale
 
-    coords = torch.stack([x, y], dim=-1)
+    coords = torch.stack([x, y])  # [2, N] up to the end: long rows are what vectors like
     covariances = None
     step = plan.stencil
     if step is not None:
@@ -114,7 +116,7 @@ def decode_fwd(
         if scale is not None:
             values = values * scale[:, None]
         logs = values.clamp_(clip_min, clip_max).log_()
-        derivatives = _product(logs, step.derivative_weights)
+        derivatives = _product(step.derivative_weights, logs.t())
         if covariance:
             covariances = _covariances(derivatives, peaks, known_variance).to(output_dtype)
             covariances = covariances.view(batch, num_keypoints, 2, 2)
@@ -126,11 +128,11 @@ def decode_fwd(
     if stencil != "none":
         coords = coords + (offset if max_offset == math.inf else offset.clamp_(-max_offset, max_offset))
     coords = coords.to(output_dtype)
-    coords.masked_fill_((peaks > 0).logical_not_().unsqueeze(1), invalid)  # a NaN is not positive
+    coords.masked_fill_((peaks > 0).logical_not_(), invalid)  # a NaN is not positive
     if score_scale != 1.0 or score_offset != 0.0:
         peaks = peaks * score_scale + score_offset
     return (
-        coords.view(batch, num_keypoints, 2),
+        coords.view(2, batch, num_keypoints).permute(1, 2, 0),
         peaks.view(batch, num_keypoints),
         covariances,
     )
@@ -147,10 +149,10 @@ class _StencilPlan(NamedTuple):
     window_rows: Tensor  # [H, window rows]: the rows of the window of a peak in that row
     window_columns: Tensor  # [W]: its first column
     vertical: Tensor  # [H, 2 * reach + 1, window rows]: see _window_weights
-    horizontal: Tensor  # [W, window columns, 2 * reach + 1]
+    horizontal: Tensor  # [W, 2 * reach + 1, window columns]
     points: Tensor  # where the stencil's points lie in its square
-    derivative_weights: Tensor  # [points, 5]
-    epsilon: Tensor | None  # [5]: added to the derivatives for the step
+    derivative_weights: Tensor  # [5, points]
+    epsilon: Tensor | None  # [5, 1]: added to the derivatives for the step
     left_factors: Tensor  # [6]: see _CRAMER
     right_factors: Tensor  # [6]
 
@@ -161,7 +163,8 @@ class _Plan(NamedTuple):
     extent: int  # elements from the first pixel of the first map to the last of the last, both counted
     rows: int  # in a group whose maximum is taken at once
     grouped_shape: tuple[int, ...]  # [B, K, groups, rows, W]
-    group_starts: Tensor  # [N, groups], in elements from the tensor's first pixel
+    map_starts: Tensor  # [N], in elements from the tensor's first pixel
+    group_step: int  # from one group of a map to the next
     line_starts: Tensor | None  # [rows] from the group's start, or None where a group is one line
     stencil: _StencilPlan | None  # None for recipes that take no Taylor step
 
@@ -194,7 +197,8 @@ def _make_plan(
         extent=1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)),
         rows=rows,
         grouped_shape=(batch, num_keypoints, height // rows, rows, width),
-        group_starts=map_starts[:, None] + count(height // rows) * (rows * stride_h),
+        map_starts=map_starts,
+        group_step=rows * stride_h,
         line_starts=None if one_line else count(rows) * stride_h,
         stencil=_make_stencil_plan(map_starts, shape, strides, taps, padding, stencil, dtype)
         if stencil in _STENCILS
@@ -235,16 +239,16 @@ def _make_stencil_plan(
     left_factors, right_factors = (_on_device(factors, torch.int64, device) for factors in _CRAMER)
     epsilon = None
     if stencil == "compact":
-        epsilon = _on_device([0.0, 0.0, _COMPACT_EPSILON, _COMPACT_EPSILON, 0.0], step_dtype, device)
+        epsilon = _on_device([0.0, 0.0, _COMPACT_EPSILON, _COMPACT_EPSILON, 0.0], step_dtype, device).view(5, 1)
     return _StencilPlan(
         extent=1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)),
         window_starts=map_starts,
         window_rows=(first_row[:, None] + torch.arange(window_height, device=device)) * stride_h,
         window_columns=first_column * stride_w,
         vertical=vertical,
-        horizontal=horizontal.transpose(1, 2).contiguous(),
+        horizontal=horizontal,
         points=_on_device([(dy + reach) * side + dx + reach for dy, dx in points], torch.int64, device),
-        derivative_weights=_on_device(weights, step_dtype, device).view(len(points), 5),
+        derivative_weights=_on_device(weights, step_dtype, device).view(len(points), 5).t().contiguous(),
         epsilon=epsilon,
         left_factors=left_factors,
         right_factors=right_factors,
@@ -320,14 +324,21 @@ def _first_maximum(maps: Tensor, plan: _Plan) -> tuple[Tensor, Tensor, Tensor]:
     else:
         group_maxima = maps.view(plan.grouped_shape).amax((3, 4)).view(-1, groups)
     peaks, group = group_maxima.max(-1)
-    starts = plan.group_starts.gather(1, group.unsqueeze(1))
+    starts = torch.add(plan.map_starts, group, alpha=plan.group_step)
     if plan.line_starts is None:
-        lines = _gather_lines(maps, starts.view(-1), rows * width, plan.extent)
+        lines = _gather_lines(maps, starts, rows * width, plan.extent)
     else:
-        lines = _gather_lines(maps, (starts + plan.line_starts).view(-1), width, plan.extent).view(-1, rows * width)
-    index = lines.max(-1).indices.add_(group, alpha=rows * width)
-    y = index.div(width, rounding_mode="floor")
-    return peaks, y, index.sub_(y, alpha=width)
+        starts = starts.unsqueeze(1) + plan.line_starts
+        lines = _gather_lines(maps, starts.view(-1), width, plan.extent).view(-1, rows * width)
+    if rows == 1 or lines.numel() < _MANY_PIXELS:
+        index = lines.max(-1).indices.add_(group, alpha=rows * width)
+        y = index.div(width, rounding_mode="floor")
+        return peaks, y, index.sub_(y, alpha=width)
+    # The row first, once more without an index. More steps, of which many pixels repay the cost.
+    y = lines.view(-1, rows, width).amax(-1).max(-1).indices
+    first_rows = torch.arange(0, y.shape[0] * rows, rows, device=y.device)
+    x = lines.view(-1, width).index_select(0, first_rows.add_(y)).max(-1).indices
+    return peaks, y.add_(group, alpha=rows), x
 
 
 def _gather_lines(maps: Tensor, starts: Tensor, length: int, extent: int) -> Tensor:
@@ -348,7 +359,7 @@ def _blur_at_stencil(heatmaps: Tensor, peaks: Tensor, y: Tensor, x: Tensor, padd
     vertical, horizontal = plan.vertical.index_select(0, y), plan.horizontal.index_select(0, x)
     starts = plan.window_rows.index_select(0, y)
     starts += plan.window_columns.index_select(0, x).add_(plan.window_starts).unsqueeze(1)
-    windows = _gather_lines(heatmaps, starts.view(-1), plan.horizontal.shape[1], plan.extent).to(vertical.dtype)
+    windows = _gather_lines(heatmaps, starts.view(-1), plan.horizontal.shape[2], plan.extent).to(vertical.dtype)
     windows = windows.view(y.shape[0], -1, windows.shape[1])
     # What is blurred is the distance from the peak. So a plateau has equal numbers to the last bit, and its
     # slope vanishes beside UDP's epsilon. Zeros beyond the border would not follow, but there nothing is flat.
@@ -359,7 +370,8 @@ def _blur_at_stencil(heatmaps: Tensor, peaks: Tensor, y: Tensor, x: Tensor, padd
     # peak is +inf, since such a peak is not refined; for -inf the lowest finite number stands. In place: the
     # windows are a copy.
     windows.clamp_min_(torch.finfo(windows.dtype).min)
-    blurred = _product(_product(vertical, windows), horizontal).flatten(1).index_select(1, plan.points)
+    # The last factor as a transposed view: the small products of a batch take half as long.
+    blurred = _product(_product(vertical, windows), horizontal.transpose(1, 2)).flatten(1).index_select(1, plan.points)
     blurred = blurred.to(plan.derivative_weights.dtype)
     return blurred if level is None else blurred.add_(level)
 
@@ -439,12 +451,12 @@ def _scale_where_a_clip_binds(
 
 
 def _newton_step(derivatives: Tensor, plan: _StencilPlan) -> Tensor:
-    """-(Hessian + epsilon I)^-1 gradient: [N, 2]. Not finite where that has no inverse."""
+    """-(Hessian + epsilon I)^-1 gradient: [2, N]. Not finite where that has no inverse."""
     if plan.epsilon is not None:
         derivatives = derivatives + plan.epsilon
-    products = derivatives.index_select(1, plan.left_factors).mul_(derivatives.index_select(1, plan.right_factors))
-    step = products.narrow(1, 0, 3).sub_(products.narrow(1, 3, 3))
-    return step.narrow(1, 0, 2) / step.narrow(1, 2, 1)
+    products = derivatives.index_select(0, plan.left_factors).mul_(derivatives.index_select(0, plan.right_factors))
+    step = products.narrow(0, 0, 3).sub_(products.narrow(0, 3, 3))
+    return step.narrow(0, 0, 2) / step.narrow(0, 2, 1)
 
 
 def _quarter_step(maps: Tensor, peaks: Tensor, y: Tensor, x: Tensor, extra_shift: float, legacy: bool) -> Tensor:
@@ -458,20 +470,20 @@ def _quarter_step(maps: Tensor, peaks: Tensor, y: Tensor, x: Tensor, extra_shift
     horizontal = maps[index, keypoint, y, right] - maps[index, keypoint, y, left]
     vertical = maps[index, keypoint, below, x] - maps[index, keypoint, above, x]
     # Two infinite neighbours of one sign are as equal as two finite ones.
-    sign = torch.stack([horizontal, vertical], dim=-1).nan_to_num_(nan=0.0).sign_()
+    sign = torch.stack([horizontal, vertical]).nan_to_num_(nan=0.0).sign_()
     moves_x, moves_y = (x > 1) & (x < width - 1), (y > 1) & (y < height - 1)
     if legacy:
         moves_x = moves_y = moves_x & moves_y
     else:
         moves_x, moves_y = moves_x & (y > 0), moves_y & (x > 0)
-    moves = torch.stack([moves_x, moves_y], dim=-1)
-    moves &= (peaks < math.inf)[:, None]
+    moves = torch.stack([moves_x, moves_y])
+    moves &= peaks < math.inf
     return torch.where(moves, 0.25 * sign.to(peaks.dtype) + extra_shift, 0.0)
 
 
 def _covariances(derivatives: Tensor, peaks: Tensor, known_variance: float) -> Tensor:
     """-Hessian^-1 - known_variance I where that is positive semi-definite, NaN elsewhere: [N, 2, 2]."""
-    _, _, dxx, dyy, dxy = derivatives.unbind(-1)
+    _, _, dxx, dyy, dxy = derivatives.unbind(0)
     determinant = dxx * dyy - dxy * dxy
     xx, xy, yy = -dyy / determinant - known_variance, dxy / determinant, -dxx / determinant - known_variance
     exists = (peaks > 0) & (dxx < 0) & (determinant > 0) & (xx + yy < math.inf)

@@ -76,7 +76,8 @@ def _decode_eagerly(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, 
     # are ordinary tensors again.
     with torch.inference_mode():
         coords, scores, covariances = eager.decode_fwd(heatmaps, *arguments)
-    return coords.clone(), scores.clone(), None if covariances is None else covariances.clone()
+    coords = coords.clone(memory_format=torch.contiguous_format)
+    return coords, scores.clone(), None if covariances is None else covariances.clone()
 
 
 def _decode_fake(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -154,3 +154,17 @@ def test_blurring_in_blocks_changes_nothing(padding: str, monkeypatch: pytest.Mo
     for pixels in (1, 143, 300, 10**6):  # no map at a time is less than one; 7 maps, some in a block cut short
         monkeypatch.setattr(eager, "_BLUR_BLOCK", pixels)
         assert torch.equal(eager._blur(maps, (0.5, 0.2, 0.05), padding), whole)
+
+
+@pytest.mark.parametrize("kind", ["noise", "ties", "plateau", "some_nan", "all_minus_infinite", "negative"])
+def test_two_levels_find_the_same_maximum(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for layout in ("contiguous", "channels_last", "transposed"):
+        maps = testing.with_layout(testing.heatmaps_of_kinds([kind], 2, 3, 32, 24, seed=5), layout)
+        plan = eager._plan(maps, (1.0,), "zeros", "none")
+        assert plan.rows > 1
+        monkeypatch.setattr(eager, "_MANY_PIXELS", 10**9)
+        one = eager._first_maximum(maps, plan)
+        monkeypatch.setattr(eager, "_MANY_PIXELS", 0)
+        two = eager._first_maximum(maps, plan)
+        for expected, actual in zip(one, two, strict=True):
+            assert torch.equal(expected.nan_to_num(), actual.nan_to_num())
