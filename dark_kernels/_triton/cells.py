@@ -1,4 +1,4 @@
-"""Device function of the losses that read maps at their targets: which cell, and whether it counts."""
+"""What the losses that read maps at their targets share: which cell, the reduced loss, a tile of a gradient."""
 
 from __future__ import annotations
 
@@ -48,3 +48,57 @@ def find_cells(
         x = x - (column + 0.5) * stride
         y = y - (row + 0.5) * stride
     return valid, weight, row.to(tl.int64), column.to(tl.int64), x, y
+
+
+@triton.jit
+def store_total(loss_ptr, scale_ptr, total, total_weight, num_targets, REDUCTION: tl.constexpr):
+    """The reduced loss, and the factor of each loss in it."""
+    scale = 1.0
+    if REDUCTION == "mean":
+        scale = 1.0 / num_targets
+    elif REDUCTION == "mean_valid":
+        divisor = tl.sum(total_weight, axis=0)
+        scale = tl.where(divisor > 0, 1.0 / divisor, 0.0)
+    tl.store(loss_ptr, tl.sum(total, axis=0) * scale)
+    tl.store(scale_ptr, scale)
+
+
+@triton.jit
+def store_tile(
+    gradient_ptr,  # [B, channels, H, W] or, if CHANNELS_LAST, [B, H, W, channels], contiguous
+    gradient,  # [BLOCK_CHANNELS] in the channels' cells
+    cell,  # [BLOCK_CHANNELS] row * W + column, -1 for none
+    channel,  # [BLOCK_CHANNELS]
+    exists,  # [BLOCK_CHANNELS]
+    batch,  # int64
+    tile,
+    num_channels,
+    num_pixels,
+    BLOCK_PIXELS: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+):
+    """BLOCK_PIXELS pixels of some channels of a gradient: zeros, and what stands in their cells."""
+    pixel = tile * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
+    is_cell = pixel[None, :] == cell[:, None]
+    mask = exists[:, None] & (pixel < num_pixels)[None, :]
+    gradient = tl.where(is_cell, gradient[:, None], 0.0).to(gradient_ptr.dtype.element_ty)
+    pointer = gradient_ptr + batch * num_channels * num_pixels
+    channel = channel.to(tl.int64)
+    pixel = pixel.to(tl.int64)
+    if CHANNELS_LAST:
+        pointers = (pointer + channel)[:, None] + (pixel * num_channels)[None, :]
+    else:
+        pointers = (pointer + channel * num_pixels)[:, None] + pixel[None, :]
+    tl.store(pointers, gradient, mask=mask)
+
+
+def tile_shape(num_pixels: int, num_channels: int, channels_last: bool) -> dict[str, int]:
+    """BLOCK_CHANNELS, BLOCK_PIXELS and num_warps of a tile of the gradient with up to 4096 elements, 32 a
+    thread, long in the direction in which memory is."""
+    if channels_last:
+        block_channels = min(triton.next_power_of_2(num_channels), 128)
+        block_pixels = min(triton.next_power_of_2(num_pixels), 4096 // block_channels)
+    else:
+        block_pixels = min(triton.next_power_of_2(num_pixels), 4096)
+        block_channels = min(triton.next_power_of_2(num_channels), max(1, 2048 // block_pixels))
+    return {"BLOCK_CHANNELS": block_channels, "BLOCK_PIXELS": block_pixels, "num_warps": 4}

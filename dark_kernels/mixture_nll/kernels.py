@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._triton.cells import find_cells
+from .._triton.cells import find_cells, store_tile, store_total, tile_shape
 from .._triton.launch import on_device_of
 
 LOG_2_PI = tl.constexpr(1.8378770664093453)
@@ -162,16 +162,10 @@ def _gaussian_mixture_nll_fwd_kernel(
         tl.store(slope_ptr, for_log_var * factor, mask=mask)
         tl.store(cells_ptr + index, tl.where(valid, row * width + column, -1), mask=exists)
 
-    factor_of_each = 1.0
-    if REDUCTION == "mean":
-        factor_of_each = 1.0 / num_targets
-    elif REDUCTION == "mean_valid":
-        divisor = tl.sum(sum_weights, axis=0)
-        factor_of_each = tl.where(divisor > 0, 1.0 / divisor, 0.0)
     if REDUCTION != "none":
-        tl.store(loss_ptr, tl.sum(sum_losses, axis=0) * factor_of_each)
-    if first == 0:
-        tl.store(scale_ptr, factor_of_each)
+        store_total(loss_ptr, scale_ptr, sum_losses, sum_weights, num_targets, REDUCTION)
+    elif first == 0:
+        tl.store(scale_ptr, 1.0)
 
 
 @triton.jit
@@ -208,18 +202,9 @@ def _write_tile(
     grad_loss = tl.load(grad_loss_ptr + keypoint * grad_loss_stride_k, mask=valid, other=0.0).to(tl.float32)
     slope *= grad_loss * tl.load(scale_ptr)
 
-    pixel = tile * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
-    is_cell = pixel[None, :] == cell[:, None]
-    gradient = tl.where(is_cell, slope[:, None], 0.0).to(gradient_ptr.dtype.element_ty)
-    mask = exists[:, None] & (pixel < num_pixels)[None, :]
-    pointer = gradient_ptr + batch * num_channels * num_pixels
-    channel = channel.to(tl.int64)
-    pixel = pixel.to(tl.int64)
-    if CHANNELS_LAST:
-        pointers = (pointer + channel)[:, None] + (pixel * num_channels)[None, :]
-    else:
-        pointers = (pointer + channel * num_pixels)[:, None] + pixel[None, :]
-    tl.store(pointers, gradient, mask=mask)
+    store_tile(
+        gradient_ptr, slope, cell, channel, exists, batch, tile, num_channels, num_pixels, BLOCK_PIXELS, CHANNELS_LAST
+    )
 
 
 @triton.jit(do_not_specialize=["num_keypoints", "num_logits_blocks", "num_mean_blocks", "num_blocks"])
@@ -289,18 +274,6 @@ def loss_shape(num_targets: int, num_components: int, reduction: str) -> dict[st
     num_elements, most_rows, num_warps = (512, 128, 4) if is_small else (2048, 1024, 16)
     block_size = min(most_rows, max(1, num_elements // block_components))
     return {"BLOCK_SIZE": block_size, "BLOCK_COMPONENTS": block_components, "num_warps": num_warps}
-
-
-def gradient_shape(num_pixels: int, num_channels: int, channels_last: bool) -> dict[str, int]:
-    """BLOCK_CHANNELS, BLOCK_PIXELS and num_warps of a tile of the gradient with up to 4096 elements, 32 a
-    thread, long in the direction in which memory is."""
-    if channels_last:
-        block_channels = min(triton.next_power_of_2(num_channels), 128)
-        block_pixels = min(triton.next_power_of_2(num_pixels), 4096 // block_channels)
-    else:
-        block_pixels = min(triton.next_power_of_2(num_pixels), 4096)
-        block_channels = min(triton.next_power_of_2(num_channels), max(1, 2048 // block_pixels))
-    return {"BLOCK_CHANNELS": block_channels, "BLOCK_PIXELS": block_pixels, "num_warps": 4}
 
 
 def gaussian_mixture_nll_fwd(
@@ -373,7 +346,7 @@ def gaussian_mixture_nll_bwd(
     batch, num_keypoints, columns = slopes.shape
     num_components = columns // 4
     num_channels = num_keypoints * num_components  # of logits and of log variances; means have twice as many
-    shape = gradient_shape(height * width, 2 * num_channels, channels_last)
+    shape = tile_shape(height * width, 2 * num_channels, channels_last)
     num_logits_blocks, num_mean_blocks, num_log_var_blocks = (
         triton.cdiv(channels, shape["BLOCK_CHANNELS"]) if gradient.numel() else 0
         for gradient, channels in (

@@ -162,7 +162,8 @@ def linear_gaussian_nll(
 
     for H * W times less arithmetic, and with no map of K * P channels in memory. Products are accumulated in
     float32, those of keypoints that share a cell included. On CUDA, ROCm and XPU the forward pass is two
-    launches (head, loss), the backward pass two (zeros, and all three gradients). Two runs agree bit for bit.
+    launches (head, loss; three for a reduction over more than 256 keypoints), the backward pass two (zeros, and all
+    three gradients). Two runs agree bit for bit.
 
     Args:
         features: [B, C, H, W], float16, bfloat16, float32 or float64, any strides; contiguous and channels_last

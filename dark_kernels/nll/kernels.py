@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._triton.cells import find_cells
+from .._triton.cells import find_cells, store_tile, store_total, tile_shape
 from .._triton.gaussian import LOG_2_PI, axis_loss, bounded, cell_gradients, load_values
 from .._triton.launch import on_device_of
 from .options import Options
@@ -148,20 +148,7 @@ def _gaussian_nll_fwd_kernel(
         if first == 0:
             tl.store(scale_ptr, 1.0)
     elif REDUCTION != "parts":
-        _store_total(loss_ptr, scale_ptr, total, total_weight, num_targets, REDUCTION)
-
-
-@triton.jit
-def _store_total(loss_ptr, scale_ptr, total, total_weight, num_targets, REDUCTION: tl.constexpr):
-    """The reduced loss, and the factor of each loss in it."""
-    scale = 1.0
-    if REDUCTION == "mean":
-        scale = 1.0 / num_targets
-    elif REDUCTION == "mean_valid":
-        divisor = tl.sum(total_weight, axis=0)
-        scale = tl.where(divisor > 0, 1.0 / divisor, 0.0)
-    tl.store(loss_ptr, tl.sum(total, axis=0) * scale)
-    tl.store(scale_ptr, scale)
+        store_total(loss_ptr, scale_ptr, total, total_weight, num_targets, REDUCTION)
 
 
 @triton.jit(do_not_specialize=["num_targets"])
@@ -183,7 +170,7 @@ def _add_losses_kernel(
         total += tl.load(parts_ptr + index, mask=exists, other=0.0)
         if REDUCTION == "mean_valid":
             total_weight += tl.load(parts_ptr + num_targets + index, mask=exists, other=0.0)
-    _store_total(loss_ptr, scale_ptr, total, total_weight, num_targets, REDUCTION)
+    store_total(loss_ptr, scale_ptr, total, total_weight, num_targets, REDUCTION)
 
 
 @triton.jit(do_not_specialize=["num_keypoints", "num_mean_blocks", "num_blocks"])
@@ -254,20 +241,12 @@ def _gaussian_nll_bwd_kernel(
         HAS_BETA, HAS_FIXED, HAS_BOUNDS,
     )  # fmt: skip
     cell = tl.where(valid, row * width + column, -1).to(tl.int32)
-    pixel = tile * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
-    is_cell = pixel[None, :] == cell[:, None]
-    mask = exists[:, None] & (pixel < num_pixels)[None, :]
     for_log_var = tl.where(part == 0, for_0, tl.where(part == 1, for_1, for_2))
     gradient = tl.where(is_mean, tl.where(part == 0, mean_x, mean_y), for_log_var)
-    gradient = tl.where(is_cell, gradient[:, None], 0.0).to(grad_mean_ptr.dtype.element_ty)
-    pointer = tl.where(is_mean, grad_mean_ptr, grad_log_var_ptr) + batch * num_channels * num_pixels
-    channel = channel.to(tl.int64)
-    pixel = pixel.to(tl.int64)
-    if CHANNELS_LAST:
-        pointers = (pointer + channel)[:, None] + (pixel * num_channels)[None, :]
-    else:
-        pointers = (pointer + channel * num_pixels)[:, None] + pixel[None, :]
-    tl.store(pointers, gradient, mask=mask)
+    store_tile(
+        tl.where(is_mean, grad_mean_ptr, grad_log_var_ptr), gradient, cell, channel, exists, batch, tile, num_channels,
+        num_pixels, BLOCK_PIXELS, CHANNELS_LAST,
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_keypoints"])
@@ -568,18 +547,6 @@ _LOSS_SHAPE = {"BLOCK_SIZE": 128, "num_warps": 4}
 _SUM_SHAPE = {"BLOCK_SIZE": 1024, "num_warps": 8}
 
 
-def gradient_shape(num_pixels: int, channels: int, channels_last: bool) -> dict[str, int]:
-    """BLOCK_CHANNELS, BLOCK_PIXELS and num_warps of a tile of the gradient with up to 4096 elements, 32 a
-    thread, long in the direction in which memory is."""
-    if channels_last:
-        block_channels = min(triton.next_power_of_2(channels), 128)
-        block_pixels = min(triton.next_power_of_2(num_pixels), 4096 // block_channels)
-    else:
-        block_pixels = min(triton.next_power_of_2(num_pixels), 4096)
-        block_channels = min(triton.next_power_of_2(channels), max(1, 2048 // block_pixels))
-    return {"BLOCK_CHANNELS": block_channels, "BLOCK_PIXELS": block_pixels, "num_warps": 4}
-
-
 def gaussian_nll_fwd(
     loss: Tensor,  # [] or [B, K]
     scale: Tensor,  # []
@@ -662,7 +629,7 @@ def gaussian_nll_bwd(
     channels = columns - 2
     wanted = grad_mean if grad_mean.numel() else grad_log_var
     channels_last = not wanted.is_contiguous()
-    shape = gradient_shape(height * width, num_keypoints * max(2, channels), channels_last)
+    shape = tile_shape(height * width, num_keypoints * max(2, channels), channels_last)
     num_mean_blocks = triton.cdiv(num_keypoints * 2, shape["BLOCK_CHANNELS"]) if grad_mean.numel() else 0
     num_blocks = num_mean_blocks
     if grad_log_var.numel():
