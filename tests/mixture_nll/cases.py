@@ -12,6 +12,8 @@ from torch import Tensor
 
 from dark_kernels.mixture_nll import gaussian_mixture_nll, gaussian_mixture_nll_reference
 
+from ..cells import find_cells
+
 REDUCTIONS = ("none", "sum", "mean", "mean_valid")
 STRIDE = 4.0
 HEIGHT, WIDTH = 4, 5
@@ -126,24 +128,9 @@ def make_inputs(
     return Inputs(logits.to(dtype), mean.to(dtype), log_var.to(dtype), target.float(), weight)
 
 
-def find_cell(target: Tensor, stride: float, height: int, width: int) -> tuple[int, int] | None:
-    """Row and column of one target [2], or None."""
-    x, y = target.tolist()
-    if not (math.isfinite(x) and math.isfinite(y)):
-        return None
-    column, row = math.floor(x / stride), math.floor(y / stride)
-    return (row, column) if 0 <= row < height and 0 <= column < width else None
-
-
 def counted_cells(inputs: Inputs, stride: float) -> dict[tuple[int, int], tuple[int, int]]:
     """(b, k) -> (row, column) of the keypoints that count."""
-    batch, num_keypoints, _, height, width = inputs.logits.shape
-    found = {}
-    for b, k in itertools.product(range(batch), range(num_keypoints)):
-        cell = find_cell(inputs.target[b, k], stride, height, width)
-        if cell is not None and (inputs.weight is None or inputs.weight[b, k] > 0):
-            found[b, k] = cell
-    return found
+    return find_cells(inputs.target, inputs.weight, stride, *inputs.logits.shape[-2:])
 
 
 def call(inputs: Inputs, case: Case, backend: str = "auto", reduction: str | None = None) -> Tensor:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from dark_kernels.nll import gaussian_nll, gaussian_nll_reference
 
+from ..cells import find_cells
+
 # name -> (log variances a keypoint, distribution)
 FORMS = {
     "isotropic": (1, "gaussian"),
@@ -140,24 +142,9 @@ def make_inputs(
     return Inputs(mean.to(dtype), log_var.to(dtype), target.float(), weight)
 
 
-def find_cell(target: Tensor, stride: float, height: int, width: int) -> tuple[int, int] | None:
-    """Row and column of one target [2], or None."""
-    x, y = target.tolist()
-    if not (math.isfinite(x) and math.isfinite(y)):
-        return None
-    column, row = math.floor(x / stride), math.floor(y / stride)
-    return (row, column) if 0 <= row < height and 0 <= column < width else None
-
-
 def counted_cells(inputs: Inputs, stride: float) -> dict[tuple[int, int], tuple[int, int]]:
     """(b, k) -> (row, column) of the keypoints that count."""
-    batch, num_keypoints, _, height, width = inputs.mean.shape
-    found = {}
-    for b, k in itertools.product(range(batch), range(num_keypoints)):
-        cell = find_cell(inputs.target[b, k], stride, height, width)
-        if cell is not None and (inputs.weight is None or inputs.weight[b, k] > 0):
-            found[b, k] = cell
-    return found
+    return find_cells(inputs.target, inputs.weight, stride, *inputs.mean.shape[-2:])
 
 
 def call(inputs: Inputs, case: Case, backend: str = "auto", reduction: str | None = None) -> Tensor:

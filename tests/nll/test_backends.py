@@ -83,6 +83,17 @@ def test_maps_of_two_dtypes(service: tuple[str, torch.device]) -> None:
     assert [gradient.dtype for gradient in gradients] == [torch.float16, torch.float32]
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("num_keypoints", [85, 86, 401])
+@pytest.mark.parametrize("service", FUSED, indirect=True)
+def test_so_many_keypoints_that_they_are_added_up_in_a_second_launch(
+    num_keypoints: int, reduction: str, service: tuple[str, torch.device]
+) -> None:
+    """255 and 258 of them: either side of the 256 that one program takes; 1203: more than the second adds at once."""
+    case = Case("diagonal", weighted=True, reduction=reduction)
+    assert_like_truth(make_inputs(case, 3, num_keypoints, 2, 3, seed=31), case, *service)
+
+
 # --- what counts, and what does not ----------------------------------------------------------------------
 
 

@@ -352,3 +352,12 @@ def test_is_the_fused_loss_of_given_maps() -> None:
     mean, log_var = maps[:, :6].unflatten(1, (3, 2)), maps[:, 6:].unflatten(1, (3, 3))
     expected = gaussian_nll(mean, log_var, target, reduction="mean", **case.options)
     torch.testing.assert_close(call((features, weight, bias, target, None), case), expected)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "mean_valid"])
+@pytest.mark.parametrize("service", FUSED, indirect=True)
+def test_so_many_keypoints_that_they_are_added_up_in_a_launch_of_their_own(
+    reduction: str, service: tuple[str, torch.device]
+) -> None:
+    case = Case("isotropic", weighted=True, reduction=reduction)
+    assert_like_truth(make(case, 3, 90), case, *service)

@@ -12,7 +12,8 @@ from torch.distributions import Laplace, MultivariateNormal, Normal
 
 from dark_kernels.nll import gaussian_nll_reference
 
-from .cases import FORMS, REDUCTIONS, STRIDE, Case, Inputs, call, counted_cells, every_case, find_cell, make_inputs
+from ..cells import find_cell
+from .cases import FORMS, REDUCTIONS, STRIDE, Case, Inputs, call, counted_cells, every_case, make_inputs
 
 
 def loop_nll(mean: Tensor, log_var: Tensor, target: Tensor, weight: Tensor | None, stride: float) -> Tensor:
