@@ -1,4 +1,5 @@
-"""What the `library.py` of several rooms needs: the dtype of the arithmetic, gradients' memory, autograd's limits."""
+"""What the `library.py` of several rooms needs: the way past the dispatcher, the dtype of the arithmetic, gradients'
+memory, autograd's limits."""
 
 from __future__ import annotations
 

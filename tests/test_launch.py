@@ -93,6 +93,13 @@ def test_it_does_not_keep_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
         assert launch.launch_again(i, (tensor, tensor))
 
 
+def test_what_a_hook_has_stopped_is_not_kept() -> None:
+    kernel, tensor = Kernel(), torch.zeros(1)
+    kernel.compiled = None  # type: ignore[assignment]
+    launch.launch(kernel, (1, 1, 1), (tensor, 1, tensor, 1), {"BLOCK": 1, "WIDE": True}, key="key")
+    assert not launch.launch_again("key", (tensor, tensor))
+
+
 def test_stand_ins_for_a_kernel_have_no_key() -> None:
     assert launch.launch_key(Kernel(), (torch.zeros(4),), "anything") is None
 

@@ -95,7 +95,7 @@ def launch(
     launching it. A caller that can tell these properties by fewer names them in `key`, see `launch_key`.
     """
     compiled = kernel[grid](*arguments, **constants)
-    if key is None:
+    if key is None or compiled is None:  # a compile hook may have said no
         return
     if len(_kept) >= _MOST_KEPT:
         _kept.clear()
