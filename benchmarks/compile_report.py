@@ -177,9 +177,6 @@ def _decode_extras_calls(full: bool) -> Iterator[Call]:
         return Call(name, launch, contiguous, everywhere=full)
 
     flip, everything = "flipped flip_indices", "flipped flip_indices shift_flipped keypoint_indices image_transform"
-    combined = dataclasses.replace(
-        recipes.ARGMAX, blur="opencv", kernel_size=23, padding="reflect", argmax_on="blurred"
-    )
     for dtype in workloads.DTYPES:
         yield call("flip", recipes.DARKPOSE, workloads.W2, dtype, flip)
     yield call("offsets", UDP_COMBINED, workloads.W1, "float32", "offsets offset_scale")
