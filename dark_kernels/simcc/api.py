@@ -34,7 +34,8 @@ def decode_simcc(
 
     A keypoint whose score is not positive (or NaN, as it is where an axis holds a NaN) is invalid: both coordinates are
     -1, whatever the split ratio, and the score stays what it is. A peak of +inf stays in its bin, and so does a peak
-    whose step is not finite. Coordinates are always finite; nothing bounds a step, which on noise can be long.
+    whose step is not finite. Coordinates are always finite; nothing bounds a step, which can be long on noise, and near
+    an end of an axis, where the zeros beyond it bend the log.
 
     The result does not depend on the inputs in a differentiable way, as with `argmax`: tensors that require grad are
     accepted and the outputs carry no gradient. The inputs are never written to.

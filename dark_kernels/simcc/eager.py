@@ -27,6 +27,9 @@ _CLIP_MARGIN = 1e-5
 # How far the step's stencil reaches.
 _REACH = 2
 
+# Bins whose maximum is taken at once: long enough to vectorise over, short enough to search again.
+_GROUP_SIZE = 64
+
 
 def decode_simcc_fwd(
     simcc_x: Tensor,  # [B, K, Wx]
@@ -44,7 +47,7 @@ def decode_simcc_fwd(
     Taps are half of a blur kernel, centre first, or None for no refinement.
     """
     axes = simcc_x.to(dtype), simcc_y.to(dtype)
-    peaks, bins = zip(*(axis.max(-1) for axis in axes), strict=True)
+    peaks, bins = zip(*map(_first_maximum, axes), strict=True)
     # Halved before the sum, which could overflow.
     scores = 0.5 * peaks[0] + 0.5 * peaks[1] if mean_score else torch.minimum(*peaks)
     positions = [
@@ -59,12 +62,28 @@ def decode_simcc_fwd(
     return coords, scores, torch.minimum(largest, _largest_softmax(axes[1], peaks[1], sharpness_y))
 
 
+def _first_maximum(axis: Tensor) -> tuple[Tensor, Tensor]:
+    """Value and index of the first maximum, NaN being the largest value: [B, K] each.
+
+    Maxima without an index are vectorised on CPU and those with one are not, so: the maximum of each group of bins, the
+    first group that holds the largest, then the place inside that group.
+    """
+    if axis.device.type != "cpu" or axis.shape[-1] % _GROUP_SIZE != 0:
+        peaks, bins = axis.max(-1)
+        return peaks, bins
+    groups = axis.unflatten(-1, (-1, _GROUP_SIZE))
+    peaks, group = groups.amax(-1).max(-1)
+    chosen = groups.gather(-2, group[..., None, None].expand(*group.shape, 1, _GROUP_SIZE)).squeeze(-2)
+    return peaks, chosen.max(-1).indices.add_(group, alpha=_GROUP_SIZE)
+
+
 def _largest_softmax(axis: Tensor, peak: Tensor, sharpness: float) -> Tensor:
     """max softmax(sharpness * axis), of infinite peaks one over their number: [B, K]."""
-    exponents = (axis - peak[..., None]).mul_(sharpness)
-    # Two equal infinities differ by NaN; so does a NaN itself, and stays.
-    exponents.masked_fill_(axis == peak[..., None], 0.0)
-    return exponents.exp_().sum(-1).reciprocal_()
+    # Two equal infinities differ by NaN; so does all from a NaN, of which this is kept.
+    exponents = (axis - peak[..., None]).mul_(sharpness).nan_to_num_(nan=0.0)
+    # e^-80 is nothing beside the 1 of the largest, and a CPU takes far longer over numbers that are less than normal.
+    exponents.clamp_min_(-80.0)
+    return torch.where(peak.isnan(), peak, exponents.exp_().sum(-1).reciprocal_())
 
 
 def _dark_step(axis: Tensor, peak: Tensor, index: Tensor, taps: tuple[float, ...]) -> Tensor:
