@@ -232,8 +232,8 @@ def linear_gaussian_nll_fwd(
     options: Options,
     reduction: str,
     dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As `gaussian_nll_fwd`, of the maps that a 1x1 convolution would make."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `gaussian_nll_fwd`, of the maps that a 1x1 convolution would make; and the features at the cells [B, K, C]."""
     keypoint_weight = None if keypoint_weight is None else keypoint_weight.to(dtype)
     cells = _find_cells(target.to(dtype), keypoint_weight, features.shape[-2], features.shape[-1], options)
     num_keypoints = target.shape[1]
@@ -243,7 +243,7 @@ def linear_gaussian_nll_fwd(
         values = values + _by_keypoint(bias, num_keypoints).to(dtype)
     values = values.contiguous()  # which einsum need not return
     losses = _losses(values, cells.target, options)
-    return *_reduce(losses, cells.valid, keypoint_weight, reduction), values
+    return *_reduce(losses, cells.valid, keypoint_weight, reduction), values, at_cell
 
 
 def linear_gaussian_nll_bwd(
@@ -252,7 +252,9 @@ def linear_gaussian_nll_bwd(
     grad_bias: Tensor,  # [K * P], or no elements if not wanted
     grad_loss: Tensor,  # [] or [B, K]
     values: Tensor,  # [B, K, P]
-    features: Tensor,  # [B, C, H, W]
+    cell_features: Tensor,  # [B, K, C]
+    height: int,
+    width: int,
     weight: Tensor,  # [K * P, C]
     target: Tensor,  # [B, K, 2]
     keypoint_weight: Tensor | None,  # [B, K]
@@ -260,7 +262,6 @@ def linear_gaussian_nll_bwd(
     options: Options,
 ) -> None:
     """Add to the gradients, which are zeros."""
-    height, width = features.shape[-2:]
     num_keypoints, dtype = target.shape[1], values.dtype
     cells, gradients = _cell_gradients(
         grad_loss, values, target, keypoint_weight, scale, height, width, options
@@ -268,13 +269,17 @@ def linear_gaussian_nll_bwd(
     if grad_bias.numel():
         grad_bias.copy_(_by_channel(gradients.sum(0)))
     if grad_weight.numel():
-        at_cell = _read_features(features, cells, dtype)
-        grad_weight.copy_(_by_channel(torch.einsum("bkp,bkc->kpc", gradients, at_cell)))
+        grad_weight.copy_(_by_channel(torch.einsum("bkp,bkc->kpc", gradients, cell_features)))
     if grad_features.numel():
         at_cell = torch.einsum("bkp,kpc->bkc", gradients, _by_keypoint(weight, num_keypoints).to(dtype))
+        index = cells.row * width + cells.column
+        if grad_features.device.type == "cpu" and grad_features.dtype == dtype:
+            # In the order of the keypoints, which no other device promises; and half precision would round every sum.
+            at_cell = at_cell.transpose(1, 2).contiguous()
+            grad_features.flatten(2).scatter_add_(2, index.unsqueeze(1).expand_as(at_cell), at_cell)
+            return
         # Keypoints that share a cell all write the sum of theirs, the first one's to the last bit. Invalid ones stand
         # in cell 0 with a gradient of 0, and share it.
-        index = cells.row * width + cells.column
         shares = index[:, :, None] == index[:, None, :]
         first = shares.to(torch.uint8).argmax(-1, keepdim=True)
         at_cell = (shares.to(dtype) @ at_cell).gather(1, first.expand_as(at_cell)).to(grad_features.dtype)

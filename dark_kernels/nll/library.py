@@ -47,13 +47,14 @@ _library.define(
 )
 _library.define(
     "linear_gaussian_nll(Tensor features, Tensor weight, Tensor? bias, Tensor target, Tensor? keypoint_weight, "
-    f"{_OPTIONS}, str reduction, str backend) -> {_FORWARD_OUTPUTS}",
+    f"{_OPTIONS}, str reduction, str backend) -> {_FORWARD_OUTPUTS[:-1]}, Tensor cell_features)",
     tags=_TAGS,
 )
 _library.define(
-    "linear_gaussian_nll_backward(Tensor grad_loss, Tensor values, Tensor features, Tensor weight, Tensor target, "
-    "Tensor? keypoint_weight, Tensor scale, bool needs_features, bool needs_weight, ScalarType? bias_dtype, "
-    f"{_OPTIONS}, str backend) -> (Tensor grad_features, Tensor grad_weight, Tensor grad_bias)",
+    "linear_gaussian_nll_backward(Tensor grad_loss, Tensor values, Tensor cell_features, Tensor features, "
+    "Tensor weight, Tensor target, Tensor? keypoint_weight, Tensor scale, bool needs_features, bool needs_weight, "
+    f"ScalarType? bias_dtype, {_OPTIONS}, str backend) "
+    "-> (Tensor grad_features, Tensor grad_weight, Tensor grad_bias)",
     tags=_TAGS,
 )
 
@@ -165,19 +166,20 @@ def _linear_gaussian_nll(
     target: Tensor,
     keypoint_weight: Tensor | None,
     *arguments: Any,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     *options, reduction, backend = arguments
     dtype = arithmetic_dtype(features, weight, bias)
     serves = choose(backend, features.device.type, dtype).backend
-    if target.shape[0] == 0 or target.shape[1] == 0:
-        loss, scale, values = _linear_gaussian_nll_fake(features, weight, bias, target, keypoint_weight, *arguments)
-        return loss.zero_(), scale.zero_(), values
-    if serves == "triton":
+    is_empty = target.shape[0] == 0 or target.shape[1] == 0
+    if is_empty or serves == "triton":
+        outputs = _linear_gaussian_nll_fake(features, weight, bias, target, keypoint_weight, *arguments)
+        if is_empty:
+            loss, scale, values, cell_features = outputs
+            return loss.zero_(), scale.zero_(), values, cell_features
         from . import kernels
 
-        outputs = _linear_gaussian_nll_fake(features, weight, bias, target, keypoint_weight, *arguments)
         kernels.linear_gaussian_nll_fwd(
-            *outputs, features, weight, bias, target, keypoint_weight, Options(*options), reduction
+            *outputs[:3], features, weight, bias, target, keypoint_weight, Options(*options), reduction
         )
         return outputs
     return _without_autocast(
@@ -193,14 +195,19 @@ def _linear_gaussian_nll_fake(
     target: Tensor,
     keypoint_weight: Tensor | None,
     *arguments: Any,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     columns = weight.shape[0] // target.shape[1] if target.shape[1] else 3
-    return _empty_loss(target, arguments[-2], columns, arithmetic_dtype(features, weight, bias))
+    dtype = arithmetic_dtype(features, weight, bias)
+    # Of cold memory a CPU reads a cell's features slowly, so eager keeps them for the backward pass. The kernels don't.
+    keeps = choose(arguments[-1], features.device.type, dtype).backend != "triton"
+    cell_features = features.new_empty((*target.shape[:2], features.shape[1]) if keeps else (0,), dtype=dtype)
+    return *_empty_loss(target, arguments[-2], columns, dtype), cell_features
 
 
 def _linear_gaussian_nll_backward(
     grad_loss: Tensor,
     values: Tensor,
+    cell_features: Tensor,
     features: Tensor,
     weight: Tensor,
     target: Tensor,
@@ -215,19 +222,21 @@ def _linear_gaussian_nll_backward(
     gradients = _make_linear_gradients(make, features, weight, *arguments[:3])
     if is_empty:
         return gradients
-    tensors = (*gradients, grad_loss, values, features, weight, target, keypoint_weight, scale)
+    rest: tuple[Any, ...] = (weight, target, keypoint_weight, scale, Options(*options))
     if serves == "triton":
         from . import kernels
 
-        kernels.linear_gaussian_nll_bwd(*tensors, Options(*options))
+        kernels.linear_gaussian_nll_bwd(*gradients, grad_loss, values, features, *rest)
     else:
-        _without_autocast(eager.linear_gaussian_nll_bwd, *tensors, Options(*options))
+        sizes = features.shape[-2:]
+        _without_autocast(eager.linear_gaussian_nll_bwd, *gradients, grad_loss, values, cell_features, *sizes, *rest)
     return gradients
 
 
 def _linear_gaussian_nll_backward_fake(
     grad_loss: Tensor,
     values: Tensor,
+    cell_features: Tensor,
     features: Tensor,
     weight: Tensor,
     target: Tensor,
@@ -348,6 +357,7 @@ class _LinearGaussianNLLBackward(OnceDifferentiable):
     def forward(
         grad_loss: Tensor,
         values: Tensor,
+        cell_features: Tensor,
         features: Tensor,
         weight: Tensor,
         target: Tensor,
@@ -358,9 +368,8 @@ class _LinearGaussianNLLBackward(OnceDifferentiable):
         options: Options,
         backend: str,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return _call_linear_gaussian_nll_backward(
-            grad_loss, values, features, weight, target, keypoint_weight, scale, *needs, bias_dtype, *options, backend
-        )
+        tensors = (grad_loss, values, cell_features, features, weight, target, keypoint_weight, scale)
+        return _call_linear_gaussian_nll_backward(*tensors, *needs, bias_dtype, *options, backend)
 
 
 class _LinearGaussianNLL(torch.autograd.Function):
@@ -376,16 +385,16 @@ class _LinearGaussianNLL(torch.autograd.Function):
         options: Options,
         reduction: str,
         backend: str,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return _call_linear_gaussian_nll(features, weight, bias, target, keypoint_weight, *options, reduction, backend)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         features, weight, bias, target, keypoint_weight, options, _, backend = inputs
-        _, scale, values = output
+        _, scale, values, cell_features = output
         ctx.mark_non_differentiable(scale)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(values, features, weight, target, keypoint_weight, scale)
+        ctx.save_for_backward(values, cell_features, features, weight, target, keypoint_weight, scale)
         ctx.bias_dtype = None if bias is None else bias.dtype
         ctx.options, ctx.backend = options, backend
 

@@ -81,11 +81,12 @@ def test_opcheck_of_the_head(channels_last: bool, service: tuple[str, torch.devi
             (features, weight, each, target, None, *OPTIONS, "mean", backend),
             test_utils=tests,
         )
-    loss, scale, values = OPERATORS.linear_gaussian_nll(features, weight, bias, target, None, *OPTIONS, "mean", backend)
+    outputs = OPERATORS.linear_gaussian_nll(features, weight, bias, target, None, *OPTIONS, "mean", backend)
+    loss, scale, *rest = outputs
     for needs in ((True, True, torch.float16), (False, True, None), (True, False, torch.float32)):
         torch.library.opcheck(
             OPERATORS.linear_gaussian_nll_backward.default,
-            (torch.ones_like(loss), values, features, weight, target, None, scale, *needs, *OPTIONS, backend),
+            (torch.ones_like(loss), *rest, features, weight, target, None, scale, *needs, *OPTIONS, backend),
             test_utils=tests,
         )
 
