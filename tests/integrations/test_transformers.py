@@ -157,8 +157,8 @@ def test_vitpose_of_large_batches(vitpose: Any) -> None:
 
 @pytest.fixture(scope="module")
 def sapiens() -> Any:
-    stub_torchvision_ops()
     transformers = require("transformers")
+    stub_torchvision_ops()
     if not hasattr(transformers, "Sapiens2ImageProcessor"):
         pytest.skip("this version of transformers has no Sapiens2")
     return transformers.Sapiens2ImageProcessor()
