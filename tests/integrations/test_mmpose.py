@@ -15,6 +15,8 @@ from dark_kernels import recipes, testing
 
 from .conftest import require, stub_mmcv_ops
 
+require("mmpose.codecs")
+
 NAMES = {
     "MSRAHeatmap": "DarkKernelsMSRAHeatmap",
     "UDPHeatmap": "DarkKernelsUDPHeatmap",
@@ -39,7 +41,6 @@ Config = dict[str, Any]
 @pytest.fixture(scope="module")
 def codecs() -> Any:
     """MMPose's registry, with our codecs in it."""
-    require("mmpose.codecs")
     require("dark_kernels.integrations.mmpose")
     return require("mmpose.registry").KEYPOINT_CODECS
 

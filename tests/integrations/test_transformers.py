@@ -17,8 +17,9 @@ from dark_kernels.integrations.transformers import (
     post_process_sapiens2,
     post_process_vitpose,
 )
+from examples import drop_in
 
-from .conftest import require, stub_torchvision_ops
+from .conftest import require
 
 KEYS = ("keypoints", "scores", "labels", "bbox")
 # Boxes of eight crops in three images, wider and narrower than the crops.
@@ -63,9 +64,9 @@ def assert_same(ours: Any, published: Any, heatmap_width: int, sizes: list[float
 def vitpose(request: pytest.FixtureRequest) -> Any:
     """Both image processors that transformers has for VitPose."""
     require("transformers")
+    drop_in.import_torchvision()
     if request.param == "pil":
         return require("transformers.models.vitpose.image_processing_pil_vitpose").VitPoseImageProcessorPil()
-    stub_torchvision_ops()
     return require("transformers").VitPoseImageProcessor()
 
 
@@ -158,7 +159,7 @@ def test_vitpose_of_large_batches(vitpose: Any) -> None:
 @pytest.fixture(scope="module")
 def sapiens() -> Any:
     transformers = require("transformers")
-    stub_torchvision_ops()
+    drop_in.import_torchvision()
     if not hasattr(transformers, "Sapiens2ImageProcessor"):
         pytest.skip("this version of transformers has no Sapiens2")
     return transformers.Sapiens2ImageProcessor()
