@@ -236,6 +236,15 @@ def test_maps_without_a_keypoint(function: Any) -> None:
     assert pose["labels"].tolist() == [0, 3]
 
 
+@pytest.mark.parametrize("function", [post_process_vitpose, post_process_sapiens2])
+def test_images_without_boxes(function: Any) -> None:
+    heatmaps = testing.gaussian_blobs(1, 4, 24, 18, seed=0).heatmaps
+    box = [0.0, 0.0, 18.0, 24.0]
+    assert [len(image) for image in function(processor(), outputs(heatmaps), [[], [box], []])] == [0, 1, 0]
+    assert function(processor(), outputs(heatmaps[:0]), [[], []]) == [[], []]
+    assert function(processor(), outputs(heatmaps[:0]), []) == []
+
+
 def test_what_is_refused() -> None:
     heatmaps = testing.gaussian_blobs(2, 3, 24, 18, seed=0).heatmaps
     one, two = [[[0.0, 0.0, 18.0, 24.0]]], [[[0.0, 0.0, 18.0, 24.0]] * 2]
