@@ -13,7 +13,6 @@ from examples import drop_in
 
 from .conftest import require
 
-
 Run = Callable[..., tuple[list[float], str]]
 
 
