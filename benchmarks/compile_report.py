@@ -141,8 +141,53 @@ def _decode_calls(full: bool) -> Iterator[Call]:
         for recipe in all_recipes:
             if full or (recipe.name == "darkpose" and dtype != "bfloat16"):
                 yield call(recipe, w2, dtype, False, "channels_last")
+    yield from _decode_extras_calls(full)
     if full:
         yield call(recipes.DARKPOSE, workloads.W5, "float32", False)
+
+
+def _decode_extras_calls(full: bool) -> Iterator[Call]:
+    """What decode takes besides: mirrored maps, chosen channels, a way to the image, offset maps."""
+    from dark_kernels.decode.api import UDP_COMBINED
+
+    def call(label: str, recipe: Any, workload: Any, dtype: str, names: str, memory_format: str = "contiguous") -> Call:
+        def launch(module: ModuleType) -> None:
+            from dark_kernels.decode import library
+            from dark_kernels.decode.options import Extras
+
+            batch, channels, height, width = workload.shape
+            heatmaps = torch.empty(workload.shape, dtype=workloads.DTYPES[dtype])
+            if memory_format == "channels_last":
+                heatmaps = heatmaps.to(memory_format=torch.channels_last)
+            values = {
+                "flipped": torch.empty_like(heatmaps),
+                "flip_indices": torch.empty(channels, dtype=torch.int64),
+                "shift_flipped": True,
+                "keypoint_indices": torch.empty(5, dtype=torch.int64),
+                "image_transform": torch.empty(batch, 2, 3),
+                "offsets": heatmaps.new_empty((batch, channels, 2, height, width)),
+                "offset_scale": 3.5,
+            }
+            extras = Extras(**{name: values[name] for name in names.split()})
+            outputs = library.empty_outputs(heatmaps, recipe.has_hessian, extras)
+            module.decode_fwd(*outputs, heatmaps, *recipe.operator_arguments, recipe.has_hessian, extras=extras)
+
+        contiguous = memory_format == "contiguous"
+        name = f"{label} {workload.name} {dtype}" + ("" if contiguous else " channels_last")
+        return Call(name, launch, contiguous, everywhere=full)
+
+    flip, everything = "flipped flip_indices", "flipped flip_indices shift_flipped keypoint_indices image_transform"
+    combined = dataclasses.replace(
+        recipes.ARGMAX, blur="opencv", kernel_size=23, padding="reflect", argmax_on="blurred"
+    )
+    for dtype in workloads.DTYPES:
+        yield call("flip", recipes.DARKPOSE, workloads.W2, dtype, flip)
+    yield call("offsets", UDP_COMBINED, workloads.W1, "float32", "offsets offset_scale")
+    yield call("flip, indices, image", recipes.MMPOSE_UDP, workloads.W1, "float16", everything)
+    yield call("flip, indices, image", recipes.DARKPOSE, workloads.W1, "float32", everything, "channels_last")
+    if full:
+        for recipe in recipes.ALL:
+            yield call(f"{recipe.name} flip", recipe, workloads.W3, "float32", flip)
 
 
 def _nll_calls(full: bool) -> Iterator[Call]:

@@ -1,7 +1,7 @@
 """Fused Triton kernels for pose estimation: heatmaps to keypoints, and losses for their training."""
 
 from . import nn, recipes, transforms
-from .decode import decode
+from .decode import decode, decode_offsets
 from .mixture_nll import gaussian_mixture_nll
 from .nll import gaussian_nll, linear_gaussian_nll
 from .recipes import Recipe
@@ -14,6 +14,7 @@ __all__ = [
     "Recipe",
     "__version__",
     "decode",
+    "decode_offsets",
     "gaussian_mixture_nll",
     "gaussian_nll",
     "linear_gaussian_nll",

@@ -11,7 +11,17 @@ import typing
 import pytest
 
 import dark_kernels
-from dark_kernels import Keypoints, Recipe, decode, gaussian_mixture_nll, nn, recipes, testing, transforms
+from dark_kernels import (
+    Keypoints,
+    Recipe,
+    decode,
+    decode_offsets,
+    gaussian_mixture_nll,
+    nn,
+    recipes,
+    testing,
+    transforms,
+)
 from dark_kernels.integrations import darkpose, transformers
 
 MODULES = [module.name for module in pkgutil.walk_packages(dark_kernels.__path__, "dark_kernels.")]
@@ -22,7 +32,9 @@ ROWS = [
 
 
 def test_package() -> None:
-    assert {"Keypoints", "Recipe", "__version__", "decode", "nn", "recipes"} <= set(dark_kernels.__all__)
+    assert {"Keypoints", "Recipe", "__version__", "decode", "decode_offsets", "nn", "recipes"} <= set(
+        dark_kernels.__all__
+    )
     assert "gaussian_mixture_nll" in dark_kernels.__all__
     assert re.fullmatch(r"\d+\.\d+\.\d+([ab.]\S+)?", dark_kernels.__version__)
 
@@ -56,9 +68,26 @@ def test_decode() -> None:
         "recipe": recipes.DARKPOSE,
         "covariance": False,
         "backend": "auto",
+        "flipped": None,
+        "flip_indices": None,
+        "shift_flipped": False,
+        "image_transform": None,
+        "keypoint_indices": None,
     }
-    assert all(parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for parameter in signature.parameters.values())
+    by_position = [name for name, one in signature.parameters.items() if one.kind is one.POSITIONAL_OR_KEYWORD]
+    assert by_position == ["heatmaps", "recipe", "covariance", "backend"]
     assert typing.get_type_hints(decode)["return"] is Keypoints
+
+
+def test_decode_offsets() -> None:
+    signature = inspect.signature(decode_offsets)
+    assert {name: parameter.default for name, parameter in signature.parameters.items()} == {
+        "heatmaps": inspect.Parameter.empty,
+        "kernel_size": 11,
+        "radius_factor": 0.0546875,
+        "backend": "auto",
+        "image_transform": None,
+    }
 
 
 def test_gaussian_mixture_nll() -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .maps import load_pixels
+
 
 @triton.jit
 def source_index(index, size, PADDING: tl.constexpr):
@@ -62,14 +64,18 @@ def _finite(value):
 
 @triton.jit
 def blur_points(
-    map_ptr,
+    map_ptr,  # this and the next five: see `maps.py`
     stride_h,
     stride_w,
+    flipped_ptr,
+    flipped_stride_h,
+    flipped_stride_w,
     height,
     width,
     y,  # [N] where the blurred map is wanted, inside the map
     x,  # [N]
     LANES: tl.constexpr,  # a power of two, more than RADIUS
+    FLIP: tl.constexpr,
     PADDING: tl.constexpr,
     RADIUS: tl.constexpr,
     EXPONENT: tl.constexpr,
@@ -95,8 +101,6 @@ def blur_points(
     else:
         left = source_index(left, width, PADDING)
         right = source_index(right, width, PADDING)
-    left = left.to(tl.int64) * stride_w
-    right = right.to(tl.int64) * stride_w
 
     blurred = tl.zeros([y.shape[0], LANES], dtype=tl.float32)
     for distance in range(0, RADIUS + 1):
@@ -110,12 +114,22 @@ def blur_points(
         else:
             above = source_index(above, height, PADDING)
             below = source_index(below, height, PADDING)
-        above_ptr = map_ptr + above.to(tl.int64) * stride_h
-        below_ptr = map_ptr + below.to(tl.int64) * stride_h
-        above_left = tl.load(above_ptr + left, mask=left_exists & above_exists, other=0.0).to(tl.float32)
-        above_right = tl.load(above_ptr + right, mask=right_exists & above_exists, other=0.0).to(tl.float32)
-        below_left = tl.load(below_ptr + left, mask=left_exists & below_exists, other=0.0).to(tl.float32)
-        below_right = tl.load(below_ptr + right, mask=right_exists & below_exists, other=0.0).to(tl.float32)
+        above_left = load_pixels(
+            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, above, left,
+            left_exists & above_exists, FLIP,
+        )  # fmt: skip
+        above_right = load_pixels(
+            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, above, right,
+            right_exists & above_exists, FLIP,
+        )  # fmt: skip
+        below_left = load_pixels(
+            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, below, left,
+            left_exists & below_exists, FLIP,
+        )  # fmt: skip
+        below_right = load_pixels(
+            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, below, right,
+            right_exists & below_exists, FLIP,
+        )  # fmt: skip
         above_left = _finite(above_left)
         above_right = _finite(above_right)
         below_left = _finite(below_left)
@@ -146,6 +160,9 @@ def blur_stencil(
     map_ptr,
     stride_h,
     stride_w,
+    flipped_ptr,
+    flipped_stride_h,
+    flipped_stride_w,
     height,
     width,
     y,  # inside the map
@@ -154,6 +171,7 @@ def blur_stencil(
     lane,  # [16]
     WINDOW: tl.constexpr,  # a power of two, more than 2 * (RADIUS + reach of the stencil)
     IS_WIDE: tl.constexpr,
+    FLIP: tl.constexpr,
     PADDING: tl.constexpr,
     RADIUS: tl.constexpr,
     EXPONENT: tl.constexpr,
@@ -181,7 +199,6 @@ def blur_stencil(
     column_exists = (seen >= 0) & (seen < width)
     if PADDING != "zeros":
         seen = source_index(seen, width, PADDING)
-    column_ptr = map_ptr + seen.to(tl.int64) * stride_w
     below = 1
     above = -1
     right = 1
@@ -203,12 +220,15 @@ def blur_stencil(
         row_exists = (seen_row >= 0) & (seen_row < height)
         if PADDING != "zeros":
             seen_row = source_index(seen_row, height, PADDING)
-        window_ptr = column_ptr[None, :] + (seen_row.to(tl.int64) * stride_h)[:, None]
+        seen_row = seen_row[:, None]
+        exists = None
         if PADDING == "zeros":
-            window = tl.load(window_ptr, mask=row_exists[:, None] & column_exists[None, :], other=0.0)
-        else:
-            window = tl.load(window_ptr)
-        window = tl.maximum(window.to(tl.float32) - level, -LARGEST)
+            exists = row_exists[:, None] & column_exists[None, :]
+        window = load_pixels(
+            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, seen_row, seen[None, :],
+            exists, FLIP,
+        )  # fmt: skip
+        window = tl.maximum(window - level, -LARGEST)
         row_0 += _sum_of_rows(window, row, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
         row_below += _sum_of_rows(window, row - below, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
         row_above += _sum_of_rows(window, row - above, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
@@ -255,6 +275,9 @@ def scan_blurred_map(
     map_ptr,
     stride_h,
     stride_w,
+    flipped_ptr,
+    flipped_stride_h,
+    flipped_stride_w,
     height,
     width,
     largest,
@@ -264,6 +287,7 @@ def scan_blurred_map(
     HALO_SIDE: tl.constexpr,  # a power of two, at least TILE_SIDE + 2 * RADIUS
     POINTS: tl.constexpr,  # that are blurred at once
     LANES: tl.constexpr,
+    FLIP: tl.constexpr,
     PADDING: tl.constexpr,
     RADIUS: tl.constexpr,
     EXPONENT: tl.constexpr,
@@ -302,12 +326,14 @@ def scan_blurred_map(
             rows = top - RADIUS + tl.minimum(row_step + halo_row, TILE_SIDE + 2 * RADIUS - 1)
             rows_exist = (rows >= 0) & (rows < height)
             rows = source_index(rows, height, PADDING)[:, None]
-            pointers = map_ptr + rows.to(tl.int64) * stride_h + columns.to(tl.int64) * stride_w
+            exists = None
             if PADDING == "zeros":
-                pixels = tl.load(pointers, mask=rows_exist[:, None] & columns_exist[None, :], other=0.0)
-            else:
-                pixels = tl.load(pointers)
-            seen = tl.maximum(seen, pixels.to(tl.float32))
+                exists = rows_exist[:, None] & columns_exist[None, :]
+            pixels = load_pixels(
+                map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, rows, columns, exists,
+                FLIP,
+            )  # fmt: skip
+            seen = tl.maximum(seen, pixels)
         bound = tl.max(tl.max(seen, axis=1), axis=0)
         if bound + MARGIN * tl.abs(bound) >= largest:
             for part in range(0, TILE_SIDE * TILE_SIDE, POINTS):
@@ -315,8 +341,9 @@ def scan_blurred_map(
                 x = left + (part + lane) % TILE_SIDE
                 inside = (y < height) & (x < width)
                 blurred = blur_points(
-                    map_ptr, stride_h, stride_w, height, width, tl.minimum(y, height - 1), tl.minimum(x, width - 1),
-                    LANES, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
+                    map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, height, width,
+                    tl.minimum(y, height - 1), tl.minimum(x, width - 1),
+                    LANES, FLIP, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
                 )  # fmt: skip
                 value, index = first_maximum(
                     tl.where(inside, blurred, float("-inf")),

@@ -13,16 +13,20 @@ import torch
 import triton
 from torch import Tensor
 
-# The compiler for NVIDIA GPUs aims at the next step of occupancy and spills a word or two to reach it. Named a
-# limit it stays below that, and there decode needs no more. Other vendors' compilers know no such option.
-REGISTER_LIMIT: dict[str, int] = (
-    {} if torch.version.hip is not None or getattr(torch.version, "xpu", None) is not None else {"maxnreg": 96}
-)
-
 # From 3.3 on a compiled kernel takes all arguments, constants included. On AMD GPUs what is compiled depends on the
 # sizes of storages too, which no key of ours holds.
 _KEEPS_KERNELS = torch.version.hip is None and tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 3)
 _MOST_KEPT = 1024
+
+
+def register_limit(registers: int) -> dict[str, int]:
+    """The option that names the registers of a thread to the compiler.
+
+    That for NVIDIA GPUs aims at the next step of occupancy and spills a word or two to reach it. Named a limit it stays
+    below that. Other vendors' compilers know no such option.
+    """
+    elsewhere = torch.version.hip is not None or getattr(torch.version, "xpu", None) is not None
+    return {} if elsewhere else {"maxnreg": registers}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Heatmaps to keypoints."""
 
-from .api import decode
+from .api import decode, decode_offsets
 from .reference import decode_reference
 
-__all__ = ["decode", "decode_reference"]
+__all__ = ["decode", "decode_offsets", "decode_reference"]

@@ -18,6 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .options import NO_EXTRAS, Extras
+
 # How far rounding can push a value across a clip: float32 blurs are good to a few 1e-7. Generous, since a
 # map sent to the exact way without need costs time and not accuracy.
 _CLIP_MARGIN = 1e-5
@@ -85,12 +87,16 @@ def decode_fwd(
     score_offset: float,
     known_variance: float,
     covariance: bool,
+    *,
+    extras: Extras = NO_EXTRAS,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """coords [B, K, 2], scores [B, K] and covariances [B, K, 2, 2] (None unless asked for).
 
     `taps` is half of the blur kernel, centre first; the other arguments are the fields of a Recipe.
     float64 for float64 heatmaps, else float32.
     """
+    if extras is not NO_EXTRAS:
+        heatmaps = _chosen_and_merged(heatmaps, extras)
     batch, num_keypoints = heatmaps.shape[:2]
     output_dtype = torch.float64 if heatmaps.dtype == torch.float64 else torch.float32
     searched = heatmaps
@@ -100,11 +106,12 @@ def decode_fwd(
     same_layout = searched.stride() == heatmaps.stride() and searched.dtype == heatmaps.dtype
     peaks, y, x = _first_maximum(searched, plan if same_layout else _plan(searched, taps, padding, stencil))
     peaks = peaks.to(output_dtype)
-    scale = None
-    if argmax_on_blurred and rescale:
+    scale, raw_maxima = None, peaks
+    if argmax_on_blurred:
         raw_maxima = heatmaps.amax((-2, -1)).view(-1).to(output_dtype)
-        scale = torch.where(peaks > 0, raw_maxima / peaks, 1.0)
-        peaks = peaks * scale
+        if rescale:
+            scale = torch.where(peaks > 0, raw_maxima / peaks, 1.0)
+            peaks = peaks * scale
 
     coords = torch.stack([x, y])  # [2, N] up to the end: long rows are what vectors like
     covariances = None
@@ -124,10 +131,14 @@ def decode_fwd(
         # border or from an infinite one (see _blur_at_stencil). The peak then stays where it is.
         offset = _newton_step(derivatives, step).nan_to_num_(0.0, 0.0, 0.0)
     elif stencil != "none":
-        offset = _quarter_step(searched, peaks, y, x, extra_shift, legacy=stencil == "quarter_legacy")
+        offset = _quarter_step(searched, raw_maxima, y, x, extra_shift, legacy=stencil == "quarter_legacy")
     if stencil != "none":
         coords = coords + (offset if max_offset == math.inf else offset.clamp_(-max_offset, max_offset))
+    if extras.offsets is not None:
+        coords = coords + _read_offsets(extras.offsets, extras.offset_scale, raw_maxima, y, x)
     coords = coords.to(output_dtype)
+    if extras.image_transform is not None:
+        coords, covariances = _transform(coords, covariances, extras.image_transform.to(output_dtype))
     coords.masked_fill_((peaks > 0).logical_not_(), invalid)  # a NaN is not positive
     if score_scale != 1.0 or score_offset != 0.0:
         peaks = peaks * score_scale + score_offset
@@ -136,6 +147,60 @@ def decode_fwd(
         peaks.view(batch, num_keypoints),
         covariances,
     )
+
+
+# --- what a call may take besides ------------------------------------------------------------------------
+
+
+def _chosen_and_merged(heatmaps: Tensor, extras: Extras) -> Tensor:
+    """The maps to decode: the chosen channels, and the means with their mirrored maps, in float32 or float64."""
+    channels = _held(extras.keypoint_indices, heatmaps)
+    maps = heatmaps if channels is None else heatmaps.index_select(1, channels)
+    mirrored, flipped = _held(extras.flip_indices, heatmaps), extras.flipped
+    if flipped is None or mirrored is None:
+        return maps
+    if channels is not None:
+        mirrored = mirrored.index_select(0, channels)
+    dtype = torch.float64 if heatmaps.dtype == torch.float64 else torch.float32
+    column = torch.arange(heatmaps.shape[3] - 1, -1, -1, device=heatmaps.device)
+    if extras.shift_flipped:
+        column = torch.cat([column[:1], column[:-1]])
+    flipped = flipped.index_select(1, mirrored).index_select(3, column).to(dtype).mul_(0.5)
+    return flipped.add_(maps.to(dtype), alpha=0.5)
+
+
+def _held(indices: Tensor | None, heatmaps: Tensor) -> Tensor | None:
+    """Indices of channels. Of those on a device nobody has seen the values: held to what there is."""
+    if indices is None or indices.device.type == "cpu":
+        return indices
+    return indices.clamp(0, heatmaps.shape[1] - 1)
+
+
+def _read_offsets(offsets: Tensor, scale: float, raw_maxima: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """The offset maps [B, K, 2, H, W] at each peak, scaled: [2, N]. 0 where that is not finite, or the map is not."""
+    batch, num_keypoints = offsets.shape[:2]
+    index = torch.arange(batch * num_keypoints, device=offsets.device)
+    keypoint = index % num_keypoints
+    index = index.div(num_keypoints, rounding_mode="floor")
+    read = offsets[index, keypoint, :, y, x].to(raw_maxima.dtype).mul_(scale)
+    moves = read.isfinite().all(-1) & (raw_maxima < math.inf)
+    return torch.where(moves[:, None], read, 0.0).t()
+
+
+def _transform(coords: Tensor, covariances: Tensor | None, matrices: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Coordinates [2, N] and covariances [B, K, 2, 2] in the image, by affine matrices [B, 2, 3]."""
+    batch = matrices.shape[0]
+    num_keypoints = coords.shape[1] // batch
+    x, y = coords.view(2, batch, num_keypoints)
+    along_x, along_y, shift = matrices.permute(2, 1, 0).unsqueeze(-1)  # columns, each [2, B, 1]
+    coords = (along_x * x + along_y * y + shift).flatten(1)
+    if covariances is not None:
+        linear = matrices[:, None, :, :2]
+        # Sums of products and no matrix product, for which a user may have allowed TF32.
+        left = (linear.unsqueeze(-1) * covariances.unsqueeze(-3)).sum(-2)
+        covariances = (left.unsqueeze(-2) * linear.unsqueeze(-3)).sum(-1)
+        covariances.diagonal(dim1=-2, dim2=-1).clamp_(min=0)  # rounding must not push a variance below zero
+    return coords, covariances
 
 
 # --- what a call needs to know of the shape and the recipe, and nothing of the values --------------------
@@ -459,7 +524,7 @@ def _newton_step(derivatives: Tensor, plan: _StencilPlan) -> Tensor:
     return step.narrow(0, 0, 2) / step.narrow(0, 2, 1)
 
 
-def _quarter_step(maps: Tensor, peaks: Tensor, y: Tensor, x: Tensor, extra_shift: float, legacy: bool) -> Tensor:
+def _quarter_step(maps: Tensor, raw_maxima: Tensor, y: Tensor, x: Tensor, extra_shift: float, legacy: bool) -> Tensor:
     """A quarter of a pixel towards the larger neighbour, and the extra shift, where the border rule acts."""
     _, num_keypoints, height, width = maps.shape
     index = torch.arange(y.shape[0], device=maps.device)
@@ -477,8 +542,8 @@ def _quarter_step(maps: Tensor, peaks: Tensor, y: Tensor, x: Tensor, extra_shift
     else:
         moves_x, moves_y = moves_x & (y > 0), moves_y & (x > 0)
     moves = torch.stack([moves_x, moves_y])
-    moves &= peaks < math.inf
-    return torch.where(moves, 0.25 * sign.to(peaks.dtype) + extra_shift, 0.0)
+    moves &= raw_maxima < math.inf
+    return torch.where(moves, 0.25 * sign.to(raw_maxima.dtype) + extra_shift, 0.0)
 
 
 def _covariances(derivatives: Tensor, peaks: Tensor, known_variance: float) -> Tensor:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import math
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -11,9 +10,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._triton.blur import blur_points, blur_stencil, first_maximum, scan_blurred_map
-from .._triton.launch import REGISTER_LIMIT, lanes_of, launch, launch_again, launch_key, on_device_of
-from ..recipes import blur_taps
+from .._triton.blur import first_maximum, scan_blurred_map
+from .._triton.launch import lanes_of, launch, launch_again, launch_key, on_device_of, register_limit
+from .._triton.maps import flipped_column, mean_of
+from .._triton.refine import recipe_constants, refine
+from .options import NO_EXTRAS, Extras
 
 
 @triton.jit
@@ -36,16 +37,23 @@ def _comparable(value):
 
 
 @triton.jit
-def _load_whole(map_ptr, index, stride_h, stride_w, width, IS_FLAT: tl.constexpr):
+def _offset_in_flipped(index, stride_h, stride_w, width, FLIP: tl.constexpr):
+    """Where the mirrored map's pixels for these of the map lie, from the last column of its first row."""
+    row = index // width
+    return row * stride_h + flipped_column(index - row * width, FLIP) * stride_w
+
+
+@triton.jit
+def _load_whole(map_ptr, stride_h, stride_w, index, width, IS_FLAT: tl.constexpr):
     """Pixels of maps, all of which exist: the loads of the streaming loop."""
     return _comparable(tl.load(map_ptr + _offset_of(index, stride_h, stride_w, width, IS_FLAT)))
 
 
 @triton.jit
-def _load_rest(map_ptr, index, last_pixel, exists, stride_h, stride_w, width, IS_FLAT: tl.constexpr):
-    """Pixels of maps before the last one, of maps that exist; else -inf."""
+def _load_rest(map_ptr, stride_h, stride_w, index, exists, width, IS_FLAT: tl.constexpr):
+    """Pixels of maps, of which some may not exist; these are -inf."""
     offset = _offset_of(index, stride_h, stride_w, width, IS_FLAT)
-    return _comparable(tl.load(map_ptr + offset, mask=exists & (index < last_pixel), other=float("-inf")))
+    return _comparable(tl.load(map_ptr + offset, mask=exists, other=float("-inf")))
 
 
 @triton.jit
@@ -55,6 +63,9 @@ def _scan_step(
     map_ptr,
     stride_h,
     stride_w,
+    flipped_ptr,
+    flipped_stride_h,
+    flipped_stride_w,
     last_pixel,
     width,
     start,
@@ -64,14 +75,24 @@ def _scan_step(
     LOADS: tl.constexpr,
     IS_FLAT: tl.constexpr,
     IS_WHOLE: tl.constexpr,
+    FLIP: tl.constexpr,
 ):
     """LOADS blocks of pixels from `start` on."""
     for part in tl.static_range(LOADS):
         block_start = start + part * BLOCK_SIZE
+        index = block_start + lane
+        exists_here = exists & (index < last_pixel)
         if IS_WHOLE:
-            value = _load_whole(map_ptr, block_start + lane, stride_h, stride_w, width, IS_FLAT)
+            value = _load_whole(map_ptr, stride_h, stride_w, index, width, IS_FLAT)
         else:
-            value = _load_rest(map_ptr, block_start + lane, last_pixel, exists, stride_h, stride_w, width, IS_FLAT)
+            value = _load_rest(map_ptr, stride_h, stride_w, index, exists_here, width, IS_FLAT)
+        if FLIP != "none":
+            flipped_pixel_ptr = flipped_ptr + _offset_in_flipped(index, flipped_stride_h, flipped_stride_w, width, FLIP)
+            if IS_WHOLE:
+                flipped = tl.load(flipped_pixel_ptr)
+            else:
+                flipped = tl.load(flipped_pixel_ptr, mask=exists_here, other=float("-inf"))
+            value = mean_of(value.to(tl.float32), flipped.to(tl.float32))
         # Three instructions an element. One would do to keep the step alone and to look for the place in it
         # afterwards, but at the end of a map that takes longer than these do on the way.
         best_start = tl.where(value > best, block_start, best_start)
@@ -81,9 +102,12 @@ def _scan_step(
 
 @triton.jit
 def _scan_maps(
-    map_ptr,  # [MAPS, 1]
+    map_ptr,  # [MAPS, 1]; this and the next five: see `_triton/maps.py`
     stride_h,
     stride_w,
+    flipped_ptr,  # [MAPS, 1]
+    flipped_stride_h,
+    flipped_stride_w,
     first_pixel,
     last_pixel,
     width,
@@ -93,6 +117,7 @@ def _scan_maps(
     LOADS: tl.constexpr,
     IS_FLAT: tl.constexpr,
     WIDE_INDEX: tl.constexpr,
+    FLIP: tl.constexpr,
 ):
     """Value (float32) and flat index of the first maximum among the pixels from `first_pixel` to before `last_pixel`
     of each map, in row-major order and in one pass: [MAPS] each.
@@ -101,7 +126,8 @@ def _scan_maps(
     """
     NO_INDEX: tl.constexpr = 0x7FFFFFFFFFFFFFFF if WIDE_INDEX else 0x7FFFFFFF
     STEP: tl.constexpr = BLOCK_SIZE * LOADS
-    KIND: tl.constexpr = tl.float32 if map_ptr.dtype.element_ty == tl.bfloat16 else map_ptr.dtype.element_ty
+    AS_IT_IS: tl.constexpr = FLIP == "none" and map_ptr.dtype.element_ty != tl.bfloat16
+    KIND: tl.constexpr = map_ptr.dtype.element_ty if AS_IT_IS else tl.float32
     lane = tl.arange(0, BLOCK_SIZE)[None, :]
     if WIDE_INDEX:
         lane = lane.to(tl.int64)
@@ -112,13 +138,13 @@ def _scan_maps(
     first_rest = first_pixel + (last_pixel - first_pixel) // STEP * STEP
     for start in range(first_pixel, first_rest, STEP):
         best, best_start = _scan_step(
-            best, best_start, map_ptr, stride_h, stride_w, last_pixel, width, start, lane, exists,
-            BLOCK_SIZE, LOADS, IS_FLAT, MAPS == 1,
+            best, best_start, map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w,
+            last_pixel, width, start, lane, exists, BLOCK_SIZE, LOADS, IS_FLAT, MAPS == 1, FLIP,
         )  # fmt: skip
     if first_rest < last_pixel:
         best, best_start = _scan_step(
-            best, best_start, map_ptr, stride_h, stride_w, last_pixel, width, first_rest, lane, exists,
-            BLOCK_SIZE, LOADS, IS_FLAT, False,
+            best, best_start, map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w,
+            last_pixel, width, first_rest, lane, exists, BLOCK_SIZE, LOADS, IS_FLAT, False, FLIP,
         )  # fmt: skip
 
     is_nan = best != best
@@ -131,56 +157,69 @@ def _scan_maps(
 
 
 @triton.jit
+def _not_negative(variance):
+    """A variance that rounding has not pushed below zero. NaN stays."""
+    return tl.where(variance < 0, 0.0, variance)
+
+
+@triton.jit
 def _only(values):
     """The number in a tensor of one."""
     return tl.sum(values, axis=0)
 
 
 @triton.jit
-def _log_ratio(value, center):
-    """log(value / center), exact to float32 rounding where the two are close.
+def _maps_of(
+    heatmaps_ptr,
+    heatmaps_stride_b,
+    heatmaps_stride_k,
+    flipped_ptr,
+    flipped_stride_b,
+    flipped_stride_k,
+    flipped_stride_w,
+    keypoint_indices_ptr,
+    flip_indices_ptr,
+    batch,
+    keypoint,
+    num_channels,
+    width,
+    FLIP: tl.constexpr,
+    HAS_KEYPOINT_INDICES: tl.constexpr,
+):
+    """The first pixel of a keypoint's map, and the last one of the first row of its mirrored map.
 
-    The derivatives are differences of logs that differ little. Hardware logarithms have an absolute error
-    near 1, so close values take the series of 2 artanh(z) instead; at |z| = 1/4 its remainder is 5e-9.
+    Indices on a device are not checked by the host, so they are held to the channels that there are.
     """
-    z = (0.5 * value - 0.5 * center) / (0.5 * value + 0.5 * center)  # halves: a sum could overflow
-    square = z * z
-    series = 1.0 + square * (1 / 3 + square * (1 / 5 + square * (1 / 7 + square * (1 / 9 + square * (1 / 11)))))
-    # Of two logs and not of the ratio, which could underflow.
-    return tl.where(tl.abs(z) < 0.25, 2.0 * z * series, tl.log(value) - tl.log(center))
+    channel = keypoint.to(tl.int64)
+    if HAS_KEYPOINT_INDICES:
+        channel = tl.minimum(tl.maximum(tl.load(keypoint_indices_ptr + channel), 0), num_channels - 1)
+    map_ptr = heatmaps_ptr + (batch * heatmaps_stride_b + channel * heatmaps_stride_k)
+    flipped_map_ptr = map_ptr
+    if FLIP != "none":
+        mirrored = tl.minimum(tl.maximum(tl.load(flip_indices_ptr + channel), 0), num_channels - 1)
+        last_column = (width - 1) * flipped_stride_w
+        flipped_map_ptr = flipped_ptr + (batch * flipped_stride_b + mirrored * flipped_stride_k + last_column)
+    return map_ptr, flipped_map_ptr
 
 
-@triton.jit
-def _pixel_or_edge(map_ptr, stride_h, stride_w, height, width, y, x):
-    y = tl.minimum(tl.maximum(y, 0), height - 1).to(tl.int64)
-    x = tl.minimum(tl.maximum(x, 0), width - 1).to(tl.int64)
-    return tl.load(map_ptr + y * stride_h + x * stride_w).to(tl.float32)
-
-
-@triton.jit
-def _sign_or_zero(difference):
-    """-1, 0 or 1; 0 for NaN, as of two infinite neighbours."""
-    return tl.where(difference > 0, 1.0, tl.where(difference < 0, -1.0, 0.0))
-
-
-@triton.jit
-def _weighted_sum(points, lane, plus_a, plus_b, minus_a, minus_b):
-    """Of 16 points two added and two subtracted. A lane of -1 stands for none."""
-    is_added = (lane == plus_a) | (lane == plus_b)
-    is_subtracted = (lane == minus_a) | (lane == minus_b)
-    return tl.sum(tl.where(is_added, points, tl.where(is_subtracted, -points, 0.0)), axis=0)
-
-
-@triton.jit(do_not_specialize=["num_keypoints", "num_parts"])
+@triton.jit(do_not_specialize=["num_keypoints", "num_channels", "num_parts"])
 def _scan_parts_kernel(
     part_peaks_ptr,  # [B, K, num_parts]
     part_indices_ptr,  # [B, K, num_parts]
-    heatmaps_ptr,  # [B, K, H, W]
+    heatmaps_ptr,  # this to `flip_indices_ptr` as in `_decode_fwd_kernel`
     heatmaps_stride_b,
     heatmaps_stride_k,
     heatmaps_stride_h,
     heatmaps_stride_w,
+    flipped_ptr,
+    flipped_stride_b,
+    flipped_stride_k,
+    flipped_stride_h,
+    flipped_stride_w,
+    keypoint_indices_ptr,
+    flip_indices_ptr,
     num_keypoints,
+    num_channels,
     width,
     num_pixels,
     num_parts,
@@ -190,6 +229,8 @@ def _scan_parts_kernel(
     LOADS: tl.constexpr,
     IS_FLAT: tl.constexpr,
     WIDE_INDEX: tl.constexpr,
+    FLIP: tl.constexpr,
+    HAS_KEYPOINT_INDICES: tl.constexpr,
 ):
     """First maxima of PART_SIZE pixels of MAPS maps of one image.
 
@@ -204,12 +245,18 @@ def _scan_parts_kernel(
     batch = (program // num_groups // num_parts).to(tl.int64)
     keypoint = group * MAPS + tl.arange(0, MAPS)
     exists = keypoint < num_keypoints
-    map_ptr = heatmaps_ptr + batch * heatmaps_stride_b + keypoint.to(tl.int64) * heatmaps_stride_k
+    map_ptr, flipped_map_ptr = _maps_of(
+        heatmaps_ptr, heatmaps_stride_b, heatmaps_stride_k,
+        flipped_ptr, flipped_stride_b, flipped_stride_k, flipped_stride_w,
+        keypoint_indices_ptr, flip_indices_ptr, batch, tl.minimum(keypoint, num_keypoints - 1), num_channels, width,
+        FLIP, HAS_KEYPOINT_INDICES,
+    )  # fmt: skip
     first_pixel = part * tl.full([], PART_SIZE, dtype=tl.int64 if WIDE_INDEX else tl.int32)
     peak, index = _scan_maps(
-        map_ptr[:, None], heatmaps_stride_h, heatmaps_stride_w, first_pixel,
-        tl.minimum(first_pixel + PART_SIZE, num_pixels), width, exists[:, None],
-        MAPS, BLOCK_SIZE, LOADS, IS_FLAT, WIDE_INDEX,
+        map_ptr[:, None], heatmaps_stride_h, heatmaps_stride_w,
+        flipped_map_ptr[:, None], flipped_stride_h, -flipped_stride_w,
+        first_pixel, tl.minimum(first_pixel + PART_SIZE, num_pixels), width, exists[:, None],
+        MAPS, BLOCK_SIZE, LOADS, IS_FLAT, WIDE_INDEX, FLIP,
     )  # fmt: skip
     offset = (batch * num_keypoints + keypoint) * num_parts + part
     tl.store(part_peaks_ptr + offset, peak, mask=exists)
@@ -232,19 +279,34 @@ def _join_parts(part_peaks_ptr, part_indices_ptr, map_index, num_parts, BLOCK_PA
     return first_maximum(best, best_index, 0x7FFFFFFF if best_index.dtype == tl.int32 else 0x7FFFFFFFFFFFFFFF)
 
 
-@triton.jit(do_not_specialize=["num_keypoints", "num_parts"])
+@triton.jit(do_not_specialize=["num_keypoints", "num_channels", "num_parts"])
 def _decode_fwd_kernel(
     coords_ptr,  # [B, K, 2]
     scores_ptr,  # [B, K]
-    covariances_ptr,  # [B, K, 2, 2]
-    heatmaps_ptr,  # [B, K, H, W]
+    covariances_ptr,  # [B, K, 2, 2], if HAS_COVARIANCE
+    heatmaps_ptr,  # [B, C, H, W]
     heatmaps_stride_b,
     heatmaps_stride_k,
     heatmaps_stride_h,
     heatmaps_stride_w,
+    flipped_ptr,  # [B, C, H, W], if FLIP is not "none"
+    flipped_stride_b,
+    flipped_stride_k,
+    flipped_stride_h,
+    flipped_stride_w,
+    offsets_ptr,  # [B, C, 2, H, W], if HAS_OFFSETS
+    offsets_stride_b,
+    offsets_stride_k,
+    offsets_stride_c,
+    offsets_stride_h,
+    offsets_stride_w,
+    transform_ptr,  # [B, 2, 3] contiguous, if HAS_TRANSFORM
+    keypoint_indices_ptr,  # [K], if HAS_KEYPOINT_INDICES; else K = C
+    flip_indices_ptr,  # [C], if FLIP is not "none"
     part_peaks_ptr,  # [B, K, num_parts], if HAS_PARTS
     part_indices_ptr,  # [B, K, num_parts], if HAS_PARTS
     num_keypoints,
+    num_channels,
     height,
     width,
     num_pixels,
@@ -254,6 +316,11 @@ def _decode_fwd_kernel(
     LOADS: tl.constexpr,
     IS_FLAT: tl.constexpr,
     WIDE_INDEX: tl.constexpr,
+    FLIP: tl.constexpr,
+    HAS_KEYPOINT_INDICES: tl.constexpr,
+    HAS_TRANSFORM: tl.constexpr,
+    HAS_OFFSETS: tl.constexpr,
+    OFFSET_SCALE: tl.constexpr,
     STENCIL: tl.constexpr,
     PADDING: tl.constexpr,
     RESCALE: tl.constexpr,
@@ -282,10 +349,10 @@ def _decode_fwd_kernel(
 ):
     """One program decodes one map.
 
-    Bytes it must move: B K H W elements read, B K (12 or 28) bytes written. What it moves from device
-    memory: the same. After the scan it reads a patch of about (k + 4)^2 elements that the scan has just
-    brought into the cache. Only where a clip could bind, and where the recipe searches the blurred map, it
-    walks the whole map a second time (see `needs_scale` below).
+    Bytes it must move: B K H W elements read, twice as many with a mirrored map for each, and B K (12 or 28) bytes
+    written. What it moves from device memory: the same. After the scan it reads a patch of about (k + 4)^2 elements
+    that the scan has just brought into the cache. Only where a clip could bind, and where the recipe searches the
+    blurred map, it walks the whole map a second time (see `needs_scale` in `_triton/refine.py`).
 
     Where HAS_PARTS `_scan_parts_kernel` has read the maps.
     """
@@ -294,15 +361,20 @@ def _decode_fwd_kernel(
         map_index = tl.num_programs(0) - 1 - map_index
     batch = map_index // num_keypoints
     keypoint = map_index - batch * num_keypoints
-    map_ptr = heatmaps_ptr + batch * heatmaps_stride_b + keypoint * heatmaps_stride_k
+    map_ptr, flipped_map_ptr = _maps_of(
+        heatmaps_ptr, heatmaps_stride_b, heatmaps_stride_k,
+        flipped_ptr, flipped_stride_b, flipped_stride_k, flipped_stride_w,
+        keypoint_indices_ptr, flip_indices_ptr, batch, keypoint, num_channels, width, FLIP, HAS_KEYPOINT_INDICES,
+    )  # fmt: skip
 
     if HAS_PARTS:
         peak, index = _join_parts(part_peaks_ptr, part_indices_ptr, map_index, num_parts, 16)
     else:
         zero = tl.zeros([1, 1], dtype=tl.int64)
         peaks, indices = _scan_maps(
-            map_ptr + zero, heatmaps_stride_h, heatmaps_stride_w, 0, num_pixels, width, zero == 0,
-            1, BLOCK_SIZE, LOADS, IS_FLAT, WIDE_INDEX,
+            map_ptr + zero, heatmaps_stride_h, heatmaps_stride_w,
+            flipped_map_ptr + zero, flipped_stride_h, -flipped_stride_w, 0, num_pixels, width, zero == 0,
+            1, BLOCK_SIZE, LOADS, IS_FLAT, WIDE_INDEX, FLIP,
         )  # fmt: skip
         peak = _only(peaks)
         index = _only(indices)
@@ -310,9 +382,10 @@ def _decode_fwd_kernel(
     raw_maximum = peak
     if ARGMAX_ON_BLURRED:
         peak, index = scan_blurred_map(
-            map_ptr, heatmaps_stride_h, heatmaps_stride_w, height, width, tl.full([], float("-inf"), dtype=tl.float32),
+            map_ptr, heatmaps_stride_h, heatmaps_stride_w, flipped_map_ptr, flipped_stride_h, -flipped_stride_w,
+            height, width, tl.full([], float("-inf"), dtype=tl.float32),
             (index // width).to(tl.int32), (index % width).to(tl.int32), TILE_SIDE, HALO_SIDE, SCAN_POINTS, LANES,
-            PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
+            FLIP, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
         )  # fmt: skip
         # A map with a NaN has no peak. Its index, of which the scan says nothing then, must stay in the map.
         has_nan = raw_maximum != raw_maximum
@@ -326,174 +399,57 @@ def _decode_fwd_kernel(
 
     valid = peak > 0  # a NaN is not
     refinable = valid & (raw_maximum < float("inf"))
-    offset_x = 0.0
-    offset_y = 0.0
-
-    if STENCIL == "wide" or STENCIL == "compact":
-        # The points of the stencil, in lanes: 0 is the peak, then right, left, below, above, ...
-        lane = tl.arange(0, 16)
-        if STENCIL == "wide":
-            refinable = refinable & (x >= 2) & (x <= width - 3) & (y >= 2) & (y <= height - 3)
-        points, center = blur_stencil(
-            map_ptr, heatmaps_stride_h, heatmaps_stride_w, height, width, y, x, raw_maximum, lane,
-            WINDOW, STENCIL == "wide", PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
-        )  # fmt: skip
-        used = lane < (13 if STENCIL == "wide" else 7)
-
-        if RESCALE and not ARGMAX_ON_BLURRED:
-            # The log of a rescaled map differs from the log of the map by a constant, which the derivatives
-            # do not see, unless a clip binds. The scale lies between 1 (an average never exceeds the largest
-            # value) and peak / max(points). So no clip binds if CLIP_MIN <= points and peak <= CLIP_MAX, and
-            # all points clip to one number if peak <= CLIP_MIN or CLIP_MAX <= points. MARGIN is generous: a
-            # map sent the exact way without need costs time and not accuracy.
-            MARGIN: tl.constexpr = 1e-5
-            lowest = tl.min(tl.where(used, points, float("inf")), axis=0)
-            low_binds = (lowest < CLIP_MIN * (1 + MARGIN)) & (peak > CLIP_MIN * (1 - MARGIN))
-            high_binds = (peak > CLIP_MAX * (1 - MARGIN)) & (lowest < CLIP_MAX * (1 + MARGIN))
-            needs_scale = refinable & (low_binds | high_binds)
-            if needs_scale:
-                known = tl.max(tl.where(used, points, float("-inf")), axis=0)
-                blurred_maximum, _ = scan_blurred_map(
-                    map_ptr, heatmaps_stride_h, heatmaps_stride_w, height, width, known, y, x,
-                    TILE_SIDE, HALO_SIDE, SCAN_POINTS, LANES, PADDING,
-                    RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
-                )  # fmt: skip
-                scale = tl.where(blurred_maximum > 0, peak / blurred_maximum, 1.0)
-
-        clipped = tl.minimum(tl.maximum(points * scale, CLIP_MIN), CLIP_MAX)
-        center = tl.minimum(tl.maximum(center * scale, CLIP_MIN), CLIP_MAX)
-        # Relative to the centre, whose own log is then zero.
-        logs = tl.where(used, _log_ratio(clipped, center), 0.0)
-        dx = _weighted_sum(logs, lane, 1, -1, 2, -1) / 2
-        dy = _weighted_sum(logs, lane, 3, -1, 4, -1) / 2
-        if STENCIL == "wide":
-            dxx = _weighted_sum(logs, lane, 9, 10, -1, -1) / 4
-            dyy = _weighted_sum(logs, lane, 11, 12, -1, -1) / 4
-            dxy = _weighted_sum(logs, lane, 5, 6, 7, 8) / 4
-            solved_xx = dxx
-            solved_yy = dyy
-        else:
-            dxx = _weighted_sum(logs, lane, 1, 2, -1, -1)
-            dyy = _weighted_sum(logs, lane, 3, 4, -1, -1)
-            dxy = (_weighted_sum(logs, lane, 5, 6, -1, -1) - dxx - dyy) / 2
-            solved_xx = dxx + 1.1920929e-7  # as UDP's published code does, so that a flat map has an inverse
-            solved_yy = dyy + 1.1920929e-7
-        determinant = solved_xx * solved_yy - dxy * dxy
-        offset_x = (dxy * dy - solved_yy * dx) / determinant
-        offset_y = (dxy * dx - solved_xx * dy) / determinant
-        refinable = refinable & (determinant != 0) & (tl.abs(offset_x) + tl.abs(offset_y) < float("inf"))
-
+    coord_x, coord_y, covariance_xx, covariance_xy, covariance_yy = refine(
+        map_ptr, heatmaps_stride_h, heatmaps_stride_w, flipped_map_ptr, flipped_stride_h, -flipped_stride_w,
+        height, width, y, x, raw_maximum, raw_maximum, scale, refinable,
+        FLIP, STENCIL, PADDING, RESCALE, ARGMAX_ON_BLURRED, HAS_COVARIANCE, CLIP_MIN, CLIP_MAX, MAX_OFFSET,
+        EXTRA_SHIFT, KNOWN_VARIANCE, WINDOW, TILE_SIDE, HALO_SIDE, SCAN_POINTS, LANES,
+        RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
+    )  # fmt: skip
+    if HAS_OFFSETS:
+        offset_ptr = offsets_ptr + batch * offsets_stride_b + keypoint * offsets_stride_k
+        offset_ptr += y.to(tl.int64) * offsets_stride_h + x.to(tl.int64) * offsets_stride_w
+        offset_x = tl.load(offset_ptr).to(tl.float32) * OFFSET_SCALE
+        offset_y = tl.load(offset_ptr + offsets_stride_c).to(tl.float32) * OFFSET_SCALE
+        moves = refinable & (tl.abs(offset_x) + tl.abs(offset_y) < float("inf"))
+        coord_x += tl.where(moves, offset_x, 0.0)
+        coord_y += tl.where(moves, offset_y, 0.0)
+    if HAS_TRANSFORM:
+        matrix_ptr = transform_ptr + batch * 6
+        xx = tl.load(matrix_ptr).to(tl.float32)
+        xy = tl.load(matrix_ptr + 1).to(tl.float32)
+        yx = tl.load(matrix_ptr + 3).to(tl.float32)
+        yy = tl.load(matrix_ptr + 4).to(tl.float32)
+        image_x = xx * coord_x + xy * coord_y + tl.load(matrix_ptr + 2).to(tl.float32)
+        coord_y = yx * coord_x + yy * coord_y + tl.load(matrix_ptr + 5).to(tl.float32)
+        coord_x = image_x
         if HAS_COVARIANCE:
-            determinant = dxx * dyy - dxy * dxy
-            covariance_xx = -dyy / determinant - KNOWN_VARIANCE
-            covariance_yy = -dxx / determinant - KNOWN_VARIANCE
-            covariance_xy = dxy / determinant
-            exists = refinable & (dxx < 0) & (determinant > 0)
-            exists = exists & (covariance_xx >= 0) & (covariance_yy >= 0)
-            exists = exists & (covariance_xx * covariance_yy >= covariance_xy * covariance_xy)
-            exists = exists & (covariance_xx + covariance_yy < float("inf"))
-            covariance_ptr = covariances_ptr + map_index * 4
-            tl.store(covariance_ptr, tl.where(exists, covariance_xx, float("nan")))
-            tl.store(covariance_ptr + 1, tl.where(exists, covariance_xy, float("nan")))
-            tl.store(covariance_ptr + 2, tl.where(exists, covariance_xy, float("nan")))
-            tl.store(covariance_ptr + 3, tl.where(exists, covariance_yy, float("nan")))
-
-    elif STENCIL == "quarter" or STENCIL == "quarter_legacy":
-        if ARGMAX_ON_BLURRED:
-            side = tl.arange(0, 4)  # right, left, below, above
-            sign = 1 - 2 * (side % 2)
-            beside_y = y + tl.where(side < 2, 0, sign)
-            beside_x = x + tl.where(side < 2, sign, 0)
-            blurred = blur_points(
-                map_ptr, heatmaps_stride_h, heatmaps_stride_w, height, width,
-                tl.minimum(tl.maximum(beside_y, 0), height - 1), tl.minimum(tl.maximum(beside_x, 0), width - 1),
-                LANES, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
-            )  # fmt: skip
-            difference_x = tl.sum(tl.where(side < 2, blurred * sign, 0.0), axis=0)
-            difference_y = tl.sum(tl.where(side < 2, 0.0, blurred * sign), axis=0)
-        else:
-            difference_x = _pixel_or_edge(
-                map_ptr, heatmaps_stride_h, heatmaps_stride_w, height, width, y, x + 1
-            ) - _pixel_or_edge(map_ptr, heatmaps_stride_h, heatmaps_stride_w, height, width, y, x - 1)
-            difference_y = _pixel_or_edge(
-                map_ptr, heatmaps_stride_h, heatmaps_stride_w, height, width, y + 1, x
-            ) - _pixel_or_edge(map_ptr, heatmaps_stride_h, heatmaps_stride_w, height, width, y - 1, x)
-        inside_x = (x > 1) & (x < width - 1)
-        inside_y = (y > 1) & (y < height - 1)
-        if STENCIL == "quarter":
-            moves_x = inside_x & (y > 0)
-            moves_y = inside_y & (x > 0)
-        else:
-            moves_x = inside_x & inside_y
-            moves_y = moves_x
-        offset_x = tl.where(moves_x, 0.25 * _sign_or_zero(difference_x) + EXTRA_SHIFT, 0.0)
-        offset_y = tl.where(moves_y, 0.25 * _sign_or_zero(difference_y) + EXTRA_SHIFT, 0.0)
-
-    if MAX_OFFSET != float("inf"):
-        offset_x = tl.minimum(tl.maximum(offset_x, -MAX_OFFSET), MAX_OFFSET)
-        offset_y = tl.minimum(tl.maximum(offset_y, -MAX_OFFSET), MAX_OFFSET)
-    coord_x = tl.where(refinable, x + offset_x, x.to(tl.float32))
-    coord_y = tl.where(refinable, y + offset_y, y.to(tl.float32))
+            # The matrix times the covariance, and that times the matrix's transpose.
+            left_x = xx * covariance_xx + xy * covariance_xy
+            right_x = xx * covariance_xy + xy * covariance_yy
+            left_y = yx * covariance_xx + yy * covariance_xy
+            right_y = yx * covariance_xy + yy * covariance_yy
+            covariance_xx = _not_negative(xx * left_x + xy * right_x)
+            covariance_xy = yx * left_x + yy * right_x
+            covariance_yy = _not_negative(yx * left_y + yy * right_y)
     tl.store(coords_ptr + map_index * 2, tl.where(valid, coord_x, INVALID))
     tl.store(coords_ptr + map_index * 2 + 1, tl.where(valid, coord_y, INVALID))
     tl.store(scores_ptr + map_index, peak * SCORE_SCALE + SCORE_OFFSET)
-
-
-# How far a stencil reaches from the peak on the blurred map.
-_REACH = {"wide": 2, "compact": 1}
-# The blurred map is searched in square tiles.
-_TILE_SIDE = 16
-
-
-@functools.lru_cache(maxsize=64)
-def _recipe_constants(
-    kernel_size: int,
-    sigma: float,
-    padding: str,
-    rescale: bool,
-    clip_min: float,
-    clip_max: float,
-    stencil: str,
-    argmax_on_blurred: bool,
-    invalid: float,
-    max_offset: float,
-    extra_shift: float,
-    score_scale: float,
-    score_offset: float,
-    known_variance: float,
-    covariance: bool,
-) -> dict[str, Any]:
-    """The constexprs that follow from a recipe."""
-    radius = kernel_size // 2
-    taps = blur_taps(kernel_size, sigma)
-    # A sampled Gaussian is computed where it is needed; OpenCV's tables have at most five distinct weights.
-    table = [*taps, *[0.0] * 5][:5] if sigma == 0.0 else [taps[0], 0.0, 0.0, 0.0, 0.0]
-    return {
-        "STENCIL": stencil,
-        "PADDING": padding,
-        "RESCALE": rescale,
-        "ARGMAX_ON_BLURRED": argmax_on_blurred,
-        "HAS_COVARIANCE": covariance,
-        "CLIP_MIN": clip_min,
-        "CLIP_MAX": clip_max,
-        "INVALID": invalid,
-        "MAX_OFFSET": max_offset,
-        "EXTRA_SHIFT": extra_shift,
-        "SCORE_SCALE": score_scale,
-        "SCORE_OFFSET": score_offset,
-        "KNOWN_VARIANCE": known_variance,
-        "WINDOW": max(16, triton.next_power_of_2(2 * (radius + _REACH.get(stencil, 0)) + 1)),
-        "TILE_SIDE": _TILE_SIDE,
-        "HALO_SIDE": triton.next_power_of_2(_TILE_SIDE + 2 * radius),
-        "LANES": triton.next_power_of_2(radius + 1),
-        "RADIUS": radius,
-        "EXPONENT": 0.0 if sigma == 0.0 else -math.log2(math.e) / (2.0 * sigma * sigma),
-        **{f"TAP_{i}": weight for i, weight in enumerate(table)},
-    }
+    if HAS_COVARIANCE:
+        covariance_ptr = covariances_ptr + map_index * 4
+        tl.store(covariance_ptr, covariance_xx)
+        tl.store(covariance_ptr + 1, covariance_xy)
+        tl.store(covariance_ptr + 2, covariance_xy)
+        tl.store(covariance_ptr + 3, covariance_yy)
 
 
 def launch_shape(
-    num_pixels: int, element_size: int, lanes: int = 32, on_blurred: bool = False, window: int = 16
+    num_pixels: int,
+    element_size: int,
+    lanes: int = 32,
+    on_blurred: bool = False,
+    window: int = 16,
+    has_flipped: bool = False,
 ) -> dict[str, Any]:
     """How a program goes about a map of that many pixels of that many bytes, with so many lanes a warp.
 
@@ -507,9 +463,12 @@ def launch_shape(
         num_warps = 4
     if window > 64:  # 16 rows of which fill the registers of a warp
         num_warps = max(num_warps, min(window // 32, 16))
+    loads = 16 if element_size == 2 and 4096 < num_pixels <= 16384 else 8
+    if has_flipped:  # a mirrored pixel is a load of its own, and its address takes registers
+        loads = element_size
     return {
         "BLOCK_SIZE": lanes * num_warps * 16 // element_size,  # loads of 16 bytes a thread
-        "LOADS": 16 if element_size == 2 and 4096 < num_pixels <= 16384 else 8,
+        "LOADS": loads,
         "SCAN_POINTS": 64 if on_blurred else 8,
         "num_warps": num_warps,
     }
@@ -523,70 +482,123 @@ def decode_fwd(
     coords: Tensor,  # [B, K, 2]
     scores: Tensor,  # [B, K]
     covariances: Tensor,  # [B, K, 2, 2]; any tensor if not `covariance`
-    heatmaps: Tensor,  # [B, K, H, W]
+    heatmaps: Tensor,  # [B, C, H, W]
     *arguments: Any,
+    extras: Extras = NO_EXTRAS,
 ) -> None:
-    """Fill the outputs (float32, contiguous). `arguments` as in `_recipe_constants`."""
+    """Fill the outputs (float32, contiguous). `arguments` as in `recipe_constants`."""
     with on_device_of(heatmaps):
         _, stride_k, _, stride_w = heatmaps.stride()
         is_interleaved = stride_k == 1 and stride_w > 1 and heatmaps.shape[1] > 1  # as in channels_last
-        parts = _scan_parts(heatmaps) if is_interleaved else (scores, scores)
-        tensors = (coords, scores, covariances, heatmaps, *parts)
+        maps: tuple[Tensor, ...] = (heatmaps,) * 6  # any tensors stand for those that are not there
+        about_extras = None
+        if extras is not NO_EXTRAS:
+            maps, about_extras = _maps_and_indices(heatmaps, extras), _properties(extras)
+        parts = _scan_parts(scores.shape, maps, extras, about_extras) if is_interleaved else (scores, scores)
+        tensors = (coords, scores, covariances, *maps, *parts)
         device, dtype, shape, strides = heatmaps.device, heatmaps.dtype, heatmaps.shape, heatmaps.stride()
-        key = launch_key(_decode_fwd_kernel, tensors, device, dtype, shape, strides, arguments)
+        key = launch_key(_decode_fwd_kernel, tensors, device, dtype, shape, strides, arguments, about_extras)
         if launch_again(key, tensors):
             return
-        batch, num_keypoints, height, width = shape
-        constants = _recipe_constants(*arguments)
-        about = (lanes_of(device), constants["ARGMAX_ON_BLURRED"], constants["WINDOW"])
+        batch, num_keypoints = scores.shape
+        num_channels, height, width = shape[1:]
+        constants = recipe_constants(*arguments)
+        on_blurred = constants["ARGMAX_ON_BLURRED"]
+        about = (lanes_of(device), on_blurred, constants["WINDOW"], extras.flipped is not None)
         program = launch_shape(height * width, heatmaps.element_size(), *about)
+        _, flipped, offsets, transform, keypoint_indices, flip_indices = maps
+        offset_strides = offsets.stride() if offsets.dim() == 5 else (0, 0, 0, 0, 0)
         num_parts = parts[0].shape[2] if is_interleaved else 0
         launch(
             _decode_fwd_kernel,
             (batch * num_keypoints, 1, 1),
-            (*tensors[:4], *strides, *parts, num_keypoints, height, width, height * width, num_parts),
+            (
+                *(coords, scores, covariances, heatmaps, *strides, flipped, *flipped.stride()),
+                *(offsets, *offset_strides, transform, keypoint_indices, flip_indices, *parts),
+                *(num_keypoints, num_channels, height, width, height * width, num_parts),
+            ),
             {
                 "HAS_PARTS": is_interleaved,
-                **_index_flags(heatmaps, program["BLOCK_SIZE"] * program["LOADS"]),
+                **_index_flags(heatmaps, flipped, program["BLOCK_SIZE"] * program["LOADS"]),
                 **program,
-                **REGISTER_LIMIT,
+                # A search in tiles with a wide halo would spill at 96.
+                **register_limit(128 if on_blurred and constants["HALO_SIDE"] > 32 else 96),
+                "FLIP": extras.flip,
+                "HAS_KEYPOINT_INDICES": extras.keypoint_indices is not None,
+                "HAS_TRANSFORM": extras.image_transform is not None,
+                "HAS_OFFSETS": extras.offsets is not None,
+                "OFFSET_SCALE": extras.offset_scale,
                 **constants,
             },
             key,
         )
 
 
-def _index_flags(heatmaps: Tensor, step: int) -> dict[str, bool]:
+def _maps_and_indices(heatmaps: Tensor, extras: Extras) -> tuple[Tensor, ...]:
+    """heatmaps, flipped, offsets, image_transform, keypoint_indices and flip_indices; the heatmaps in place of what is
+    not there."""
+    transform = extras.image_transform
+    others = (
+        extras.flipped,
+        extras.offsets,
+        None if transform is None else transform.contiguous(),
+        None if extras.keypoint_indices is None else extras.keypoint_indices.contiguous(),
+        None if extras.flip_indices is None else extras.flip_indices.contiguous(),
+    )
+    return (heatmaps, *(heatmaps if tensor is None else tensor for tensor in others))
+
+
+def _properties(extras: Extras) -> Hashable:
+    """What tells extras from others but for the contents of tensors, which are on one device."""
+    return tuple((value.dtype, value.shape, value.stride()) if isinstance(value, Tensor) else value for value in extras)
+
+
+def _index_flags(heatmaps: Tensor, flipped: Tensor, step: int) -> dict[str, bool]:
     """How pixels are counted. `step`: how many pixels beyond a map's last one are computed with."""
     height, width = heatmaps.shape[2:]
+    furthest = height * width + step
+    for maps in (heatmaps, flipped):
+        stride_h, stride_w = maps.stride()[2:]
+        furthest = max(furthest, (height - 1) * stride_h + (width - 1) * stride_w + step * max(stride_w, 1))
     stride_h, stride_w = heatmaps.stride()[2:]
     return {
         "IS_FLAT": stride_h == width * stride_w,
         # 32-bit offsets inside a map unless its last pixel, or the step behind it, lies beyond 2^31.
-        "WIDE_INDEX": (height - 1) * stride_h + (width - 1) * stride_w + step * max(stride_w, 1) >= 2**31
-        or height * width + step >= 2**31,
+        "WIDE_INDEX": furthest >= 2**31,
     }
 
 
-def _scan_parts(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
-    """Values and flat indices of the first maxima of the parts of each map: [B, K, parts]."""
-    batch, num_keypoints, height, width = heatmaps.shape
+def _scan_parts(
+    shape: torch.Size, maps: tuple[Tensor, ...], extras: Extras, about_extras: Hashable
+) -> tuple[Tensor, Tensor]:
+    """Values and flat indices of the first maxima of the parts of each map: [B, K, parts]. `shape`: [B, K]."""
+    heatmaps, flipped, _, _, keypoint_indices, flip_indices = maps
+    batch, num_keypoints = shape
+    num_channels, height, width = heatmaps.shape[1:]
     num_pixels = height * width
-    shape = _PARTS_SHAPE
-    num_parts = triton.cdiv(num_pixels, shape["PART_SIZE"])
-    flags = _index_flags(heatmaps, shape["PART_SIZE"] + shape["BLOCK_SIZE"] * shape["LOADS"])
+    program = _PARTS_SHAPE
+    num_parts = triton.cdiv(num_pixels, program["PART_SIZE"])
+    flags = _index_flags(heatmaps, flipped, program["PART_SIZE"] + program["BLOCK_SIZE"] * program["LOADS"])
     peaks = heatmaps.new_empty((batch, num_keypoints, num_parts), dtype=torch.float32)
     indices = torch.empty_like(peaks, dtype=torch.int64 if flags["WIDE_INDEX"] else torch.int32)
-    tensors = (peaks, indices, heatmaps)
+    tensors = (peaks, indices, heatmaps, flipped, keypoint_indices, flip_indices)
     device, dtype, strides = heatmaps.device, heatmaps.dtype, heatmaps.stride()
-    key = launch_key(_scan_parts_kernel, tensors, device, dtype, heatmaps.shape, strides)
+    key = launch_key(_scan_parts_kernel, tensors, device, dtype, heatmaps.shape, strides, about_extras)
     if launch_again(key, tensors):
         return peaks, indices
     launch(
         _scan_parts_kernel,
-        (batch * num_parts * triton.cdiv(num_keypoints, shape["MAPS"]), 1, 1),
-        (*tensors, *strides, num_keypoints, width, num_pixels, num_parts),
-        {**flags, **shape},
+        (batch * num_parts * triton.cdiv(num_keypoints, program["MAPS"]), 1, 1),
+        (
+            *(peaks, indices, heatmaps, *strides, flipped, *flipped.stride(), keypoint_indices, flip_indices),
+            *(num_keypoints, num_channels, width, num_pixels, num_parts),
+        ),
+        {
+            **flags,
+            **program,
+            "FLIP": extras.flip,
+            "HAS_KEYPOINT_INDICES": extras.keypoint_indices is not None,
+        },
         key,
     )
     return peaks, indices

@@ -10,13 +10,16 @@ from torch import Tensor
 from ..backends import choose
 from ..recipes import blur_taps
 from . import eager
+from .options import NO_EXTRAS, Extras
 
 _library = torch.library.Library("dark_kernels", "FRAGMENT")
 
 _library.define(
     "decode(Tensor heatmaps, int kernel_size, float sigma, str padding, bool rescale, float clip_min, "
     "float clip_max, str stencil, bool argmax_on_blurred, float invalid, float max_offset, float extra_shift, "
-    "float score_scale, float score_offset, float known_variance, bool covariance, str backend) "
+    "float score_scale, float score_offset, float known_variance, bool covariance, str backend, *, "
+    "Tensor? flipped=None, Tensor? flip_indices=None, bool shift_flipped=False, Tensor? keypoint_indices=None, "
+    "Tensor? image_transform=None, Tensor? offsets=None, float offset_scale=0.0) "
     "-> (Tensor coords, Tensor scores, Tensor covariances)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
@@ -27,19 +30,27 @@ def output_dtype(heatmaps: Tensor) -> torch.dtype:
     return torch.float64 if heatmaps.dtype == torch.float64 else torch.float32
 
 
-def empty_outputs(heatmaps: Tensor, covariance: bool) -> tuple[Tensor, Tensor, Tensor]:
+def output_shape(heatmaps: Tensor, extras: Extras = NO_EXTRAS) -> tuple[int, int]:
+    """[B, K]: a keypoint for every map, or for those that are chosen."""
+    batch, num_channels = heatmaps.shape[:2]
+    return batch, num_channels if extras.keypoint_indices is None else extras.keypoint_indices.shape[0]
+
+
+def empty_outputs(heatmaps: Tensor, covariance: bool, extras: Extras = NO_EXTRAS) -> tuple[Tensor, Tensor, Tensor]:
     """Uninitialised coords, scores and covariances. The last has no element where none is asked for: the
     number of outputs of an operator is fixed."""
-    batch, num_keypoints = heatmaps.shape[:2]
+    shape = output_shape(heatmaps, extras)
     dtype = output_dtype(heatmaps)
     return (
-        heatmaps.new_empty((batch, num_keypoints, 2), dtype=dtype),
-        heatmaps.new_empty((batch, num_keypoints), dtype=dtype),
-        heatmaps.new_empty((batch, num_keypoints, 2, 2) if covariance else (0,), dtype=dtype),
+        heatmaps.new_empty((*shape, 2), dtype=dtype),
+        heatmaps.new_empty(shape, dtype=dtype),
+        heatmaps.new_empty((*shape, 2, 2) if covariance else (0,), dtype=dtype),
     )
 
 
-def decode_directly(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+def decode_directly(
+    heatmaps: Tensor, *arguments: Any, extras: Extras = NO_EXTRAS
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """What the operator computes, without the operator: for a plain call, which needs none of what it is for.
 
     The dispatcher and a Python implementation behind it cost the host as much as the rest of a call.
@@ -47,41 +58,42 @@ def decode_directly(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, 
     kernel_size, sigma, *options, backend = arguments
     covariance = options[-1]
     serves = choose(backend, heatmaps.device.type, heatmaps.dtype).backend
-    batch, num_keypoints = heatmaps.shape[:2]
-    if serves == "triton" and batch != 0 and num_keypoints != 0:
+    shape = heatmaps.shape[:2] if extras is NO_EXTRAS else output_shape(heatmaps, extras)
+    if serves == "triton" and 0 not in shape:
         from . import kernels  # Triton is imported when it first serves a call, not with the package
 
-        coords = heatmaps.new_empty((batch, num_keypoints, 2), dtype=torch.float32)
-        scores = heatmaps.new_empty((batch, num_keypoints), dtype=torch.float32)
-        covariances = heatmaps.new_empty((batch, num_keypoints, 2, 2), dtype=torch.float32) if covariance else None
-        kernels.decode_fwd(coords, scores, scores if covariances is None else covariances, heatmaps, *arguments[:-1])
+        coords = heatmaps.new_empty((*shape, 2), dtype=torch.float32)
+        scores = heatmaps.new_empty(shape, dtype=torch.float32)
+        covariances = heatmaps.new_empty((*shape, 2, 2), dtype=torch.float32) if covariance else None
+        third = scores if covariances is None else covariances
+        kernels.decode_fwd(coords, scores, third, heatmaps, *arguments[:-1], extras=extras)
         return coords, scores, covariances
-    if batch == 0 or num_keypoints == 0:
-        coords, scores, covariances = empty_outputs(heatmaps, covariance)
+    if 0 in shape:
+        coords, scores, covariances = empty_outputs(heatmaps, covariance, extras)
         return coords, scores, covariances if covariance else None
-    return _decode_eagerly(heatmaps, blur_taps(kernel_size, sigma), *options)
+    return _decode_eagerly(heatmaps, extras, blur_taps(kernel_size, sigma), *options)
 
 
-def _decode(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    coords, scores, covariances = decode_directly(heatmaps, *arguments)
+def _decode(heatmaps: Tensor, *arguments: Any, **extras: Any) -> tuple[Tensor, Tensor, Tensor]:
+    coords, scores, covariances = decode_directly(heatmaps, *arguments, extras=Extras(**extras))
     return coords, scores, scores.new_empty(0) if covariances is None else covariances
 
 
-def _decode_eagerly(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+def _decode_eagerly(heatmaps: Tensor, extras: Extras, *arguments: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     device_type = heatmaps.device.type
     if torch.is_autocast_enabled(device_type):  # which would round the matrix products to half precision
         with torch.autocast(device_type, enabled=False):
-            return _decode_eagerly(heatmaps, *arguments)
+            return _decode_eagerly(heatmaps, extras, *arguments)
     # Nothing is differentiated, and a small batch feels the bookkeeping of sixty small operations. The clones
     # are ordinary tensors again.
     with torch.inference_mode():
-        coords, scores, covariances = eager.decode_fwd(heatmaps, *arguments)
+        coords, scores, covariances = eager.decode_fwd(heatmaps, *arguments, extras=extras)
     coords = coords.clone(memory_format=torch.contiguous_format)
     return coords, scores.clone(), None if covariances is None else covariances.clone()
 
 
-def _decode_fake(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return empty_outputs(heatmaps, covariance=arguments[-2])
+def _decode_fake(heatmaps: Tensor, *arguments: Any, **extras: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return empty_outputs(heatmaps, arguments[-2], Extras(**extras))
 
 
 # One implementation for all devices: it asks `choose`, so a device without Triton is served by eager.

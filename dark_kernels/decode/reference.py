@@ -24,18 +24,35 @@ def decode_reference(
     heatmaps: Tensor,  # [B, K, H, W]
     recipe: Recipe,
     covariance: bool = False,
+    flipped: Tensor | None = None,  # [B, C, H, W]
+    flip_indices: Tensor | None = None,  # [C]
+    shift_flipped: bool = False,
+    keypoint_indices: Tensor | None = None,  # [K]
+    image_transform: Tensor | None = None,  # [B, 2, 3]
+    offsets: Tensor | None = None,  # [B, K, 2, H, W]
+    offset_scale: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Decode whole maps, step by step.
 
     Args:
-        heatmaps: [B, K, H, W] of a floating dtype. float16 and bfloat16 are computed in float32.
+        heatmaps: [B, C, H, W] of a floating dtype. float16 and bfloat16 are computed in float32.
         recipe: Which decoder.
         covariance: Whether to return covariances as well.
+        flipped, flip_indices, shift_flipped: See `merge_flipped`.
+        keypoint_indices: Which of the C maps to decode; None for all.
+        image_transform: Affine matrices, applied to coordinates and covariances.
+        offsets: Maps of what is added to the peak's pixel, times `offset_scale` (UDP's combined heatmaps), for a
+            recipe without a stencil of its own.
 
     Returns:
-        coords [B, K, 2] in heatmap pixels, scores [B, K] and covariances [B, K, 2, 2] or None, in float64
-        for float64 maps and in float32 for all others.
+        coords [B, K, 2] in heatmap pixels, or where `image_transform` takes them, scores [B, K] and covariances
+        [B, K, 2, 2] or None, in float64 for float64 maps and in float32 for all others.
     """
+    if flipped is not None:
+        assert flip_indices is not None, "decode() refuses flipped without flip_indices"
+        heatmaps = merge_flipped(heatmaps, flipped, flip_indices, shift_flipped)
+    if keypoint_indices is not None:
+        heatmaps = heatmaps[:, keypoint_indices]
     maps = heatmaps if heatmaps.dtype == torch.float64 else heatmaps.float()
     height, width = maps.shape[-2:]
 
@@ -62,12 +79,18 @@ def decode_reference(
     elif recipe.stencil != "none":
         offset, moves = step_quarter(searched, x, y, legacy=recipe.stencil == "quarter_legacy")
         offset = offset + recipe.extra_shift * moves
+    elif offsets is not None:
+        offset = step_offsets(offsets.to(maps.dtype), x, y) * offset_scale
+        refinable = refinable & offset.isfinite().all(dim=-1)
     else:
         offset = torch.zeros_like(coords)
 
     if recipe.max_offset is not None:
         offset = offset.clamp(-recipe.max_offset, recipe.max_offset)
     coords = torch.where(refinable[..., None], coords + offset, coords)
+    if image_transform is not None:
+        linear, shift = image_transform.to(maps.dtype).split([2, 1], dim=-1)
+        coords = coords @ linear.mT + shift.mT
     coords = torch.where(valid[..., None], coords, recipe.invalid)
     scores = peaks * recipe.score_scale + recipe.score_offset
 
@@ -76,6 +99,9 @@ def decode_reference(
         assert hessian is not None, "decode() refuses covariance=True for a stencil without a Hessian"
         covariances = covariance_from_hessian(hessian, recipe)
         covariances = torch.where(refinable[..., None, None], covariances, math.nan)
+        if image_transform is not None:
+            covariances = linear[:, None] @ covariances @ linear[:, None].mT
+            covariances.diagonal(dim1=-2, dim2=-1).clamp_(min=0)  # rounding must not push a variance below zero
     return coords, scores, covariances
 
 
@@ -222,6 +248,31 @@ def step_quarter(maps: Tensor, x: Tensor, y: Tensor, legacy: bool) -> tuple[Tens
     # Two infinite neighbours of one sign are as equal as two finite ones.
     offset = 0.25 * difference.nan_to_num(nan=0.0).sign()
     return torch.where(moves, offset, 0.0), moves.to(maps.dtype)
+
+
+def step_offsets(offsets: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """The offset maps [B, K, 2, H, W] at the peaks: [B, K, 2]."""
+    index = (y * offsets.shape[-1] + x)[..., None, None].expand(-1, -1, 2, 1)
+    return offsets.flatten(3).gather(-1, index).squeeze(-1)
+
+
+def merge_flipped(heatmaps: Tensor, flipped: Tensor, flip_indices: Tensor, shift_flipped: bool) -> Tensor:
+    """The mean of the maps and of those of the mirrored images, flipped back.
+
+    Args:
+        heatmaps: [B, K, H, W].
+        flipped: [B, K, H, W], what the network says of the mirrored images.
+        flip_indices: [K], which channel of `flipped` holds each keypoint: left and right swap.
+        shift_flipped: Move the flipped-back maps one pixel to the right first; their column 0 stays.
+
+    Returns:
+        [B, K, H, W] in float64 for float64 maps, else in float32.
+    """
+    dtype = torch.float64 if heatmaps.dtype == torch.float64 else torch.float32
+    flipped_back = flipped.to(dtype)[:, flip_indices].flip(-1)
+    if shift_flipped:
+        flipped_back = torch.cat([flipped_back[..., :1], flipped_back[..., :-1]], dim=-1)
+    return heatmaps.to(dtype) / 2 + flipped_back / 2
 
 
 def covariance_from_hessian(hessian: Tensor, recipe: Recipe) -> Tensor:

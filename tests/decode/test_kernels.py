@@ -354,10 +354,11 @@ from dark_kernels.decode import kernels
 kernel = kernels._decode_fwd_kernel
 for name in ("darkpose", "megvii"):
     for ones in ({"heatmaps_stride_w"}, {"heatmaps_stride_w", "width", "height"}):
-        constants = kernels._recipe_constants(*recipes.get(name).operator_arguments, False)
+        constants = kernels.recipe_constants(*recipes.get(name).operator_arguments, False)
         shape = kernels.launch_shape(2**32, 4)
         options = {"num_warps": shape.pop("num_warps")}
-        flags = {"HAS_PARTS": False, "IS_FLAT": True, "WIDE_INDEX": True}
+        flags = {"HAS_PARTS": False, "IS_FLAT": True, "WIDE_INDEX": True, "FLIP": "none",
+                 "HAS_KEYPOINT_INDICES": False, "HAS_TRANSFORM": False, "HAS_OFFSETS": False, "OFFSET_SCALE": 0.0}
         constants = {**constants, **shape, **flags, **dict.fromkeys(ones, 1)}
         types = {argument: "constexpr" if argument in constants else "*fp32" if argument.endswith("_ptr") else "i64"
                  for argument in kernel.arg_names}
