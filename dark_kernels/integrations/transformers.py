@@ -171,10 +171,7 @@ def _decode(
 ) -> tuple[Tensor, Tensor]:
     """Keypoints in the image, float32, and their scores, on the device of the maps."""
     dtype = torch.float64 if heatmaps.dtype == torch.float64 else torch.float32
-    matrices = matrices.to(heatmaps.device, dtype)
-    coords, scores, _ = decode(heatmaps, recipe)
-    moved = coords @ matrices[:, :, :2].mT + matrices[:, None, :, 2]
-    coords = torch.where(scores[..., None] > 0, moved, recipe.invalid)
+    coords, scores, _ = decode(heatmaps, recipe, image_transform=matrices.to(heatmaps.device, dtype))
     return coords.float(), scores
 
 
