@@ -177,9 +177,6 @@ def _decode_extras_calls(full: bool) -> Iterator[Call]:
         return Call(name, launch, contiguous, everywhere=full)
 
     flip, everything = "flipped flip_indices", "flipped flip_indices shift_flipped keypoint_indices image_transform"
-    combined = dataclasses.replace(
-        recipes.ARGMAX, blur="opencv", kernel_size=23, padding="reflect", argmax_on="blurred"
-    )
     for dtype in workloads.DTYPES:
         yield call("flip", recipes.DARKPOSE, workloads.W2, dtype, flip)
     yield call("offsets", UDP_COMBINED, workloads.W1, "float32", "offsets offset_scale")
@@ -270,6 +267,34 @@ def _mixture_nll_calls(full: bool) -> Iterator[Call]:
                     yield call(workloads.W2, dtype, num_components, 7.0, channels_last)
 
 
+def _simcc_calls(full: bool) -> Iterator[Call]:
+    """With and without DARK and visibility, with a Gaussian blur and with a table; 1024 bins take more warps, 4096 a
+    loop."""
+
+    def call(shape: tuple[int, int, int, int], dtype: str, kernel_size: int, visibility: bool, mean: bool) -> Call:
+        def launch(module: ModuleType) -> None:
+            *keypoints, x_width, y_width = shape
+            axes = [torch.empty((*keypoints, width), dtype=workloads.DTYPES[dtype]) for width in (x_width, y_width)]
+            taps = recipes.opencv_taps(kernel_size) if kernel_size else None
+            sharpness = 735.0 if visibility else 0.0
+            outputs = torch.empty((*keypoints, 2)), torch.empty(keypoints), torch.empty(keypoints)
+            module.decode_simcc_fwd(*outputs, *axes, taps, taps, sharpness, sharpness, 2.0, mean)
+
+        options = f"k={kernel_size}" + (" +visibility" if visibility else "") + (" mean" if mean else "")
+        return Call(f"simcc {options} {list(shape)} {dtype}", launch, everywhere=True)
+
+    yield call((64, 17, 384, 512), "float32", 29, True, False)
+    yield call((64, 133, 384, 512), "float16", 29, True, False)
+    yield call((64, 17, 384, 512), "bfloat16", 0, False, True)
+    yield call((64, 17, 768, 1024), "float32", 7, False, False)
+    yield call((4, 17, 4096, 4096), "float32", 601, True, False)
+    if full:
+        for dtype in workloads.DTYPES:
+            for kernel_size in (0, 1, 9, 29, 35):
+                for visibility in (False, True):
+                    yield call((64, 17, 384, 512), dtype, kernel_size, visibility, False)
+
+
 def _read_calls(full: bool) -> Iterator[Call]:
     """The read-only kernel that decode is measured against must not be a slow one."""
 
@@ -308,6 +333,7 @@ ROOMS: tuple[Room, ...] = (
         loads={},
         stores={"_gaussian_mixture_nll_bwd_kernel": ("store_tile",)},
     ),
+    Room("simcc", "dark_kernels.simcc.kernels", _simcc_calls, loads={"_decode_simcc_fwd_kernel": ("_load_bins",)}),
     Room("benchmark", "benchmarks.kernels", _read_calls, loads={"_read_maps_kernel": ("_read_maps_kernel",)}),
 )
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dark_kernels import Recipe
+from dark_kernels.recipes import simcc_kernel_size
 
 Decoder = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -135,6 +136,40 @@ def opencv_dark_loop(recipe: Recipe) -> Decoder:
                 if scores[image, keypoint] > 0 and 2 <= x <= width - 3 and 2 <= y <= height - 3:
                     coords[image, keypoint] += taylor_step(logs, x, y)
         return torch.from_numpy(coords), torch.from_numpy(scores)
+
+    return decode
+
+
+def opencv_simcc_loop(sigma: tuple[float, float]) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """SimCC with DARK as mmpose does it: NumPy's argmax over all axes, then OpenCV's blur of one axis after the other
+    and NumPy's derivatives. Takes [B, K, Wx] and [B, K, Wy]; axes on a device are copied to the host first."""
+    cv2 = _module("cv2", "GaussianBlur")
+
+    def log_of_smoothed(rows: np.ndarray, kernel_size: int) -> np.ndarray:
+        border, smoothed = kernel_size // 2, np.empty_like(rows)
+        for row, result in zip(rows, smoothed, strict=True):
+            padded = np.pad(row, border)[None]
+            blurred = cv2.GaussianBlur(padded, (kernel_size, 1), 0)[0, border : border + row.size]
+            result[:] = blurred * (row.max() / blurred.max())
+        return np.pad(np.log(np.clip(smoothed, 1e-3, 50)), ((0, 0), (2, 2)), mode="edge")
+
+    def refined(rows: np.ndarray, bins: np.ndarray, axis_sigma: float) -> np.ndarray:
+        logs = log_of_smoothed(rows, simcc_kernel_size(axis_sigma))
+        before_2, before, center, after, after_2 = (
+            np.take_along_axis(logs, bins[:, None] + step, axis=1)[:, 0] for step in range(5)
+        )
+        return bins - (after - before) / 2 / (1e-9 + (after_2 - 2 * center + before_2) / 4)
+
+    def decode(simcc_x: Tensor, simcc_y: Tensor) -> tuple[Tensor, Tensor]:
+        coords, peaks = [], []
+        for axis, axis_sigma in zip((simcc_x, simcc_y), sigma, strict=True):
+            rows = axis.float().flatten(0, 1).cpu().numpy()
+            coords.append(refined(rows, rows.argmax(1), axis_sigma))
+            peaks.append(rows.max(1))
+        scores = np.minimum(*peaks)
+        found = np.where((scores > 0)[:, None], np.stack(coords, axis=-1), -1.0).astype(np.float32)
+        shape = simcc_x.shape[:2]
+        return torch.from_numpy(found).view(*shape, 2), torch.from_numpy(scores).view(shape)
 
     return decode
 

@@ -5,16 +5,19 @@ from .decode import decode, decode_offsets
 from .mixture_nll import gaussian_mixture_nll
 from .nll import gaussian_nll, linear_gaussian_nll
 from .recipes import Recipe
-from .types import Keypoints
+from .simcc import decode_simcc
+from .types import Keypoints, SimCCKeypoints
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Keypoints",
     "Recipe",
+    "SimCCKeypoints",
     "__version__",
     "decode",
     "decode_offsets",
+    "decode_simcc",
     "gaussian_mixture_nll",
     "gaussian_nll",
     "linear_gaussian_nll",

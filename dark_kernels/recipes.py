@@ -34,6 +34,8 @@ __all__ = [
     "Recipe",
     "blur_taps",
     "get",
+    "opencv_taps",
+    "simcc_kernel_size",
 ]
 
 # What OpenCV uses below k = 11 when no sigma is given: binomial-like tables, not sampled Gaussians.
@@ -78,6 +80,19 @@ def blur_taps(kernel_size: int, sigma: float) -> tuple[float, ...]:
     weights = [math.exp(-0.5 * (distance / sigma) ** 2) for distance in range(radius + 1)]
     total = weights[0] + 2.0 * math.fsum(weights[1:])
     return tuple(weight / total for weight in weights)
+
+
+def opencv_taps(kernel_size: int) -> tuple[float, ...]:
+    """`blur_taps` as `cv2.GaussianBlur(map, (k, k), 0)` has them: a fixed table up to 9, else a Gaussian of the sigma
+    that OpenCV derives from k."""
+    return blur_taps(kernel_size, 0.0 if kernel_size in _OPENCV_TABLES else opencv_sigma(kernel_size))
+
+
+def simcc_kernel_size(sigma: float) -> int:
+    """The width in bins of the blur with which mmpose's SimCC codec refines targets of that sigma: odd, and positive
+    from a sigma of 0.5 on."""
+    kernel_size = int((20 * sigma - 7) // 3)
+    return kernel_size - 1 if kernel_size % 2 == 0 else kernel_size
 
 
 def _is_number(value: object) -> bool:

@@ -26,5 +26,22 @@ class Keypoints(NamedTuple):
     covariances: Tensor | None = None
 
 
-# An exported program that returns Keypoints can be saved only under a name; torch's own error asks for this call.
+class SimCCKeypoints(NamedTuple):
+    """Keypoints decoded from classifications of the two axes, as `decode_simcc` returns them.
+
+    A type of its own, and no `Keypoints` with a fourth field: whoever unpacks those counts on three.
+
+    Attributes:
+        coords: [B, K, 2], (x, y) in pixels: bins over the split ratio, centres of bins at integers.
+        scores: [B, K], of the values of the two peaks the smaller, or the mean.
+        visibility: [B, K] in (0, 1], the smaller of the two largest probabilities. None where not asked for.
+    """
+
+    coords: Tensor
+    scores: Tensor
+    visibility: Tensor | None = None
+
+
+# An exported program that returns one of these can be saved only under a name; torch's own error asks for this call.
 pytree._register_namedtuple(Keypoints, serialized_type_name="dark_kernels.Keypoints")
+pytree._register_namedtuple(SimCCKeypoints, serialized_type_name="dark_kernels.SimCCKeypoints")

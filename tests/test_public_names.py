@@ -14,8 +14,10 @@ import dark_kernels
 from dark_kernels import (
     Keypoints,
     Recipe,
+    SimCCKeypoints,
     decode,
     decode_offsets,
+    decode_simcc,
     gaussian_mixture_nll,
     nn,
     recipes,
@@ -32,15 +34,13 @@ ROWS = [
 
 
 def test_package() -> None:
-    assert {"Keypoints", "Recipe", "__version__", "decode", "decode_offsets", "nn", "recipes"} <= set(
-        dark_kernels.__all__
-    )
-    assert "gaussian_mixture_nll" in dark_kernels.__all__
+    assert {"Keypoints", "Recipe", "__version__", "decode", "nn", "recipes"} <= set(dark_kernels.__all__)
+    assert {"SimCCKeypoints", "decode_offsets", "decode_simcc", "gaussian_mixture_nll"} <= set(dark_kernels.__all__)
     assert re.fullmatch(r"\d+\.\d+\.\d+([ab.]\S+)?", dark_kernels.__version__)
 
 
 def test_recipes() -> None:
-    assert {"ALL", *ROWS, "Recipe", "blur_taps", "get"} <= set(recipes.__all__)
+    assert {"ALL", *ROWS, "Recipe", "blur_taps", "get", "opencv_taps", "simcc_kernel_size"} <= set(recipes.__all__)
     assert {recipe.name.upper() for recipe in recipes.ALL} == set(ROWS)
 
 
@@ -90,6 +90,22 @@ def test_decode_offsets() -> None:
     }
 
 
+def test_decode_simcc() -> None:
+    signature = inspect.signature(decode_simcc)
+    assert {name: parameter.default for name, parameter in signature.parameters.items()} == {
+        "simcc_x": inspect.Parameter.empty,
+        "simcc_y": inspect.Parameter.empty,
+        "sigma": None,
+        "dark": False,
+        "split_ratio": 1.0,
+        "score": "min",
+        "visibility": False,
+        "beta": 150.0,
+        "backend": "auto",
+    }
+    assert typing.get_type_hints(decode_simcc)["return"] is SimCCKeypoints
+
+
 def test_gaussian_mixture_nll() -> None:
     signature = inspect.signature(gaussian_mixture_nll)
     assert {name: parameter.default for name, parameter in signature.parameters.items()} == {
@@ -109,6 +125,7 @@ def test_gaussian_mixture_nll() -> None:
 
 def test_keypoints_and_recipe() -> None:
     assert Keypoints._fields == ("coords", "scores", "covariances")
+    assert SimCCKeypoints._fields == ("coords", "scores", "visibility")
     public = [name for name in vars(Recipe) if not name.startswith("_") and isinstance(vars(Recipe)[name], property)]
     assert public == ["operator_arguments", "blur_kernel_size", "blur_sigma", "taps", "has_hessian"]
 

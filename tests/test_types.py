@@ -1,10 +1,10 @@
-"""Keypoints: a tuple with names."""
+"""Keypoints, of heatmaps and of SimCC: tuples with names."""
 
 from __future__ import annotations
 
 import torch
 
-from dark_kernels import Keypoints
+from dark_kernels import Keypoints, SimCCKeypoints
 
 
 def test_keypoints_unpack_and_have_names() -> None:
@@ -25,3 +25,15 @@ def test_keypoints_are_a_pytree() -> None:
     assert isinstance(doubled, Keypoints)
     assert doubled.covariances is not None
     assert bool((doubled.covariances == 2).all())
+
+
+def test_simcc_keypoints_unpack_and_are_a_pytree() -> None:
+    coords, scores = torch.ones(1, 2, 2), torch.ones(1, 2)
+    one, two, three = SimCCKeypoints(coords, scores)
+    assert one is coords
+    assert two is scores
+    assert three is None
+    doubled = torch.utils._pytree.tree_map(lambda tensor: 2 * tensor, SimCCKeypoints(coords, scores, scores))
+    assert isinstance(doubled, SimCCKeypoints)
+    assert doubled.visibility is not None
+    assert bool((doubled.visibility == 2).all())

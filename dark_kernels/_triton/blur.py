@@ -7,10 +7,27 @@ equal maxima the first is found.
 
 from __future__ import annotations
 
+import math
+
 import triton
 import triton.language as tl
 
 from .maps import load_pixels
+
+
+def tap_constants(taps: tuple[float, ...]) -> dict[str, float]:
+    """The constexprs of a blur whose weights at the distances 0, 1, ... are `taps`: a table or a sampled Gaussian.
+
+    OpenCV's tables have at most five distinct weights. A Gaussian is computed where it is needed; its first two weights
+    tell the rest.
+    """
+    is_table = len(taps) <= 5 or taps[1] == 0.0
+    table = [*taps, 0.0, 0.0, 0.0, 0.0][:5] if is_table else [taps[0], 0.0, 0.0, 0.0, 0.0]
+    return {
+        "RADIUS": len(taps) - 1,
+        "EXPONENT": 0.0 if is_table else math.log2(taps[1] / taps[0]),
+        **{f"TAP_{i}": weight for i, weight in enumerate(table)},
+    }
 
 
 @triton.jit

@@ -8,29 +8,15 @@ Estimation", CVPR 2020 (compact).
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
 import triton
 import triton.language as tl
 
 from ..recipes import blur_taps
-from .blur import blur_points, blur_stencil, scan_blurred_map
+from .blur import blur_points, blur_stencil, scan_blurred_map, tap_constants
+from .logs import clip_may_bind, log_ratio
 from .maps import load_pixels
-
-
-@triton.jit
-def _log_ratio(value, center):
-    """log(value / center), exact to float32 rounding where the two are close.
-
-    The derivatives are differences of logs that differ little. Hardware logarithms have an absolute error
-    near 1, so close values take the series of 2 artanh(z) instead; at |z| = 1/4 its remainder is 5e-9.
-    """
-    z = (0.5 * value - 0.5 * center) / (0.5 * value + 0.5 * center)  # halves: a sum could overflow
-    square = z * z
-    series = 1.0 + square * (1 / 3 + square * (1 / 5 + square * (1 / 7 + square * (1 / 9 + square * (1 / 11)))))
-    # Of two logs and not of the ratio, which could underflow.
-    return tl.where(tl.abs(z) < 0.25, 2.0 * z * series, tl.log(value) - tl.log(center))
 
 
 @triton.jit
@@ -121,16 +107,8 @@ def refine(
         used = lane < (13 if STENCIL == "wide" else 7)
 
         if RESCALE and not ARGMAX_ON_BLURRED:
-            # The log of a rescaled map differs from the log of the map by a constant, which the derivatives
-            # do not see, unless a clip binds. The scale lies between 1 (an average never exceeds the largest
-            # value) and raw_maximum / max(points). So no clip binds if CLIP_MIN <= points and raw_maximum <= CLIP_MAX,
-            # and all points clip to one number if raw_maximum <= CLIP_MIN or CLIP_MAX <= points. MARGIN is
-            # generous: a map sent the exact way without need costs time and not accuracy.
-            MARGIN: tl.constexpr = 1e-5
             lowest = tl.min(tl.where(used, points, float("inf")), axis=0)
-            low_binds = (lowest < CLIP_MIN * (1 + MARGIN)) & (raw_maximum > CLIP_MIN * (1 - MARGIN))
-            high_binds = (raw_maximum > CLIP_MAX * (1 - MARGIN)) & (lowest < CLIP_MAX * (1 + MARGIN))
-            needs_scale = refinable & (low_binds | high_binds)
+            needs_scale = refinable & clip_may_bind(lowest, raw_maximum, CLIP_MIN, CLIP_MAX)
             if needs_scale:
                 known = tl.max(tl.where(used, points, float("-inf")), axis=0)
                 blurred_maximum, _ = scan_blurred_map(
@@ -143,7 +121,7 @@ def refine(
         clipped = tl.minimum(tl.maximum(points * scale, CLIP_MIN), CLIP_MAX)
         center = tl.minimum(tl.maximum(center * scale, CLIP_MIN), CLIP_MAX)
         # Relative to the centre, whose own log is then zero.
-        logs = tl.where(used, _log_ratio(clipped, center), 0.0)
+        logs = tl.where(used, log_ratio(clipped, center), 0.0)
         dx = _weighted_sum(logs, lane, 1, -1, 2, -1) / 2
         dy = _weighted_sum(logs, lane, 3, -1, 4, -1) / 2
         if STENCIL == "wide":
@@ -254,8 +232,6 @@ def recipe_constants(
     """The constexprs that follow from a recipe."""
     radius = kernel_size // 2
     taps = blur_taps(kernel_size, sigma)
-    # A sampled Gaussian is computed where it is needed; OpenCV's tables have at most five distinct weights.
-    table = [*taps, *[0.0] * 5][:5] if sigma == 0.0 else [taps[0], 0.0, 0.0, 0.0, 0.0]
     return {
         "STENCIL": stencil,
         "PADDING": padding,
@@ -274,7 +250,5 @@ def recipe_constants(
         "TILE_SIDE": _TILE_SIDE,
         "HALO_SIDE": triton.next_power_of_2(_TILE_SIDE + 2 * radius),
         "LANES": triton.next_power_of_2(radius + 1),
-        "RADIUS": radius,
-        "EXPONENT": 0.0 if sigma == 0.0 else -math.log2(math.e) / (2.0 * sigma * sigma),
-        **{f"TAP_{i}": weight for i, weight in enumerate(table)},
+        **tap_constants(taps),
     }

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import measure, peers, rows, test_decode, test_nll, workloads
+from benchmarks import measure, peers, rows, test_decode, test_nll, test_simcc, workloads
 from benchmarks.rows import Row
 from benchmarks.workloads import Workload
 from dark_kernels import recipes
@@ -24,6 +24,7 @@ SMALL = Workload("W1", (2, 3, 40, 30), "a small one")
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     caches = (test_decode._inputs, test_decode._compared, test_decode._truth, test_nll._inputs, test_nll._truth)
+    caches += (test_simcc.inputs_of, test_simcc._truth)
     monkeypatch.setattr(workloads, "ALL", (SMALL,))
     yield
     for cache in caches:
@@ -188,6 +189,37 @@ def test_what_does_not_compile_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch, "compile", fails)
     with pytest.raises(peers.NotInstalled, match=r"torch.compile fails here \(RuntimeError: no C\+\+ compiler\)$"):
         peers.compiled(lambda maps: maps, lambda function: function(torch.zeros(1)))
+
+
+# --- SimCC --------------------------------------------------------------------------------------------------
+
+SMALL_AXES = Workload("S1", (2, 3, 96, 128), "a small one")
+
+
+@pytest.mark.parametrize("variant", test_simcc.VARIANTS)
+@pytest.mark.parametrize("name", [test_simcc.READ_ONLY, test_simcc.OURS, test_simcc.REFERENCE, test_simcc.LOOP])
+def test_simcc_rows_compare_their_output(name: str, variant: str) -> None:
+    if name == test_simcc.LOOP:
+        pytest.importorskip("cv2", reason="opencv is not installed")
+        variant = "dark"
+    case = test_simcc.Case(SMALL_AXES, "float32", variant)
+    made = test_simcc.ROWS[name](case, "cpu")
+    output = made.call(test_simcc.inputs_of(case.workload, case.dtype, "cpu")[0])
+    made.compare(output)
+    if name != test_simcc.READ_ONLY:
+        for i in range(len(output)):
+            wrong = list(output)
+            wrong[i] = output[i] + 0.02
+            with pytest.raises(peers.Wrong, match="keypoints are off" if i == 0 else "scores or visibilities are off"):
+                made.compare(tuple(wrong))
+    assert made.bytes == 6 * 224 * 4 + (0 if name == test_simcc.READ_ONLY else 96 if "vis" in variant else 72)
+
+
+def test_simcc_cases_have_rows() -> None:
+    for cases in (test_simcc.CPU_CASES, test_simcc.CUDA_CASES):
+        assert len({str(case) for case in cases}) == len(cases)
+        for case in cases:
+            assert set(case.rows) <= set(test_simcc.ROWS)
 
 
 # --- losses -------------------------------------------------------------------------------------------------

@@ -1,0 +1,136 @@
+"""decode_simcc(): what users call."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .. import _checks
+from ..backends import check_backend
+from ..recipes import simcc_kernel_size
+from ..types import SimCCKeypoints
+from .library import decode_simcc_function
+from .reference import decode_simcc_reference
+
+_SCORES = ("min", "mean")
+
+
+def decode_simcc(
+    simcc_x: Tensor,  # [B, K, Wx]
+    simcc_y: Tensor,  # [B, K, Wy]
+    sigma: float | tuple[float, float] | None = None,
+    dark: bool = False,
+    split_ratio: float = 1.0,
+    score: str = "min",
+    visibility: bool = False,
+    beta: float = 150.0,
+    backend: str = "auto",
+) -> SimCCKeypoints:
+    """Turn SimCC's classifications of the two axes into keypoints.
+
+    For each axis: find the first largest bin and, with `dark`, smooth the axis and take one Newton step towards the
+    maximum of its log (SimCC: Li et al., ECCV 2022; DARK: Zhang et al., CVPR 2020). These are the numbers of mmpose
+    1.x's SimCCLabel codec, and with `score="mean"` of rtmlib. On CUDA, ROCm and XPU this is one launch that reads each
+    element once.
+
+    A keypoint whose score is not positive (or NaN, as it is where an axis holds a NaN) is invalid: both coordinates are
+    -1, whatever the split ratio, and the score stays what it is. A peak of +inf stays in its bin, and so does a peak
+    whose step is not finite. Coordinates are always finite; nothing bounds a step, which can be long on noise, and near
+    an end of an axis, where the zeros beyond it bend the log.
+
+    The result does not depend on the inputs in a differentiable way, as with `argmax`: tensors that require grad are
+    accepted and the outputs carry no gradient. The inputs are never written to.
+
+    Args:
+        simcc_x: [B, K, Wx], float16, bfloat16, float32 or float64, any strides. Arithmetic is float32, in float64 if
+            an input is.
+        simcc_y: [B, K, Wy]; dtype and strides may differ from those of `simcc_x`.
+        sigma: Standard deviation in bins of the targets that the network was trained on: a number, or (x, y). Needed
+            with `dark`, where the width of the blur follows from it (at least 0.5), and with `visibility`.
+        dark: Whether to refine.
+        split_ratio: Bins per pixel, positive. Coordinates are bins over it.
+        score: Of the two peaks `"min"` is the smaller (mmpose) and `"mean"` the mean (rtmlib).
+        visibility: Whether to return visibilities: the smaller over the axes of max softmax(beta * sigma * axis), of
+            the axes as they came in. NaN where an axis holds a NaN.
+        beta: Of the visibilities, positive.
+        backend: `"auto"` (Triton where the device has it, else eager), `"triton"`, `"eager"` (vectorised PyTorch on
+            any device) or `"reference"` (the definition: whole axes, slow). float64 is served by eager where Triton is
+            asked for.
+
+    Returns:
+        SimCCKeypoints: `coords` [B, K, 2] as (x, y) in pixels, `scores` [B, K], and `visibility` [B, K] or None;
+        float32, or float64 if an input is. Empty for B = 0 or K = 0.
+
+    Raises:
+        TypeError: An input is not a dense tensor of one of the dtypes above, or a number or flag is none.
+        ValueError: A shape does not fit, the inputs are on several devices, a number is out of range, a name is
+            unknown, `sigma` is missing, or `backend` cannot serve these tensors.
+
+    Example:
+        >>> import torch, dark_kernels
+        >>> simcc_x, simcc_y = torch.rand(8, 17, 384), torch.rand(8, 17, 512)
+        >>> keypoints = dark_kernels.decode_simcc(simcc_x, simcc_y, sigma=(4.9, 5.66), dark=True, split_ratio=2.0)
+        >>> keypoints.coords.shape
+        torch.Size([8, 17, 2])
+    """
+    _check_axes(simcc_x, simcc_y)
+    sigmas = _pair(sigma)
+    for name, flag in (("dark", dark), ("visibility", visibility)):
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name}: got {flag!r}, expected True or False")
+        if flag and sigmas is None:
+            raise ValueError(
+                f"sigma: got None with {name}=True, expected the standard deviation in bins of the training targets, "
+                "a number or (x, y)"
+            )
+    _checks.check_positive("split_ratio", split_ratio)
+    _checks.check_name("score", score, _SCORES)
+    _checks.check_positive("beta", beta)
+    check_backend(backend)
+    kernel_sizes = (0, 0)
+    if dark and sigmas is not None:
+        kernel_sizes = simcc_kernel_size(sigmas[0]), simcc_kernel_size(sigmas[1])
+        if min(kernel_sizes) < 1:
+            raise ValueError(
+                f"sigma: got {sigma} with dark=True, expected at least 0.5, for a blur of at least one bin"
+            )
+    simcc_x, simcc_y = simcc_x.detach(), simcc_y.detach()
+    if backend == "reference":
+        return SimCCKeypoints(
+            *decode_simcc_reference(simcc_x, simcc_y, sigmas, dark, split_ratio, score, visibility, beta)
+        )
+    sharpness = (0.0, 0.0)
+    if visibility and sigmas is not None:
+        sharpness = float(beta * sigmas[0]), float(beta * sigmas[1])
+    options = (*kernel_sizes, *sharpness, float(split_ratio), score == "mean")
+    return SimCCKeypoints(*decode_simcc_function(simcc_x, simcc_y, *options, backend))
+
+
+def _check_axes(simcc_x: Tensor, simcc_y: Tensor) -> None:
+    _checks.check_tensor("simcc_x", simcc_x, 3, "[B, K, Wx]")
+    _checks.check_tensor("simcc_y", simcc_y, 3, "[B, K, Wy]")
+    for name, axis in (("simcc_x", simcc_x), ("simcc_y", simcc_y)):
+        if axis.shape[2] == 0:
+            raise ValueError(f"{name}: got shape {list(axis.shape)}, expected at least one bin")
+    if simcc_x.shape[:2] != simcc_y.shape[:2]:
+        batch, num_keypoints = simcc_x.shape[:2]
+        raise ValueError(
+            f"simcc_y: got shape {list(simcc_y.shape)}, expected [{batch}, {num_keypoints}, Wy], "
+            f"as simcc_x has {list(simcc_x.shape)}"
+        )
+    _checks.check_devices(simcc_x=simcc_x, simcc_y=simcc_y)
+
+
+def _pair(sigma: float | tuple[float, float] | None) -> tuple[float, float] | None:
+    """(x, y) of a number or of two of them (a list or an array as well)."""
+    if sigma is None:
+        return None
+    if isinstance(sigma, int | float):
+        _checks.check_positive("sigma", sigma)
+        return sigma, sigma
+    try:
+        x, y = sigma
+    except (TypeError, ValueError):
+        raise TypeError(f"sigma: got {sigma!r}, expected a number, (x, y) or None") from None
+    _checks.check_positive("sigma", x)
+    _checks.check_positive("sigma", y)
+    return x, y

@@ -1,0 +1,80 @@
+"""The contract with PyTorch: schema, fake implementation, and which backend serves which device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._operators import arithmetic_dtype, directly
+from ..backends import choose
+from ..recipes import opencv_taps
+from . import eager
+
+_library = torch.library.Library("dark_kernels", "FRAGMENT")
+
+# A kernel size of 0 stands for no refinement, a sharpness (beta * sigma) of 0 for no visibility.
+_library.define(
+    "decode_simcc(Tensor simcc_x, Tensor simcc_y, int kernel_size_x, int kernel_size_y, float sharpness_x, "
+    "float sharpness_y, float split_ratio, bool mean_score, str backend) "
+    "-> (Tensor coords, Tensor scores, Tensor visibility)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def _decode_simcc(
+    simcc_x: Tensor,
+    simcc_y: Tensor,
+    kernel_size_x: int,
+    kernel_size_y: int,
+    sharpness_x: float,
+    sharpness_y: float,
+    split_ratio: float,
+    mean_score: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = arithmetic_dtype(simcc_x, simcc_y)
+    serves = choose(backend, simcc_x.device.type, dtype).backend
+    is_empty = simcc_x.shape[0] == 0 or simcc_x.shape[1] == 0
+    taps_x, taps_y = (opencv_taps(size) if size else None for size in (kernel_size_x, kernel_size_y))
+    options: tuple[Any, ...] = (taps_x, taps_y, sharpness_x, sharpness_y, split_ratio, mean_score)
+    if is_empty or serves == "triton":
+        outputs = _empty_outputs(simcc_x, simcc_y, sharpness_x > 0)
+        if not is_empty:
+            from . import kernels  # Triton is imported when it first serves a call, not with the package
+
+            kernels.decode_simcc_fwd(*outputs, simcc_x, simcc_y, *options)
+        return outputs
+    coords, scores, visibility = eager.decode_simcc_fwd(simcc_x, simcc_y, dtype, *options)
+    return coords, scores, scores.new_empty(0) if visibility is None else visibility
+
+
+def _empty_outputs(simcc_x: Tensor, simcc_y: Tensor, visibility: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Uninitialised coords, scores and visibilities. The last has no element where none is asked for: the number of
+    outputs of an operator is fixed."""
+    batch, num_keypoints = simcc_x.shape[:2]
+    dtype = arithmetic_dtype(simcc_x, simcc_y)
+    return (
+        simcc_x.new_empty((batch, num_keypoints, 2), dtype=dtype),
+        simcc_x.new_empty((batch, num_keypoints), dtype=dtype),
+        simcc_x.new_empty((batch, num_keypoints) if visibility else (0,), dtype=dtype),
+    )
+
+
+def _decode_simcc_fake(simcc_x: Tensor, simcc_y: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _empty_outputs(simcc_x, simcc_y, arguments[2] > 0)
+
+
+# One implementation for all devices: it asks `choose`, so a device without Triton is served by eager.
+_library.impl("decode_simcc", _decode_simcc, "CompositeExplicitAutograd")
+torch.library.register_fake("dark_kernels::decode_simcc", _decode_simcc_fake, lib=_library)
+
+decode_simcc_operator = torch.ops.dark_kernels.decode_simcc.default
+_call_decode_simcc = directly(decode_simcc_operator, _decode_simcc)
+
+
+def decode_simcc_function(simcc_x: Tensor, simcc_y: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The operator's outputs, with None for visibilities that nobody asked for."""
+    coords, scores, visibility = _call_decode_simcc(simcc_x, simcc_y, *arguments)
+    return coords, scores, visibility if arguments[2] > 0 else None
