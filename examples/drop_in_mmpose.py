@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from mmpose.registry import KEYPOINT_CODECS
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 import dark_kernels.integrations.mmpose  # noqa: F401  a config says this with custom_imports
 
@@ -25,26 +26,44 @@ CONFIGS: tuple[dict[str, Any], ...] = (
     {"type": "MSRAHeatmap", **SIZES, "sigma": 2, "unbiased": True},
     {"type": "UDPHeatmap", **SIZES, "sigma": 2},
     {"type": "MegviiHeatmap", **SIZES, "kernel_size": 11},
+    {"type": "SimCCLabel", "input_size": (192, 256), "sigma": (4.9, 5.66), "simcc_split_ratio": 2.0, "use_dark": True},
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = drop_in.parse(arguments, "drop_in_mmpose", __doc__).parse_args(arguments)
+    maps = drop_in.heatmaps(options)
     for config in CONFIGS:
-        maps = drop_in.heatmaps(options)
-        if config["type"] == "MegviiHeatmap":
-            maps = maps * 255
-        _compare(config, {**config, "type": f"DarkKernels{config['type']}"}, maps)
+        _compare(config, {**config, "type": f"DarkKernels{config['type']}"}, _outputs(config, maps))
 
 
-def _compare(config: dict[str, Any], our_config: dict[str, Any], maps: Tensor) -> None:
+def _outputs(config: dict[str, Any], maps: Tensor) -> tuple[Tensor, ...]:
+    """What a network hands to the codec."""
+    if config["type"] == "MegviiHeatmap":
+        return (maps * 255,)
+    if config["type"] != "SimCCLabel":
+        return (maps,)
+    # The maxima of columns and rows, as fine as a SimCC network's.
+    bins = [int(size * config["simcc_split_ratio"]) for size in config["input_size"]]
+    return tuple(interpolate(maps.amax(axis), size, mode="linear") for axis, size in zip((-2, -1), bins, strict=True))
+
+
+def _compare(config: dict[str, Any], our_config: dict[str, Any], outputs: tuple[Tensor, ...]) -> None:
     stock, codec = KEYPOINT_CODECS.build(config), KEYPOINT_CODECS.build(our_config)
+
+    def decode_samples() -> list[Any]:
+        """As a head does it: SimCC's with a dimension for one instance. MMPose's DARK overwrites its input: a copy."""
+        arrays = [output.cpu().numpy() for output in outputs]
+        if len(arrays) == 2:
+            arrays = [array[:, None].copy() for array in arrays]
+        return [stock.decode(*sample) for sample in zip(*arrays, strict=True)]
+
     drop_in.compare(
         config["type"],
-        (_line(config), lambda: [stock.decode(sample) for sample in maps.cpu().numpy()]),
-        (_line(our_config), lambda: list(zip(*codec.batch_decode(maps), strict=True))),
+        (_line(config), decode_samples),
+        (_line(our_config), lambda: list(zip(*codec.batch_decode(*outputs), strict=True))),
         lambda result: tuple(np.concatenate(each) for each in zip(*result, strict=True)),
-        maps,
+        outputs[0],
     )
 
 

@@ -13,9 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from dark_kernels import transforms
+import dark_kernels
+from dark_kernels import Recipe, recipes, transforms
 
 DATA = Path(__file__).parent / "data"
+KEYS = ("coords", "scores", "image_coords")
 SIZE = (37, 53)  # (W, H)
 CONVENTIONS: list[Any] = [
     pytest.param(transforms.darkpose, {}, id="darkpose"),
@@ -70,31 +72,41 @@ def test_formulas(convention: Convention, options: dict[str, bool], device: torc
     )
 
 
+PUBLISHED = [
+    ("darkpose_k11", recipes.DARKPOSE, transforms.darkpose, {}),
+    ("mmpose0x_default", recipes.QUARTER_LEGACY, transforms.mmpose_legacy, {}),
+    ("mmpose0x_unbiased_k11", recipes.MMPOSE_DARK, transforms.mmpose_legacy, {}),
+    ("mmpose0x_udp_k11", recipes.MMPOSE_LEGACY_UDP, transforms.mmpose_legacy, {"use_udp": True}),
+    ("hf_vitpose_k11", recipes.VITPOSE_HF, transforms.mmpose_legacy, {"use_udp": True}),
+]
+# Published coordinates are float32, and some pipelines compute in it: three roundings of numbers below 512.
+ROUNDING = 3 * 512 * 2.0**-24
+
+
 @pytest.mark.parametrize("case", ["small", "border", "odd", "tie", "zero"])
 @pytest.mark.parametrize(
-    ("variant", "convention", "options"),
-    [
-        ("darkpose_k11", transforms.darkpose, {}),
-        ("mmpose0x_default", transforms.mmpose_legacy, {}),
-        ("mmpose0x_unbiased_k11", transforms.mmpose_legacy, {}),
-        ("mmpose0x_udp_k11", transforms.mmpose_legacy, {"use_udp": True}),
-        ("hf_vitpose_k11", transforms.mmpose_legacy, {"use_udp": True}),
-    ],
+    ("variant", "recipe", "convention", "options"), [pytest.param(*row, id=row[0]) for row in PUBLISHED]
 )
-def test_published_image_coordinates(case: str, variant: str, convention: Convention, options: dict[str, bool]) -> None:
-    """Published coordinates in the image, from published ones in the heatmap. Both are float32, and some pipelines
-    compute in it: three roundings of numbers below 512."""
+def test_published_image_coordinates(
+    case: str, variant: str, recipe: Recipe, convention: Convention, options: dict[str, bool], device: torch.device
+) -> None:
+    """From published coordinates in the heatmap, and from the heatmaps, in one call of decode."""
     with np.load(DATA / f"{case}.npz") as file:
-        arrays = {
-            name: torch.from_numpy(file[name]) for name in file.files if name in {"center", "scale"} or variant in name
-        }
-        height, width = file["heatmaps"].shape[-2:]
-    center, scale = arrays["center"].double(), arrays["scale"].double()
-    valid = arrays[f"{variant}/scores"] > 0
-    ours = apply(convention(center, scale, (width, height), **options), arrays[f"{variant}/coords"].double())
-    published = arrays[f"{variant}/image_coords"].double()
+        heatmaps, center, scale, coords, scores, published = (
+            torch.from_numpy(file[name]).to(device)
+            for name in ("heatmaps", "center", "scale", *(f"{variant}/{key}" for key in KEYS))
+        )
+    height, width = heatmaps.shape[-2:]
+    valid = scores > 0
     assert published[valid].abs().max() < 512
-    torch.testing.assert_close(ours[valid], published[valid], rtol=0, atol=3 * 512 * 2.0**-24)
+    matrices = convention(center.double(), scale.double(), (width, height), **options)
+    ours = apply(matrices, coords.double())
+    torch.testing.assert_close(ours[valid], published[valid].double(), rtol=0, atol=ROUNDING)
+
+    decoded = dark_kernels.decode(heatmaps, recipe, image_transform=matrices.float())
+    tolerance = 1e-4 * matrices[..., :2].abs().max().item() + 2 * ROUNDING
+    torch.testing.assert_close(decoded.coords[valid], published[valid], rtol=0, atol=tolerance)
+    assert (decoded.coords[~valid] == recipe.invalid).all()
 
 
 @pytest.mark.parametrize(("convention", "options"), CONVENTIONS)

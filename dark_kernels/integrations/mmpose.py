@@ -28,18 +28,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmpose.codecs import MegviiHeatmap, MSRAHeatmap, UDPHeatmap
+from mmpose.codecs import MegviiHeatmap, MSRAHeatmap, SimCCLabel, UDPHeatmap
 from mmpose.registry import KEYPOINT_CODECS
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..decode import decode
+from ..decode import decode, decode_offsets
 from ..recipes import MEGVII, MMPOSE_DARK, MMPOSE_UDP, QUARTER, Recipe
+from ..simcc import decode_simcc
 from ._recipes import with_kernel_size
 
 __all__ = [
     "DarkKernelsMSRAHeatmap",
     "DarkKernelsMegviiHeatmap",
+    "DarkKernelsSimCCLabel",
     "DarkKernelsUDPHeatmap",
 ]
 
@@ -47,18 +49,25 @@ Array = NDArray[Any]
 
 
 class _BatchDecoding:
-    """Both decoding methods of a heatmap codec, from `decode_heatmaps` and `to_input`."""
+    """Both decoding methods of a heatmap codec, given its recipe."""
 
-    def decode_heatmaps(
+    scale_factor: Array
+
+    @property
+    def _recipe(self) -> Recipe:
+        raise NotImplementedError
+
+    def _decode_heatmaps(
         self,
         heatmaps: Tensor,  # [B, C, H, W]
     ) -> tuple[Tensor, Tensor]:
         """Keypoints [B, K, 2] in heatmap pixels, and scores [B, K]."""
-        raise NotImplementedError
+        coords, scores, _ = decode(heatmaps, self._recipe)
+        return coords, scores
 
-    def to_input(self, keypoints: Array) -> Array:
-        """From heatmap pixels to the network's input, as the codec's own `decode` does it."""
-        raise NotImplementedError
+    def _to_input(self, keypoints: Array) -> Array:
+        """From heatmap pixels to input pixels, as the codec's own `decode` does it, dtype included."""
+        return keypoints * self.scale_factor
 
     def batch_decode(
         self,
@@ -69,9 +78,9 @@ class _BatchDecoding:
         Args:
             batch_encoded: Heatmaps [B, C, H, W] on any device.
         """
-        coords, scores = self.decode_heatmaps(batch_encoded)
-        keypoints = self.to_input(coords.cpu().numpy())
-        return list(keypoints[:, None]), list(scores.cpu().numpy()[:, None])
+        coords, scores = self._decode_heatmaps(batch_encoded)
+        # On the host, like the rest of a head's results, and so that what is no keypoint is scaled as well.
+        return _per_sample(self._to_input(coords.cpu().numpy())), _per_sample(scores.cpu().numpy())
 
     def decode(
         self,
@@ -86,39 +95,21 @@ class _BatchDecoding:
         return keypoints[0], scores[0]
 
 
-class _ScaledDecoding(_BatchDecoding):
-    """Of codecs with one recipe, and a factor for each axis from the heatmap to the input."""
-
-    scale_factor: Array
-
-    @property
-    def recipe(self) -> Recipe:
-        """How this codec's options decode."""
-        raise NotImplementedError
-
-    def decode_heatmaps(self, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
-        coords, scores, _ = decode(heatmaps, self.recipe)
-        return coords, scores
-
-    def to_input(self, keypoints: Array) -> Array:
-        return keypoints * self.scale_factor
-
-
 @KEYPOINT_CODECS.register_module()
-class DarkKernelsMSRAHeatmap(_ScaledDecoding, MSRAHeatmap):
+class DarkKernelsMSRAHeatmap(_BatchDecoding, MSRAHeatmap):
     """MMPose's MSRAHeatmap: DARK if `unbiased`, else a quarter of a pixel towards the larger neighbour."""
 
     @property
-    def recipe(self) -> Recipe:
+    def _recipe(self) -> Recipe:
         return with_kernel_size(MMPOSE_DARK, self.blur_kernel_size) if self.unbiased else QUARTER
 
 
 @KEYPOINT_CODECS.register_module()
-class DarkKernelsMegviiHeatmap(_ScaledDecoding, MegviiHeatmap):
+class DarkKernelsMegviiHeatmap(_BatchDecoding, MegviiHeatmap):
     """MMPose's MegviiHeatmap: the peak of the smoothed map, a quarter of a pixel further, and half a pixel."""
 
     @property
-    def recipe(self) -> Recipe:
+    def _recipe(self) -> Recipe:
         return with_kernel_size(MEGVII, self.kernel_size)
 
 
@@ -126,30 +117,72 @@ class DarkKernelsMegviiHeatmap(_ScaledDecoding, MegviiHeatmap):
 class DarkKernelsUDPHeatmap(_BatchDecoding, UDPHeatmap):
     """MMPose's UDPHeatmap: DARK over one pixel, or the offset maps of `heatmap_type="combined"`."""
 
-    def decode_heatmaps(self, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
-        if self.heatmap_type == "combined":
-            return _decode_offsets(heatmaps, self.blur_kernel_size, self.radius_factor)
-        coords, scores, _ = decode(heatmaps, with_kernel_size(MMPOSE_UDP, self.blur_kernel_size))
-        return coords, scores
+    @property
+    def _recipe(self) -> Recipe:
+        return with_kernel_size(MMPOSE_UDP, self.blur_kernel_size)
 
-    def to_input(self, keypoints: Array) -> Array:
+    def _decode_heatmaps(self, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+        if self.heatmap_type == "combined":
+            coords, scores, _ = decode_offsets(heatmaps, self.blur_kernel_size, self.radius_factor)
+            return coords, scores
+        return super()._decode_heatmaps(heatmaps)
+
+    def _to_input(self, keypoints: Array) -> Array:
         width, height = self.heatmap_size
         return keypoints / [width - 1, height - 1] * self.input_size
 
 
-def _decode_offsets(
-    heatmaps: Tensor,  # [B, 3K, H, W]
-    kernel_size: int,
-    radius_factor: float,
-) -> tuple[Tensor, Tensor]:
-    recipe = Recipe(
-        kernel_size=2 * kernel_size + 1, padding="reflect", rescale=False, stencil="none", argmax_on="blurred"
-    )
-    classes, offsets = heatmaps[:, ::3], heatmaps.unflatten(1, (-1, 3))[:, :, 1:]
-    coords, scores, _ = decode(classes, recipe)
-    height, width = heatmaps.shape[-2:]
-    valid = scores > 0
-    column, row = coords.long().clamp(min=0).unbind(-1)
-    index = (row * width + column)[:, :, None, None].expand(-1, -1, 2, 1)
-    step = offsets.flatten(3).gather(3, index)[..., 0] * (radius_factor * max(width, height))
-    return torch.where(valid[..., None], coords + step, coords), scores
+@KEYPOINT_CODECS.register_module()
+class DarkKernelsSimCCLabel(SimCCLabel):
+    """MMPose's SimCCLabel, with or without DARK. Visibilities are those of the network's output: where MMPose's own
+    takes them after DARK, it has overwritten that output."""
+
+    def batch_decode(
+        self,
+        simcc_x: Tensor,  # [B, K, Wx]
+        simcc_y: Tensor,  # [B, K, Wy]
+    ) -> tuple[list[Array], list[Array] | tuple[list[Array], list[Array]]]:
+        """For each sample, its keypoints [1, K, 2] in input pixels and their scores [1, K]; with `decode_visibility`,
+        a pair of scores and visibilities [1, K].
+
+        Args:
+            simcc_x, simcc_y: Predictions for both axes, on any device.
+        """
+        sigma_x, sigma_y = (float(sigma) for sigma in self.sigma)
+        coords, scores, visibility = decode_simcc(
+            simcc_x,
+            simcc_y,
+            sigma=(sigma_x, sigma_y),
+            dark=self.use_dark,
+            visibility=self.decode_visibility,
+            beta=self.decode_beta,
+        )
+        # Not decode_simcc's own division, which leaves keypoints without a positive score at -1.
+        keypoints = _per_sample(coords.cpu().numpy() / self.simcc_split_ratio)
+        if visibility is None:
+            return keypoints, _per_sample(scores.cpu().numpy())
+        return keypoints, (_per_sample(scores.cpu().numpy()), _per_sample(visibility.cpu().numpy()))
+
+    def decode(
+        self,
+        simcc_x: Array,  # [K, Wx] or [N, K, Wx]
+        simcc_y: Array,  # [K, Wy] or [N, K, Wy]
+    ) -> tuple[Array, Array | tuple[Array, Array]]:
+        """Keypoints [N, K, 2] in input pixels and their scores [N, K], N = 1 without that dimension; with
+        `decode_visibility`, a pair of scores and visibilities [N, K].
+
+        Args:
+            simcc_x, simcc_y: Predictions for both axes.
+        """
+        axes = [torch.from_numpy(np.array(axis)) for axis in (simcc_x, simcc_y)]
+        keypoints, scores = self.batch_decode(*(axis[None] if axis.dim() == 2 else axis for axis in axes))
+        if isinstance(scores, tuple):
+            return np.concatenate(keypoints), (np.concatenate(scores[0]), np.concatenate(scores[1]))
+        return np.concatenate(keypoints), np.concatenate(scores)
+
+
+def _per_sample(
+    values: Array,  # [B, ...]
+) -> list[Array]:
+    """[1, ...] of each sample: MMPose's one instance."""
+    return list(values[:, None])

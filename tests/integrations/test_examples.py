@@ -35,7 +35,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     ("name", "package", "lines"),
     [
         ("drop_in_darkpose", "cv2", 1),
-        ("drop_in_mmpose", "mmpose", 4),
+        ("drop_in_mmpose", "mmpose", 5),
         ("drop_in_transformers", "transformers", 1),
     ],
 )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,6 +54,27 @@ def models(codecs: Any) -> Any:
     stub_mmcv_ops()
     require("mmpose.models")
     return require("mmpose.registry").MODELS
+
+
+CONFIG_FILE = """
+custom_imports = dict(imports=["dark_kernels.integrations.mmpose"], allow_failed_imports=False)
+codec = dict(type="DarkKernelsUDPHeatmap", input_size=(192, 256), heatmap_size=(48, 64), sigma=2)
+"""
+
+
+def test_a_config_file(tmp_path: Path) -> None:
+    """In a fresh process, where nothing but the config imports our codecs."""
+    (tmp_path / "config.py").write_text(CONFIG_FILE)
+    program = """
+import sys
+from mmengine.config import Config
+from mmpose.registry import KEYPOINT_CODECS
+codec = KEYPOINT_CODECS.build(Config.fromfile(sys.argv[1]).codec)
+print(type(codec).__name__, codec.support_batch_decoding)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", program, str(tmp_path / "config.py")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.stdout == "DarkKernelsUDPHeatmap True\n", result.stderr
 
 
 def ours(config: Config) -> Config:
@@ -183,6 +207,97 @@ def test_a_reversed_view_of_one_sample(codecs: Any, real_heatmaps: Tensor) -> No
     np.testing.assert_array_equal(codec.decode(mirrored)[0], codec.decode(mirrored.copy())[0])
 
 
+# --- SimCC -----------------------------------------------------------------------------------------------------
+
+SIGMA, RATIO = (4.9, 5.66), 2.0
+SIMCC = [
+    pytest.param({}, id="simcc"),
+    pytest.param({"use_dark": True}, id="simcc-dark"),
+    pytest.param({"decode_visibility": True, "decode_beta": 10.0}, id="simcc-visibility"),
+    pytest.param({"sigma": 6, "simcc_split_ratio": 3.0, "use_dark": True}, id="simcc-6"),
+]
+
+
+def simcc_config(kind: str, options: Config) -> Config:
+    config = {"type": kind, "input_size": INPUT, "sigma": SIGMA, "simcc_split_ratio": RATIO, "normalize": False}
+    return {**config, **options}
+
+
+def axes(batch: int, num_keypoints: int, config: Config) -> tuple[Tensor, Tensor]:
+    """[B, K, Wx] and [B, K, Wy]: a Gaussian and noise on each."""
+    generator = torch.Generator().manual_seed(0)
+    sigma = config["sigma"] if isinstance(config["sigma"], tuple) else (config["sigma"],) * 2
+    result = []
+    for size, spread in zip(INPUT, sigma, strict=True):
+        bins = torch.arange(int(size * config["simcc_split_ratio"]))
+        centers = (0.2 + 0.6 * torch.rand(batch, num_keypoints, 1, generator=generator)) * len(bins)
+        peak = torch.exp(-0.5 * ((bins - centers) / spread) ** 2)
+        result.append(peak + 0.01 * torch.rand(peak.shape, generator=generator))
+    return result[0], result[1]
+
+
+@pytest.mark.parametrize("options", SIMCC)
+def test_simcc(codecs: Any, options: Config, device: torch.device) -> None:
+    stock, codec = (codecs.build(simcc_config(kind, options)) for kind in ("SimCCLabel", "DarkKernelsSimCCLabel"))
+    predictions = axes(4, 17, simcc_config("", options))
+    untouched = [axis.clone() for axis in predictions]
+    on_device = [axis.to(device) for axis in predictions]
+    keypoints, scores = codec.batch_decode(*on_device)
+    visibilities = None
+    if codec.decode_visibility:
+        scores, visibilities = scores
+    for sample in range(4):
+        one = [axis[sample].numpy().copy() for axis in predictions]
+        for arrays in (one, [array[None] for array in one]):
+            # MMPose's own takes [K, W] as well, but not with DARK.
+            expected, expected_scores = stock.decode(*[array[None].copy() for array in one])
+            single, single_scores = codec.decode(*arrays)
+            if visibilities is not None:
+                (expected_scores, visibility), (single_scores, single_visibility) = expected_scores, single_scores
+                np.testing.assert_allclose(visibilities[sample], visibility, rtol=1e-4)
+                np.testing.assert_array_equal(single_visibility, visibilities[sample])
+            assert_same((keypoints[sample], scores[sample]), (expected, expected_scores), 1e-4)
+            np.testing.assert_array_equal(single, keypoints[sample])
+            np.testing.assert_array_equal(single_scores, scores[sample])
+    for axis, before in zip(on_device, untouched, strict=True):
+        assert torch.equal(axis.cpu(), before)
+
+
+def test_simcc_visibility_with_dark(codecs: Any) -> None:
+    """Of the predictions, as without DARK; MMPose's own are of what DARK has made of them."""
+    config = simcc_config("DarkKernelsSimCCLabel", {"decode_visibility": True, "decode_beta": 10.0})
+    predictions = axes(2, 5, config)
+    _, (_, plain) = codecs.build(config).batch_decode(*predictions)
+    _, (_, dark) = codecs.build({**config, "use_dark": True}).batch_decode(*predictions)
+    np.testing.assert_array_equal(dark, plain)
+    _, (_, published) = codecs.build({**config, "type": "SimCCLabel", "use_dark": True}).decode(
+        *(axis.numpy() for axis in predictions)
+    )
+    assert np.abs(published - np.concatenate(plain)).max() > 0.1
+
+
+def test_simcc_without_a_keypoint(codecs: Any) -> None:
+    stock, codec = (codecs.build(simcc_config(kind, {})) for kind in ("SimCCLabel", "DarkKernelsSimCCLabel"))
+    simcc_x, simcc_y = axes(1, 3, simcc_config("", {}))
+    simcc_x[0, 1] = 0.0
+    simcc_y[0, 2] -= 2.0
+    expected, _ = stock.decode(simcc_x[0].numpy(), simcc_y[0].numpy())
+    np.testing.assert_array_equal(expected[0, 1:], -1 / RATIO)
+    np.testing.assert_array_equal(codec.batch_decode(simcc_x, simcc_y)[0][0], expected)
+
+
+def test_simcc_encoding_is_mmposes(codecs: Any) -> None:
+    stock, codec = (codecs.build(simcc_config(kind, {})) for kind in ("SimCCLabel", "DarkKernelsSimCCLabel"))
+    keypoints = np.random.default_rng(0).uniform((20, 20), (170, 230), (1, 5, 2)).astype(np.float32)
+    expected, encoded = stock.encode(keypoints), codec.encode(keypoints)
+    assert expected.keys() == encoded.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(encoded[name], array)
+    assert codec.label_mapping_table == stock.label_mapping_table
+    labels = (encoded["keypoint_x_labels"], encoded["keypoint_y_labels"])
+    np.testing.assert_array_equal(codec.decode(*labels)[0], stock.decode(*labels)[0])
+
+
 # --- heads -----------------------------------------------------------------------------------------------------
 
 
@@ -257,3 +372,35 @@ def test_heatmap_head_of_random_weights(models: Any, device: torch.device) -> No
         assert (expected.keypoint_scores > 0).all()
         np.testing.assert_array_equal(prediction.keypoint_scores, expected.keypoint_scores)
         assert (np.abs(prediction.keypoints - expected.keypoints)[0] <= bound * factor(config)).all()
+
+
+@pytest.mark.parametrize("flip_test", [False, True])
+@pytest.mark.parametrize("options", SIMCC)
+def test_rtmcc_head_of_random_weights(models: Any, options: Config, flip_test: bool, device: torch.device) -> None:
+    """RTMPose's head."""
+    predictions = []
+    for kind in ("SimCCLabel", "DarkKernelsSimCCLabel"):
+        torch.manual_seed(0)
+        decoder = simcc_config(kind, options)
+        head = models.build(
+            {
+                "type": "RTMCCHead", "in_channels": 8, "out_channels": 17, "input_size": INPUT,
+                "in_featuremap_size": (6, 8), "simcc_split_ratio": decoder["simcc_split_ratio"],
+                "gau_cfg": {
+                    "hidden_dims": 32, "s": 16, "expansion_factor": 2, "dropout_rate": 0.0, "drop_path": 0.0,
+                    "act_fn": "SiLU", "use_rel_bias": False, "pos_enc": False,
+                },
+                "loss": {"type": "KLDiscretLoss", "use_target_weight": True}, "decoder": decoder,
+            }
+        )  # fmt: skip
+        features = [(torch.rand(3, 8, 8, 6).to(device),) for _ in range(2)]
+        feats = features if flip_test else features[0]
+        predictions.append(head.eval().to(device).predict(feats, data_samples(3), test_cfg={"flip_test": flip_test}))
+    for prediction, expected in zip(*reversed(predictions), strict=True):
+        assert set(prediction.keys()) == set(expected.keys())
+        assert prediction.keypoints.shape == expected.keypoints.shape == (1, 17, 2)
+        np.testing.assert_allclose(prediction.keypoint_scores, expected.keypoint_scores, rtol=1e-6)
+        if not options.get("use_dark"):  # whose steps on noise are as long as its rounding makes them
+            np.testing.assert_array_equal(prediction.keypoints, expected.keypoints)
+        if "keypoints_visible" in expected:
+            np.testing.assert_allclose(prediction.keypoints_visible, expected.keypoints_visible, rtol=1e-4)
