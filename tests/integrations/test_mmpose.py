@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dark_kernels import recipes, testing
+from dark_kernels import decode, recipes, testing
 
 from .conftest import require, stub_mmcv_ops
 
@@ -121,6 +121,26 @@ def test_decoding(codecs: Any, real_heatmaps: Tensor, config: Config, device: to
         single = codec.decode(heatmaps[sample].numpy())
         assert_same((keypoints[sample], scores[sample]), single, 1e-4 * factor(config))
     assert torch.equal(on_device.cpu(), heatmaps)
+
+
+@pytest.mark.parametrize("shift", [False, True])
+def test_flip_test(codecs: Any, models: Any, real_heatmaps: Tensor, shift: bool, device: torch.device) -> None:
+    """decode's own against MMPose's: the network's outputs for four crops and for their mirror images."""
+    crops, mirrored = real_heatmaps[::2], real_heatmaps[1::2]
+    flips = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
+    flip_heatmaps = require("mmpose.models.utils.tta").flip_heatmaps
+    merged = (crops + flip_heatmaps(mirrored.clone(), flip_indices=flips, shift_heatmap=shift)) * 0.5
+    codec = codecs.build(
+        {"type": "MSRAHeatmap", "input_size": (64, 64), "heatmap_size": (64, 64), "sigma": 2.0, "unbiased": True}
+    )
+    coords, scores, _ = decode(
+        crops.to(device), recipes.MMPOSE_DARK, flipped=mirrored.to(device), flip_indices=flips, shift_flipped=shift
+    )
+    for sample in range(4):
+        expected, expected_scores = codec.decode(merged[sample].numpy())
+        np.testing.assert_array_equal(scores[sample].cpu().numpy(), expected_scores[0])
+        assert (expected_scores > 0).all()
+        np.testing.assert_allclose(coords[sample].cpu().numpy(), expected[0], rtol=0, atol=1e-4)
 
 
 def combined(batch: int, num_keypoints: int) -> Tensor:
