@@ -67,8 +67,9 @@ _CRAMER = ((4, 4, 2, 3, 2, 4), (1, 0, 3, 0, 1, 4))
 
 # From so many pixels on, the search of the groups that hold the maxima is worth two levels.
 _MANY_PIXELS = 2**19
-# Pixels of the maps that are smoothed at once on CPU.
+# Pixels of the maps that are smoothed at once on CPU, and of those that are flipped back.
 _BLUR_BLOCK = 2**17
+_FLIP_BLOCK = 2**18
 
 
 def decode_fwd(
@@ -161,12 +162,19 @@ def _chosen_and_merged(heatmaps: Tensor, extras: Extras) -> Tensor:
         return maps
     if channels is not None:
         mirrored = mirrored.index_select(0, channels)
-    dtype = torch.float64 if heatmaps.dtype == torch.float64 else torch.float32
-    column = torch.arange(heatmaps.shape[3] - 1, -1, -1, device=heatmaps.device)
-    if extras.shift_flipped:
-        column = torch.cat([column[:1], column[:-1]])
-    flipped = flipped.index_select(1, mirrored).index_select(3, column).to(dtype).mul_(0.5)
-    return flipped.add_(maps.to(dtype), alpha=0.5)
+    merged = maps.to(torch.float64 if maps.dtype == torch.float64 else torch.float32, copy=True).mul_(0.5)
+    # On CPU in blocks of images that stay in the cache.
+    images = maps.shape[0]
+    if maps.device.type == "cpu":
+        images = max(1, _FLIP_BLOCK // math.prod(maps.shape[1:]))
+    for flipped_block, block in zip(flipped.split(images), merged.split(images), strict=True):
+        back = flipped_block.index_select(1, mirrored).flip(-1)
+        if extras.shift_flipped:
+            block[..., 1:].add_(back[..., :-1], alpha=0.5)
+            block[..., :1].add_(back[..., :1], alpha=0.5)
+        else:
+            block.add_(back, alpha=0.5)
+    return merged
 
 
 def _held(indices: Tensor | None, heatmaps: Tensor) -> Tensor | None:
