@@ -1,5 +1,6 @@
 # make demo   keypoints on a photograph, decoded from real heatmaps
 # make test   all tests (those marked gpu skip without one)
+# make test-integrations   the integrations against the packages that they stand in for, in an environment of its own
 # make lint   formatting, lint and types
 # make compile-report   every kernel for every target: registers, spills, load widths; needs no GPU
 # make bench  CPU benchmarks
@@ -7,12 +8,14 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
+VENV_INTEGRATIONS ?= .venv-integrations
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP_INTEGRATIONS := $(VENV_INTEGRATIONS)/bin/python -m pip install --quiet --disable-pip-version-check
 # Where `make gpu` and `make bench` leave their results.
 OUT    ?= benchmarks/results
 
-.PHONY: demo test lint compile-report bench gpu clean
+.PHONY: demo test test-integrations lint compile-report bench gpu clean
 
 demo: $(VENV)/.cli
 	$(BIN)/dark-kernels demo
@@ -20,6 +23,10 @@ demo: $(VENV)/.cli
 # One thread for each of the two workers: the tests are many small operations.
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist worksteal
+
+# Where they are asked for, a package that is missing is an error: elsewhere its tests are skipped.
+test-integrations: $(VENV_INTEGRATIONS)/.done
+	OMP_NUM_THREADS=1 DARK_KERNELS_REQUIRE_INTEGRATIONS=1 $(VENV_INTEGRATIONS)/bin/python -m pytest tests/integrations
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -48,5 +55,11 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev]'
 	touch $@ $(VENV)/.cli
 
+$(VENV_INTEGRATIONS)/.done: pyproject.toml constraints.txt requirements/integrations.txt requirements/integrations-no-deps.txt
+	test -x $(VENV_INTEGRATIONS)/bin/python || $(PYTHON) -m venv $(VENV_INTEGRATIONS)
+	$(PIP_INTEGRATIONS) --constraint constraints.txt --requirement requirements/integrations.txt --editable '.[test]'
+	$(PIP_INTEGRATIONS) --no-deps --no-build-isolation --requirement requirements/integrations-no-deps.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .benchmarks build dist
+	rm -rf $(VENV) $(VENV_INTEGRATIONS) .pytest_cache .mypy_cache .ruff_cache .benchmarks build dist

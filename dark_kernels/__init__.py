@@ -1,6 +1,6 @@
 """Fused Triton kernels for pose estimation: heatmaps to keypoints, and losses for their training."""
 
-from . import nn, recipes
+from . import nn, recipes, transforms
 from .decode import decode, decode_offsets
 from .mixture_nll import gaussian_mixture_nll
 from .nll import gaussian_nll, linear_gaussian_nll
@@ -23,4 +23,5 @@ __all__ = [
     "linear_gaussian_nll",
     "nn",
     "recipes",
+    "transforms",
 ]

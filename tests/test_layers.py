@@ -102,11 +102,12 @@ def test_backends_know_no_recipe_by_name(path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [
-        ("__init__.py", {"nn", "recipes", "types", *ROOMS}),
+        ("__init__.py", {"nn", "recipes", "transforms", "types", *ROOMS}),
         ("_checks.py", set()),
         ("_operators.py", {"backends"}),
         ("backends.py", set()),
         ("recipes.py", set()),
+        ("transforms.py", {"_checks"}),
         ("types.py", set()),
         ("_triton/blur.py", {"_triton"}),
         ("_triton/cells.py", {"_triton"}),
@@ -125,6 +126,19 @@ def test_nn_stands_on_what_users_call() -> None:
         first, _, rest = module.partition(".")
         allowed = rest == "api" if first in ROOMS else module in {"_checks", "backends", "recipes", "types"}
         assert allowed, f"nn.py imports {module or 'dark_kernels'}"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] == "integrations"], ids=str)
+def test_integrations_stand_on_what_users_call(path: Path) -> None:
+    """And on one other package at most: the one that the file is named after."""
+    for module, _ in inside(path):
+        first = module.partition(".")[0]
+        allowed = module == first if first in ROOMS else first in {"integrations", "recipes", "transforms", "types"}
+        assert allowed, f"{path} imports {module or 'dark_kernels'}"
+    for module, _ in imports(path):
+        top = module.split(".")[0]
+        standard = {"torch", "numpy", "dark_kernels"} | set(sys.stdlib_module_names)
+        assert top in standard or (top, path.name) == ("mmpose", "mmpose.py"), f"{path} imports {module}"
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] == "testing"], ids=str)

@@ -22,7 +22,9 @@ from dark_kernels import (
     nn,
     recipes,
     testing,
+    transforms,
 )
+from dark_kernels.integrations import darkpose, transformers
 
 MODULES = [module.name for module in pkgutil.walk_packages(dark_kernels.__path__, "dark_kernels.")]
 ROWS = [
@@ -40,6 +42,23 @@ def test_package() -> None:
 def test_recipes() -> None:
     assert {"ALL", *ROWS, "Recipe", "blur_taps", "get", "opencv_taps", "simcc_kernel_size"} <= set(recipes.__all__)
     assert {recipe.name.upper() for recipe in recipes.ALL} == set(ROWS)
+
+
+def test_transforms_and_integrations() -> None:
+    assert transforms.__all__ == ["center_scale_from_boxes", "darkpose", "mmpose", "mmpose_legacy"]
+    assert darkpose.__all__ == ["get_final_preds"]
+    assert list(inspect.signature(darkpose.get_final_preds).parameters) == ["config", "hm", "center", "scale"]
+    assert transformers.__all__ == ["post_process_pose_estimation", "post_process_sapiens2", "post_process_vitpose"]
+    arguments = {
+        transformers.post_process_vitpose: {"kernel_size": 11, "threshold": None, "target_sizes": None},
+        transformers.post_process_sapiens2: {
+            "outputs_flipped": None, "kernel_size": 11, "threshold": None, "source_sizes": None, "target_sizes": None,
+        },
+    }  # fmt: skip
+    for function, expected in arguments.items():
+        parameters = inspect.signature(function).parameters
+        assert list(parameters) == ["processor", "outputs", "boxes", *expected]
+        assert {name: p.default for name, p in parameters.items() if p.default is not p.empty} == expected
 
 
 def test_decode() -> None:
@@ -144,6 +163,8 @@ def test_all_names_exist_and_are_documented(name: str) -> None:
         pytest.importorskip("typer", reason="the extra `cli` is not installed")
         pytest.importorskip("rich", reason="the extra `cli` is not installed")
         pytest.importorskip("matplotlib", reason="the extra `cli` is not installed")
+    if name == "dark_kernels.integrations.mmpose":
+        pytest.importorskip("mmpose", reason="mmpose is not installed; `make test-integrations` installs it")
     module = importlib.import_module(name)
     assert module.__doc__, f"{name} has no docstring"
     for public in getattr(module, "__all__", []):

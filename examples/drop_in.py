@@ -1,0 +1,92 @@
+"""What the three examples of integrations share: real heatmaps, and a report of two lines that do the same."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.workloads import tiled_real_heatmaps
+
+SECONDS = 1.0  # to measure each line for, about
+
+
+def import_torchvision() -> None:
+    """`import torchvision`, where it was compiled for another PyTorch as well: for CUDA, say, beside a CPU build.
+
+    It then lacks its operators, and its import fails because it wants to describe two of them. Nothing here runs them.
+    """
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:
+        for module in [module for module in sys.modules if module.partition(".")[0] == "torchvision"]:
+            del sys.modules[module]
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+        importlib.import_module("torchvision")
+
+
+def parse(arguments: Sequence[str] | None, name: str, description: str | None) -> argparse.ArgumentParser:
+    """The options that all three have."""
+    parser = argparse.ArgumentParser(prog=f"python -m examples.{name}", description=(description or "").split("\n")[0])
+    parser.add_argument("--batch", type=int, default=32, help="crops; default: %(default)s")
+    parser.add_argument("--device", default="cpu", help="where the heatmaps are; default: %(default)s")
+    return parser
+
+
+def heatmaps(options: argparse.Namespace) -> Tensor:
+    """[batch, 17, 64, 48] of a network, float32."""
+    return tiled_real_heatmaps((options.batch, 17, 64, 48)).to(options.device)
+
+
+def compare(
+    title: str,
+    before: tuple[str, Callable[[], Any]],
+    after: tuple[str, Callable[[], Any]],
+    keypoints: Callable[[Any], tuple[np.ndarray, np.ndarray]],
+    maps: Tensor,
+) -> float:
+    """Prints both lines, how far their keypoints are apart and the time that each takes.
+
+    Args:
+        title: What is compared.
+        before, after: A line of a pipeline, and what it does.
+        keypoints: From a result to coordinates [N, K, 2] and scores [N, K].
+        maps: What is decoded.
+
+    Returns:
+        The largest distance along an axis between keypoints with a positive score.
+    """
+    (coords, scores), (our_coords, our_scores) = keypoints(before[1]()), keypoints(after[1]())
+    valid = scores > 0
+    difference = float(np.abs(our_coords - coords)[valid].max())
+    assert np.allclose(our_scores, scores, rtol=1e-6, atol=0), "scores differ"
+    seconds, our_seconds = _median_seconds(before[1], maps), _median_seconds(after[1], maps)
+    where = f"{list(maps.shape)} on {maps.device}, {torch.get_num_threads()} threads"
+    print(title)
+    print(f"  before   {before[0]}")
+    print(f"  after    {after[0]}")
+    print(f"  apart    {difference:.1e} pixels at the most, {int(valid.sum())} keypoints")
+    print(f"  time     {1e3 * seconds:.2f} ms before, {1e3 * our_seconds:.2f} ms after ({where})")
+    print(f"           {seconds / our_seconds:.3g} times as fast\n")
+    return difference
+
+
+def _median_seconds(function: Callable[[], Any], maps: Tensor) -> float:
+    """Of one call. Results are on the host, so that a call has ended when it returns."""
+    times: list[float] = []
+    while len(times) < 3 or (sum(times) < SECONDS and len(times) < 1000):
+        if maps.is_cuda:
+            torch.cuda.synchronize(maps.device)
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
