@@ -20,6 +20,7 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import itertools
 import json
 import math
 import multiprocessing
@@ -225,6 +226,36 @@ def _mixture_nll_calls(full: bool) -> Iterator[Call]:
                     yield call(workloads.W2, dtype, num_components, 7.0, channels_last)
 
 
+def _nms_calls(full: bool) -> Iterator[Call]:
+    """A few and many poses an image; each method, with image ids and without, with and without what is optional."""
+
+    def call(num_poses: int, num_keypoints: int, dtype: str, method: str, optional: bool, is_flat: bool) -> Call:
+        def launch(module: ModuleType) -> None:
+            shape = (1 if is_flat else 64, num_poses)
+            kappas = torch.empty(num_keypoints, dtype=torch.float64)
+            poses = torch.empty((*shape, num_keypoints, 2), dtype=workloads.DTYPES[dtype])
+            scores, areas = torch.empty(shape), torch.empty(shape)
+            visible = torch.empty((*shape, num_keypoints), dtype=torch.bool) if optional else None
+            module.oks_fwd(torch.empty(*shape, num_poses), poses, poses, areas, areas, kappas, visible, visible)
+            keep, indices = torch.empty(shape, dtype=torch.bool), torch.empty(shape, dtype=torch.int64)
+            order = (torch.empty(num_poses, dtype=torch.int64),) * 3 if is_flat else None
+            mask = scores if optional else None
+            inputs = (poses, scores, areas, kappas, visible, mask, order)
+            module.oks_nms_fwd(keep, indices, indices[:, 0], scores, *inputs, 0.9, method, num_poses)
+
+        label = f"{method} NMS of {num_poses} {dtype}" + (" with image ids" if is_flat else "")
+        return Call(label, launch, everywhere=True)
+
+    yield call(30, 17, "float32", "hard", True, False)
+    yield call(100, 17, "float16", "gaussian", False, False)
+    yield call(1000, 133, "bfloat16", "linear", True, False)
+    yield call(2000, 17, "float32", "hard", False, True)
+    if full:
+        for dtype, method in itertools.product(workloads.DTYPES, ("hard", "gaussian", "linear")):
+            for optional, is_flat in itertools.product((False, True), repeat=2):
+                yield call(300, 17, dtype, method, optional, is_flat)
+
+
 def _read_calls(full: bool) -> Iterator[Call]:
     """The read-only kernel that decode is measured against must not be a slow one."""
 
@@ -263,6 +294,7 @@ ROOMS: tuple[Room, ...] = (
         loads={},
         stores={"_gaussian_mixture_nll_bwd_kernel": ("store_tile",)},
     ),
+    Room("nms", "dark_kernels.nms.kernels", _nms_calls, loads={}),
     Room("benchmark", "benchmarks.kernels", _read_calls, loads={"_read_maps_kernel": ("_read_maps_kernel",)}),
 )
 

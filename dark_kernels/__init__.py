@@ -4,12 +4,15 @@ from . import nn, recipes
 from .decode import decode
 from .mixture_nll import gaussian_mixture_nll
 from .nll import gaussian_nll, linear_gaussian_nll
+from .nms import COCO_KAPPAS, oks, oks_nms, soft_oks_nms
 from .recipes import Recipe
-from .types import Keypoints
+from .types import KeptPoses, Keypoints
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "COCO_KAPPAS",
+    "KeptPoses",
     "Keypoints",
     "Recipe",
     "__version__",
@@ -18,5 +21,8 @@ __all__ = [
     "gaussian_nll",
     "linear_gaussian_nll",
     "nn",
+    "oks",
+    "oks_nms",
     "recipes",
+    "soft_oks_nms",
 ]

@@ -26,5 +26,25 @@ class Keypoints(NamedTuple):
     covariances: Tensor | None = None
 
 
-# An exported program that returns Keypoints can be saved only under a name; torch's own error asks for this call.
+class KeptPoses(NamedTuple):
+    """What non-maximum suppression leaves of N poses in each of B images, as `oks_nms` and `soft_oks_nms` return it.
+
+    Without the batch dimension if the poses came without one.
+
+    Attributes:
+        keep: bool [B, N], which poses are kept.
+        indices: int64 [B, P], the kept poses in the order in which they were kept, the best first; then -1. P is N,
+            or the most poses that may be kept.
+        counts: int64 [B], how many are kept.
+        scores: [B, N], with which score a pose was kept; 0 for those that were not.
+    """
+
+    keep: Tensor
+    indices: Tensor
+    counts: Tensor
+    scores: Tensor
+
+
+# An exported program that returns these can be saved only under names; torch's own error asks for this call.
 pytree._register_namedtuple(Keypoints, serialized_type_name="dark_kernels.Keypoints")
+pytree._register_namedtuple(KeptPoses, serialized_type_name="dark_kernels.KeptPoses")
