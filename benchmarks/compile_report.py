@@ -256,6 +256,22 @@ def _nms_calls(full: bool) -> Iterator[Call]:
                 yield call(300, 17, dtype, method, optional, is_flat)
 
 
+def _sampling_calls(full: bool) -> Iterator[Call]:
+    """Even and odd numbers of samples; the keypoints of W1 and W3."""
+
+    def call(workload: Any, dtype: str, n: int) -> Call:
+        def launch(module: ModuleType) -> None:
+            means = torch.empty((workload.num_maps, 2), dtype=workloads.DTYPES[dtype])
+            covariances = torch.empty((workload.num_maps, 2, 2), dtype=workloads.DTYPES[dtype])
+            module.sample_keypoints_fwd(torch.empty(workload.num_maps, n, 2), means, covariances, 1, 2**40, 1e-6)
+
+        return Call(f"{n} samples {workload.name} {dtype}", launch, everywhere=True)
+
+    yield call(workloads.W1, "float32", 100)
+    for dtype in workloads.DTYPES if full else ("float16",):
+        yield call(workloads.W3, dtype, 33)
+
+
 def _read_calls(full: bool) -> Iterator[Call]:
     """The read-only kernel that decode is measured against must not be a slow one."""
 
@@ -295,6 +311,7 @@ ROOMS: tuple[Room, ...] = (
         stores={"_gaussian_mixture_nll_bwd_kernel": ("store_tile",)},
     ),
     Room("nms", "dark_kernels.nms.kernels", _nms_calls, loads={}),
+    Room("sampling", "dark_kernels.sampling.kernels", _sampling_calls, loads={}),
     Room("benchmark", "benchmarks.kernels", _read_calls, loads={"_read_maps_kernel": ("_read_maps_kernel",)}),
 )
 

@@ -6,6 +6,7 @@ from .mixture_nll import gaussian_mixture_nll
 from .nll import gaussian_nll, linear_gaussian_nll
 from .nms import COCO_KAPPAS, oks, oks_nms, soft_oks_nms
 from .recipes import Recipe
+from .sampling import sample_keypoints
 from .types import KeptPoses, Keypoints
 
 __version__ = "0.1.0"
@@ -24,5 +25,6 @@ __all__ = [
     "oks",
     "oks_nms",
     "recipes",
+    "sample_keypoints",
     "soft_oks_nms",
 ]
