@@ -272,6 +272,25 @@ def _sampling_calls(full: bool) -> Iterator[Call]:
         yield call(workloads.W3, dtype, 33)
 
 
+def _voting_calls(full: bool) -> Iterator[Call]:
+    """Votes by heatmap and by density, few and many."""
+
+    def call(workload: Any, dtype: str, num_samples: int) -> Call:
+        def launch(module: ModuleType) -> None:
+            shape = workload.shape[:2]
+            heatmaps = torch.empty(workload.shape, dtype=workloads.DTYPES[dtype])
+            outputs = torch.empty(*shape, 2), torch.empty(shape), torch.empty(*shape, 2, 2)
+            samples = torch.empty(*shape, num_samples, 2)
+            for maps, bandwidth in ((heatmaps, None), (None, 2.0), (None, None)):
+                module.vote_fwd(*outputs, samples, maps, bandwidth)
+
+        return Call(f"{num_samples} votes {workload.name} {dtype}", launch, everywhere=True)
+
+    yield call(workloads.W1, "float32", 100)
+    for dtype in workloads.DTYPES if full else ("float16",):
+        yield call(workloads.W3, dtype, 1000)
+
+
 def _read_calls(full: bool) -> Iterator[Call]:
     """The read-only kernel that decode is measured against must not be a slow one."""
 
@@ -312,6 +331,7 @@ ROOMS: tuple[Room, ...] = (
     ),
     Room("nms", "dark_kernels.nms.kernels", _nms_calls, loads={}),
     Room("sampling", "dark_kernels.sampling.kernels", _sampling_calls, loads={}),
+    Room("voting", "dark_kernels.voting.kernels", _voting_calls, loads={}),
     Room("benchmark", "benchmarks.kernels", _read_calls, loads={"_read_maps_kernel": ("_read_maps_kernel",)}),
 )
 

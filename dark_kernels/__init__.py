@@ -8,6 +8,7 @@ from .nms import COCO_KAPPAS, oks, oks_nms, soft_oks_nms
 from .recipes import Recipe
 from .sampling import sample_keypoints
 from .types import KeptPoses, Keypoints
+from .voting import variance_voting, vote
 
 __version__ = "0.1.0"
 
@@ -27,4 +28,6 @@ __all__ = [
     "recipes",
     "sample_keypoints",
     "soft_oks_nms",
+    "variance_voting",
+    "vote",
 ]
