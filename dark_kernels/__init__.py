@@ -1,6 +1,6 @@
 """Fused Triton kernels for pose estimation: heatmaps to keypoints, and losses for their training."""
 
-from . import nn, recipes
+from . import metrics, nn, recipes
 from .decode import decode
 from .mixture_nll import gaussian_mixture_nll
 from .nll import gaussian_nll, linear_gaussian_nll
@@ -22,6 +22,7 @@ __all__ = [
     "gaussian_mixture_nll",
     "gaussian_nll",
     "linear_gaussian_nll",
+    "metrics",
     "nn",
     "oks",
     "oks_nms",

@@ -11,7 +11,7 @@ import typing
 import pytest
 
 import dark_kernels
-from dark_kernels import Keypoints, Recipe, decode, gaussian_mixture_nll, nn, recipes, testing
+from dark_kernels import KeptPoses, Keypoints, Recipe, decode, gaussian_mixture_nll, metrics, nn, recipes, testing
 
 MODULES = [module.name for module in pkgutil.walk_packages(dark_kernels.__path__, "dark_kernels.")]
 ROWS = [
@@ -23,6 +23,8 @@ ROWS = [
 def test_package() -> None:
     assert {"Keypoints", "Recipe", "__version__", "decode", "nn", "recipes"} <= set(dark_kernels.__all__)
     assert "gaussian_mixture_nll" in dark_kernels.__all__
+    assert {"COCO_KAPPAS", "KeptPoses", "oks", "oks_nms", "soft_oks_nms"} <= set(dark_kernels.__all__)
+    assert {"metrics", "sample_keypoints", "variance_voting", "vote"} <= set(dark_kernels.__all__)
     assert re.fullmatch(r"\d+\.\d+\.\d+([ab.]\S+)?", dark_kernels.__version__)
 
 
@@ -64,6 +66,16 @@ def test_keypoints_and_recipe() -> None:
     assert Keypoints._fields == ("coords", "scores", "covariances")
     public = [name for name in vars(Recipe) if not name.startswith("_") and isinstance(vars(Recipe)[name], property)]
     assert public == ["operator_arguments", "blur_kernel_size", "blur_sigma", "taps", "has_hessian"]
+
+
+def test_kept_poses() -> None:
+    assert KeptPoses._fields == ("keep", "indices", "counts", "scores")
+
+
+def test_metrics() -> None:
+    assert metrics.__all__ == sorted(metrics.__all__, key=lambda name: (not name.isupper(), name))
+    assert {"calibration_error", "coverage", "negative_log_likelihood", "sharpness"} <= set(metrics.__all__)
+    assert {"coco_results", "oks_average_precision", "pckh"} <= set(metrics.__all__)
 
 
 def test_nn() -> None:
