@@ -40,18 +40,12 @@ def sample_keypoints_fwd(
     dtype: torch.dtype,
 ) -> Tensor:
     """Samples [P, n, 2]."""
-    words = torch.stack(_random_words(means.shape[0], n, seed, offset, means.device), dim=-1)  # [P, (n + 1) // 2, 4]
-    to_radius, to_angle = (words.flatten(1).unflatten(1, (-1, 2))[:, :n] >> 8).to(dtype).unbind(-1)
-    radius = to_radius.add_(1).mul_(2**-24).log_().mul_(-2).sqrt_()
-    # In radians only near the axis that is closest: there float32 has the digits.
-    quarter = (to_angle * 2**-22).round_()
-    angle = (to_angle - quarter * 2**22).mul_(2 * math.pi / 2**24)
-    cosine, sine = angle.cos(), angle.sin()
-    is_odd = quarter % 2 == 1
-    cosine, sine = torch.where(is_odd, sine, cosine), torch.where(is_odd, cosine, sine)
-    cosine = torch.where((quarter == 1) | (quarter == 2), -cosine, cosine)
-    sine = torch.where((quarter == 2) | (quarter == 3), -sine, sine)
-    first, second = radius * cosine, radius * sine
+    words = [(word >> 8).to(dtype) for word in _random_words(means.shape[0], n, seed, offset, means.device)]
+    to_radius, to_angle = (torch.stack(words[i::2], dim=-1).flatten(1)[:, :n] for i in (0, 1))  # [P, n]
+    # The other way round, of an angle that is half a turn less: it has a digit more.
+    radius = to_radius.add_(1).mul_(2**-24).log_().mul_(-2).sqrt_().neg_()
+    angle = to_angle.sub_(2**23).mul_(2 * math.pi / 2**24)
+    first, second = radius * angle.cos(), radius * angle.sin()
 
     x, y = means.to(dtype)[:, None].unbind(-1)
     across, along, rest = (each[:, None] for each in _factors(covariances.to(dtype), tolerance))
