@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 _AREA_EPSILON = 2.2e-16
+# e^-87 is the last power that float32 holds with all its digits.
+_FAR = 87.0
+# Keypoints of pairs of poses that are compared at once: on a CPU as many as stay in its cache.
+_ELEMENTS, _ELEMENTS_ON_DEVICE = 2**17, 2**25
 
 
 def oks_fwd(
@@ -24,14 +29,47 @@ def oks_fwd(
     visible_b: Tensor | None,  # [B, M, K]
     dtype: torch.dtype,
 ) -> Tensor:
-    """Similarities [B, N, M]."""
+    """Similarities [B, N, M], of some poses at a time."""
+    if poses_a.shape[1] == 0:
+        return poses_a.new_empty((poses_a.shape[0], 0, poses_b.shape[1]), dtype=dtype)
+    rows = _rows_at_once(poses_b)
+    rest = (poses_b, areas_b, visible_b)
+    blocks = zip(poses_a.split(rows, 1), areas_a.split(rows, 1), _split(visible_a, rows, poses_a.shape[1]), strict=True)
+    found = [_similarities(*block, *rest, kappas, dtype) for block in blocks]
+    return found[0] if len(found) == 1 else torch.cat(found, dim=1)
+
+
+def _rows_at_once(poses: Tensor) -> int:
+    """How many poses an image are compared with these at once."""
+    elements = _ELEMENTS if poses.device.type == "cpu" else _ELEMENTS_ON_DEVICE
+    return max(1, elements // max(1, poses[..., 0].numel()))
+
+
+def _split(visible: Tensor | None, rows: int, num_poses: int) -> Sequence[Tensor | None]:
+    return [None] * -(-num_poses // rows) if visible is None else visible.split(rows, 1)
+
+
+def _similarities(
+    poses_a: Tensor,  # [B, N, K, 2]
+    areas_a: Tensor,  # [B, N]
+    visible_a: Tensor | None,  # [B, N, K]
+    poses_b: Tensor,  # [B, M, K, 2]
+    areas_b: Tensor,  # [B, M]
+    visible_b: Tensor | None,  # [B, M, K]
+    kappas: Tensor,  # [K]
+    dtype: torch.dtype,
+) -> Tensor:
+    """[B, N, M]."""
     areas_a, areas_b = _area(areas_a.to(dtype))[:, :, None], _area(areas_b.to(dtype))[:, None, :]
-    # Distances are squared after the scaling, where they no longer overflow. A NaN, of an area too, is like nothing.
-    reach = (8.0 * (0.5 * areas_a + 0.5 * areas_b + _AREA_EPSILON)).sqrt()[..., None] * kappas.to(dtype)
-    ax, ay = poses_a.to(dtype)[:, :, None].unbind(-1)
-    bx, by = poses_b.to(dtype)[:, None].unbind(-1)
-    exponent = ((ax - bx) / reach).square_() + ((ay - by) / reach).square_()
-    similarity = exponent.neg_().exp_().nan_to_num_(nan=0.0)
+    # Distances are squared after the scaling, where they no longer overflow.
+    scale = (8.0 * (0.5 * areas_a + 0.5 * areas_b + _AREA_EPSILON)).rsqrt()[..., None] / kappas.to(dtype)
+    ax, ay = poses_a.to(dtype).movedim(-1, 0).contiguous()[:, :, :, None]
+    bx, by = poses_b.to(dtype).movedim(-1, 0).contiguous()[:, :, None]
+    exponent = (ax - bx).mul_(scale).square_().add_((ay - by).mul_(scale).square_())
+    # What is far is like nothing, and so is a NaN, of an area too. Exponentials that underflow take a CPU fifty times
+    # as long as others.
+    near = exponent < _FAR
+    similarity = torch.where(near, exponent, _FAR).neg_().exp_().mul_(near)
     seen = [(visible_a > 0)[:, :, None]] if visible_a is not None else []
     seen += [(visible_b > 0)[:, None]] if visible_b is not None else []
     if not seen:
@@ -84,13 +122,23 @@ def _hard_ranks(
     dtype: torch.dtype,
 ) -> Tensor:
     """The place of each pose among the kept ones [B, N], -1 if it is dropped."""
+    num_poses = scores.shape[1]
     order = scores.argsort(dim=-1, descending=True, stable=True)
-    drops = oks_fwd(poses, poses, areas, areas, kappas, visible, visible, dtype) > threshold
-    drops = drops.gather(1, order[:, :, None].expand_as(drops)).gather(2, order[:, None].expand_as(drops))
-    drops = drops.triu_(1)  # the better one drops the other
+    batch = torch.arange(scores.shape[0], device=scores.device)[:, None]
     kept = scores.gather(1, order) != -math.inf
-    for i in range(kept.shape[1] - 1):
-        kept &= ~(drops[:, i] & kept[:, i : i + 1])
+    poses, areas = poses[batch, order], areas[batch, order]
+    visible = None if visible is None else visible[batch, order]
+    rows = _rows_at_once(poses)
+    for start in range(0, num_poses - 1, rows):
+        stop = min(start + rows, num_poses)
+        # A pose is compared with those behind it, and drops them if it is kept itself.
+        block, behind = (
+            (poses[:, part], areas[:, part], None if visible is None else visible[:, part])
+            for part in (slice(start, stop), slice(start + 1, None))
+        )
+        drops = _similarities(*block, *behind, kappas, dtype) > threshold
+        for i in range(stop - start):
+            kept[:, start + i + 1 :] &= ~(drops[:, i, i:] & kept[:, start + i, None])
     ranks = torch.where(kept, kept.cumsum(-1) - 1, -1)
     return torch.empty_like(ranks).scatter_(1, order, ranks)
 

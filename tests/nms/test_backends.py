@@ -37,8 +37,8 @@ def some_of(service: Service) -> slice:
     """All of the scenes; fewer for the interpreter, and for the reference's own loops."""
     backend, device = service
     if backend == "reference":
-        return slice(0, 200)
-    return slice(0, 60) if backend == "triton" and device.type == "cpu" else slice(None)
+        return slice(0, 100)
+    return slice(0, 40) if backend == "triton" and device.type == "cpu" else slice(None)
 
 
 def taken(scenes: Scenes, part: slice) -> Scenes:
