@@ -36,7 +36,7 @@ class Poses(NamedTuple):
 
 def make_poses(workload: Workload, device: str) -> Poses:
     """A third as many people as poses, each found once or more, some pixels from where they are; distinct scores. No
-    similarity is within 1e-4 of the threshold: there, the last digit would decide."""
+    similarity is within 0.05 of the threshold, where the last digit would decide."""
     batch, num_poses, num_keypoints, _ = workload.shape
     generator = torch.Generator().manual_seed(9)
     people = 500 * torch.rand(batch, num_poses // 3, 1, 2, generator=generator)
