@@ -232,7 +232,7 @@ def _nms_calls(full: bool) -> Iterator[Call]:
     def call(num_poses: int, num_keypoints: int, dtype: str, method: str, optional: bool, is_flat: bool) -> Call:
         def launch(module: ModuleType) -> None:
             shape = (1 if is_flat else 64, num_poses)
-            kappas = torch.empty(num_keypoints, dtype=torch.float64)
+            kappas = torch.empty(num_keypoints)
             poses = torch.empty((*shape, num_keypoints, 2), dtype=workloads.DTYPES[dtype])
             scores, areas = torch.empty(shape), torch.empty(shape)
             visible = torch.empty((*shape, num_keypoints), dtype=torch.bool) if optional else None

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import _checks
 from ..backends import check_backend
 from ..types import KeptPoses
-from .library import call_oks, call_oks_nms, kappas_like
+from .library import call_oks, call_oks_nms, kappas_for
 from .reference import oks_nms_reference, oks_reference
 
 COCO_KAPPAS = (
@@ -90,7 +90,7 @@ def oks(
         poses_a=poses_a, poses_b=poses_b, areas_a=areas_a, areas_b=areas_b, visible_a=visible_a, visible_b=visible_b
     )
     check_backend(backend)
-    kappas = _kappas(kappas, num_keypoints, poses_a)
+    kappas = _kappas(kappas, num_keypoints, poses_a, poses_b, areas_a, areas_b)
     poses_a, poses_b, areas_a, areas_b = poses_a.detach(), poses_b.detach(), areas_a.detach(), areas_b.detach()
     if backend == "reference":
         return oks_reference(poses_a, poses_b, areas_a, areas_b, kappas, visible_a, visible_b)
@@ -256,7 +256,7 @@ def _suppress(
     if not is_batched:
         tensors = tuple(None if tensor is None else tensor[None] for tensor in tensors)
     poses, scores, areas, visible, mask = tensors  # type: ignore[assignment]
-    kappas = _kappas(kappas, poses.shape[2], poses)
+    kappas = _kappas(kappas, poses.shape[2], poses, scores, areas)
     max_poses = scores.shape[1] if max_poses is None else max_poses
     if backend == "reference":
         outputs = oks_nms_reference(
@@ -276,15 +276,15 @@ def _check_poses(name: str, poses: Tensor, shape: str, least: int, most: int = 6
         raise ValueError(f"{name}: got shape {list(poses.shape)}, expected {shape}, (x, y) of every keypoint")
 
 
-def _kappas(kappas: Sequence[float] | Tensor, num_keypoints: int, poses: Tensor) -> Tensor:
-    """[K] on the device of the poses."""
+def _kappas(kappas: Sequence[float] | Tensor, num_keypoints: int, *tensors: Tensor) -> Tensor:
+    """[K] on the device of the tensors."""
     if isinstance(kappas, Tensor):
         _checks.check_tensor("kappas", kappas, 1, "[K]")
         _checks.check_shape("kappas", kappas, (num_keypoints,), "one for each keypoint")
-        return kappas.detach().to(poses.device)
+        return kappas.detach().to(tensors[0].device)
     numbers = [float(kappa) if hasattr(kappa, "__float__") else kappa for kappa in kappas]  # NumPy's too
     for kappa in numbers:
         _checks.check_positive("kappas", kappa)
     if len(numbers) != num_keypoints:
         raise ValueError(f"kappas: got {len(numbers)} of them, expected {num_keypoints}, one for each keypoint")
-    return kappas_like(numbers, poses)
+    return kappas_for(numbers, *tensors)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -30,23 +29,27 @@ def oks_fwd(
     dtype: torch.dtype,
 ) -> Tensor:
     """Similarities [B, N, M], of some poses at a time."""
-    if poses_a.shape[1] == 0:
-        return poses_a.new_empty((poses_a.shape[0], 0, poses_b.shape[1]), dtype=dtype)
     rows = _rows_at_once(poses_b)
-    rest = (poses_b, areas_b, visible_b)
-    blocks = zip(poses_a.split(rows, 1), areas_a.split(rows, 1), _split(visible_a, rows, poses_a.shape[1]), strict=True)
-    found = [_similarities(*block, *rest, kappas, dtype) for block in blocks]
-    return found[0] if len(found) == 1 else torch.cat(found, dim=1)
+    found = [
+        _similarities(
+            *_part(poses_a, areas_a, visible_a, slice(start, start + rows)), poses_b, areas_b, visible_b, kappas, dtype
+        )
+        for start in range(0, poses_a.shape[1], rows)
+    ]
+    if len(found) == 1:
+        return found[0]
+    return torch.cat(found, dim=1) if found else poses_a.new_empty((len(poses_a), 0, poses_b.shape[1]), dtype=dtype)
 
 
 def _rows_at_once(poses: Tensor) -> int:
-    """How many poses an image are compared with these at once."""
+    """How many poses of an image are compared with these at once."""
     elements = _ELEMENTS if poses.device.type == "cpu" else _ELEMENTS_ON_DEVICE
     return max(1, elements // max(1, poses[..., 0].numel()))
 
 
-def _split(visible: Tensor | None, rows: int, num_poses: int) -> Sequence[Tensor | None]:
-    return [None] * -(-num_poses // rows) if visible is None else visible.split(rows, 1)
+def _part(poses: Tensor, areas: Tensor, visible: Tensor | None, part: slice) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Some poses of each image."""
+    return poses[:, part], areas[:, part], None if visible is None else visible[:, part]
 
 
 def _similarities(
@@ -132,13 +135,11 @@ def _hard_ranks(
     for start in range(0, num_poses - 1, rows):
         stop = min(start + rows, num_poses)
         # A pose is compared with those behind it, and drops them if it is kept itself.
-        block, behind = (
-            (poses[:, part], areas[:, part], None if visible is None else visible[:, part])
-            for part in (slice(start, stop), slice(start + 1, None))
-        )
+        block = _part(poses, areas, visible, slice(start, stop))
+        behind = _part(poses, areas, visible, slice(start + 1, None))
         drops = _similarities(*block, *behind, kappas, dtype) > threshold
         for i in range(stop - start):
-            kept[:, start + i + 1 :] &= ~(drops[:, i, i:] & kept[:, start + i, None])
+            kept[:, start + i + 1 :].logical_and_(~(drops[:, i, i:] & kept[:, start + i, None]))
     ranks = torch.where(kept, kept.cumsum(-1) - 1, -1)
     return torch.empty_like(ranks).scatter_(1, order, ranks)
 

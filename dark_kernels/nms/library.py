@@ -133,14 +133,16 @@ call_oks = directly(torch.ops.dark_kernels.oks.default, _oks)
 call_oks_nms = directly(torch.ops.dark_kernels.oks_nms.default, _oks_nms)
 
 
-def kappas_like(kappas: Sequence[float], like: Tensor) -> Tensor:
-    """Kappas on the device of `like`, in float64; kept, so that the next call copies nothing to the device."""
-    if is_plain(like):
-        return _kept_kappas(tuple(kappas), like.device)
-    return torch.tensor(tuple(kappas), dtype=torch.float64, device=like.device)
+def kappas_for(kappas: Sequence[float], *tensors: Tensor) -> Tensor:
+    """Kappas on the device of the tensors, in the dtype of their arithmetic; kept, so that the next call copies nothing
+    to the device."""
+    dtype, device = arithmetic_dtype(*tensors), tensors[0].device
+    if is_plain(*tensors):
+        return _kept_kappas(tuple(kappas), dtype, device)
+    return torch.tensor(tuple(kappas), dtype=dtype, device=device)
 
 
 @functools.lru_cache(maxsize=64)
-def _kept_kappas(kappas: tuple[float, ...], device: torch.device) -> Tensor:
+def _kept_kappas(kappas: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
-        return torch.tensor(kappas, dtype=torch.float64, device=device)
+        return torch.tensor(kappas, dtype=dtype, device=device)
