@@ -12,7 +12,7 @@ class Keypoints(NamedTuple):
     """Decoded keypoints of a batch of heatmaps, as `decode` returns them.
 
     `nn.TwoStageDecoder` gives coordinates in input pixels and covariances in squared input pixels instead, both NaN
-    where a heatmap has no keypoint.
+    where a heatmap has no keypoint; `vote` gives the mean of the samples, and the share of the votes as the score.
 
     Attributes:
         coords: [B, K, 2], (x, y) in heatmap pixels, pixel centres at integers.

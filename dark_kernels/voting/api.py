@@ -117,7 +117,7 @@ def variance_voting(
         similarities: [..., M, N], of the poses that are asked for with all poses, as `oks` returns them.
         spread: How fast a pose loses its vote with the similarity, positive.
         mask: [..., N] of any real dtype, above 0 where there is a pose. None: everywhere.
-        backend: `"auto"` or `"eager"`, or `"reference"` (the formula in float64).
+        backend: `"auto"` or `"eager"`, or `"reference"` (the definition, in float64).
 
     Returns:
         [..., M, K, 2]; float32, or float64 if an input is.

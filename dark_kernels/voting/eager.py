@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-# Pairs of samples whose kernels are computed at once.
-_PAIRS = 2**20
+# Pairs of samples whose kernels are computed at once: on a CPU as many as stay in its cache.
+_PAIRS, _PAIRS_ON_DEVICE = 2**17, 2**25
+_LEAST_EXPONENT = -87.0
 
 
 def vote_fwd(
@@ -65,14 +66,13 @@ def _neighbours(position: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
 def _densities(x: Tensor, y: Tensor, weights: Tensor, bandwidth: float) -> Tensor:
     """[B, K, S]: the mean of the kernels of all samples, some keypoints at a time."""
     num_samples = x.shape[-1]
-    scale = math.sqrt(0.5) / bandwidth
-    scaled = torch.stack([x * scale, y * scale], dim=-1).flatten(0, 1)
-    rows = max(1, _PAIRS // num_samples**2)
+    rows = max(1, (_PAIRS if x.device.type == "cpu" else _PAIRS_ON_DEVICE) // num_samples**2)
     found = []
-    for points, weight in zip(scaled.split(rows), weights.flatten(0, 1).split(rows), strict=True):
-        squares = (points[:, :, None, 0] - points[:, None, :, 0]).square_()
-        squares += (points[:, :, None, 1] - points[:, None, :, 1]).square_()
-        found.append(squares.neg_().exp_().matmul(weight[:, :, None])[..., 0])
+    for xs, ys, weight in zip(*(each.flatten(0, 1)[:, None].split(rows) for each in (x, y, weights)), strict=True):
+        exponents = (xs.mT - xs).square_().add_((ys.mT - ys).square_()).mul_(-0.5 / bandwidth**2)
+        # Exponentials that underflow take a CPU many times as long as others, and count as little as this one.
+        kernels = exponents.clamp_(min=_LEAST_EXPONENT).exp_()
+        found.append(kernels.mul_(weight).sum(-1))
     return torch.cat(found).view(x.shape) / num_samples
 
 

@@ -81,15 +81,20 @@ def variance_voting_reference(
     spread: float,
     mask: Tensor | None,  # [..., N]
 ) -> Tensor:
-    """The poses [..., M, K, 2] of `dark_kernels.variance_voting`: sum p_i x_i / v_i over sum p_i / v_i. Always in
-    float64, which holds what is left of p_i where poses have nothing in common."""
+    """The poses [..., M, K, 2] of `dark_kernels.variance_voting`: sum p_i x_i / v_i over sum p_i / v_i, in float64."""
+    is_double = torch.float64 in (poses.dtype, variances.dtype, similarities.dtype)
+    dtype = torch.float64 if is_double else torch.float32
+    if poses.shape[-3] == 0:
+        return poses.new_full((*similarities.shape[:-1], *poses.shape[-2:]), math.nan, dtype=dtype)
     x, v = poses.double()[..., None, :, :, :], variances.double()[..., None, :, :, :]
     similarity = similarities.double()[..., None, None]  # [..., M, N, 1, 1]
-    p = torch.exp(-((1 - similarity) ** 2) / spread)
     votes = x.isfinite() & (v > 0) & (v < math.inf) & ~similarity.isnan()
     if mask is not None:
         votes = votes & (mask > 0)[..., None, :, None, None]
+    # Relative to the largest p of those who vote, which is in the sum above and below: where poses have little in
+    # common, all would underflow.
+    log_p = torch.where(votes, -((1 - similarity) ** 2) / spread, -math.inf)
+    largest = log_p.amax(-3, keepdim=True).detach()
+    p = torch.exp(log_p - torch.where(largest == -math.inf, 0.0, largest))
     weights = torch.where(votes, p / v, 0.0)
-    voted = (weights * torch.where(votes, x, 0.0)).sum(-3) / weights.sum(-3)
-    is_double = torch.float64 in (poses.dtype, variances.dtype, similarities.dtype)
-    return voted if is_double else voted.float()
+    return ((weights * torch.where(votes, x, 0.0)).sum(-3) / weights.sum(-3)).to(dtype)

@@ -78,11 +78,12 @@ def test_a_pose_without_others_keeps_its_keypoints(backend: str, device: torch.d
     torch.testing.assert_close(alone[0], poses[0])
 
 
+@pytest.mark.parametrize("spread", [0.01, 1e-4])
 @BACKENDS
-def test_poses_that_have_nothing_in_common(backend: str) -> None:
-    """p_i = e^-100 underflows in float32; the mean by variance is left."""
+def test_poses_that_have_nothing_in_common(spread: float, backend: str) -> None:
+    """p_i = e^-100 underflows in float32, e^-10000 in float64; the mean by variance is left."""
     poses, variances, _ = some_poses()
-    voted = variance_voting(poses, variances, torch.zeros(1, 5), backend=backend)
+    voted = variance_voting(poses, variances, torch.zeros(1, 5), spread, backend=backend)
     expected = (poses / variances).sum(0) / (1 / variances).sum(0)
     torch.testing.assert_close(voted[0], expected, rtol=1e-6, atol=0)
 
