@@ -138,13 +138,11 @@ def variance_voting(
     _checks.check_tensor("poses", poses, max(dim, 3), "[..., N, K, 2]")
     if poses.shape[-1] != 2:
         raise ValueError(f"poses: got shape {list(poses.shape)}, expected [..., N, K, 2], (x, y) of every keypoint")
-    if isinstance(variances, Tensor) and variances.dim() == dim - 1:
-        variances = variances[..., None]
-        _checks.check_shape("variances", variances[..., 0], poses.shape[:-1], "one for each keypoint, or for each axis")
-    else:
-        _checks.check_tensor("variances", variances, dim, "[..., N, K] or [..., N, K, 2]")
-        _checks.check_shape("variances", variances, poses.shape, "one for each keypoint, or for each axis")
-    _checks.check_tensor("variances", variances, dim, "[..., N, K] or [..., N, K, 2]")
+    is_round = isinstance(variances, Tensor) and variances.dim() == dim - 1  # one variance for both axes
+    _checks.check_tensor("variances", variances, dim - is_round, "[..., N, K] or [..., N, K, 2]")
+    shape = poses.shape[:-1] if is_round else poses.shape
+    _checks.check_shape("variances", variances, shape, "one for each keypoint, or for each axis")
+    variances = variances[..., None] if is_round else variances
     _checks.check_tensor("similarities", similarities, dim - 1, "[..., M, N]")
     expected = (*poses.shape[:-3], similarities.shape[-2], poses.shape[-3])
     _checks.check_shape("similarities", similarities, expected, "of each pose asked for with each of poses")

@@ -92,7 +92,10 @@ def variance_voting_fwd(
     votes = poses.isfinite() & (variances > 0) & (variances < math.inf)
     if mask is not None:
         votes = votes & (mask > 0)[..., None, None]
-    of_pose = torch.where(votes, -variances.log(), -math.inf)[..., None, :, :, :]
-    of_pair = ((1 - similarities).square() / -spread).nan_to_num(nan=-math.inf)[..., None, None]
-    weights = torch.softmax(of_pair + of_pose, dim=-3)  # NaN where all are -inf
+    of_pair = ((1 - similarities).square() / -spread).nan_to_num(nan=-math.inf)
+    largest = of_pair.detach().amax(-1, keepdim=True)  # which leaves the digits to the variances
+    of_pair = of_pair - torch.where(largest == -math.inf, 0.0, largest)
+    of_pose = torch.where(votes, -torch.where(votes, variances, 1.0).log(), -math.inf)
+    logits = of_pair[..., None, None] + of_pose[..., None, :, :, :]
+    weights = torch.softmax(logits, dim=-3)  # NaN where all are -inf
     return (weights * torch.where(votes, poses, 0.0)[..., None, :, :, :]).sum(-3)

@@ -96,5 +96,5 @@ def variance_voting_reference(
     log_p = torch.where(votes, -((1 - similarity) ** 2) / spread, -math.inf)
     largest = log_p.amax(-3, keepdim=True).detach()
     p = torch.exp(log_p - torch.where(largest == -math.inf, 0.0, largest))
-    weights = torch.where(votes, p / v, 0.0)
+    weights = torch.where(votes, p / torch.where(votes, v, 1.0), 0.0)
     return ((weights * torch.where(votes, x, 0.0)).sum(-3) / weights.sum(-3)).to(dtype)

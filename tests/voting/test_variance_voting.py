@@ -133,6 +133,17 @@ def test_gradients_flow() -> None:
         )
 
 
+@BACKENDS
+def test_gradients_of_those_who_vote_are_finite(backend: str) -> None:
+    """Also beside one who does not."""
+    poses, variances, similarities = some_poses()
+    variances[0] = 0
+    poses[1, 0, 0] = math.nan
+    inputs = [each.requires_grad_() for each in (poses, variances, similarities)]
+    for gradient in torch.autograd.grad(variance_voting(*inputs, backend=backend).sum(), inputs):
+        assert bool(gradient.isfinite().all())
+
+
 @pytest.mark.slow
 def test_compiles_whole() -> None:
     torch._dynamo.reset()
