@@ -20,6 +20,7 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import itertools
 import json
 import math
 import multiprocessing
@@ -295,6 +296,71 @@ def _simcc_calls(full: bool) -> Iterator[Call]:
                     yield call((64, 17, 384, 512), dtype, kernel_size, visibility, False)
 
 
+def _nms_calls(full: bool) -> Iterator[Call]:
+    """A few and many poses an image; each method, with image ids and without, with and without what is optional."""
+
+    def call(num_poses: int, num_keypoints: int, dtype: str, method: str, optional: bool, is_flat: bool) -> Call:
+        def launch(module: ModuleType) -> None:
+            shape = (1 if is_flat else 64, num_poses)
+            kappas = torch.empty(num_keypoints)
+            poses = torch.empty((*shape, num_keypoints, 2), dtype=workloads.DTYPES[dtype])
+            scores, areas = torch.empty(shape), torch.empty(shape)
+            visible = torch.empty((*shape, num_keypoints), dtype=torch.bool) if optional else None
+            module.oks_fwd(torch.empty(*shape, num_poses), poses, poses, areas, areas, kappas, visible, visible)
+            keep, indices = torch.empty(shape, dtype=torch.bool), torch.empty(shape, dtype=torch.int64)
+            order = (torch.empty(num_poses, dtype=torch.int64),) * 3 if is_flat else None
+            mask = scores if optional else None
+            inputs = (poses, scores, areas, kappas, visible, mask, order)
+            module.oks_nms_fwd(keep, indices, indices[:, 0], scores, *inputs, 0.9, method, num_poses)
+
+        label = f"{method} NMS of {num_poses} {dtype}" + (" with image ids" if is_flat else "")
+        return Call(label, launch, everywhere=True)
+
+    yield call(30, 17, "float32", "hard", True, False)
+    yield call(100, 17, "float16", "gaussian", False, False)
+    yield call(1000, 133, "bfloat16", "linear", True, False)
+    yield call(2000, 17, "float32", "hard", False, True)
+    if full:
+        for dtype, method in itertools.product(workloads.DTYPES, ("hard", "gaussian", "linear")):
+            for optional, is_flat in itertools.product((False, True), repeat=2):
+                yield call(300, 17, dtype, method, optional, is_flat)
+
+
+def _sampling_calls(full: bool) -> Iterator[Call]:
+    """Even and odd numbers of samples; the keypoints of W1 and W3."""
+
+    def call(workload: Any, dtype: str, n: int) -> Call:
+        def launch(module: ModuleType) -> None:
+            means = torch.empty((workload.num_maps, 2), dtype=workloads.DTYPES[dtype])
+            covariances = torch.empty((workload.num_maps, 2, 2), dtype=workloads.DTYPES[dtype])
+            module.sample_keypoints_fwd(torch.empty(workload.num_maps, n, 2), means, covariances, 1, 2**40, 1e-6)
+
+        return Call(f"{n} samples {workload.name} {dtype}", launch, everywhere=True)
+
+    yield call(workloads.W1, "float32", 100)
+    for dtype in workloads.DTYPES if full else ("float16",):
+        yield call(workloads.W3, dtype, 33)
+
+
+def _voting_calls(full: bool) -> Iterator[Call]:
+    """Votes by heatmap and by density, few and many."""
+
+    def call(workload: Any, dtype: str, num_samples: int) -> Call:
+        def launch(module: ModuleType) -> None:
+            shape = workload.shape[:2]
+            heatmaps = torch.empty(workload.shape, dtype=workloads.DTYPES[dtype])
+            outputs = torch.empty(*shape, 2), torch.empty(shape), torch.empty(*shape, 2, 2)
+            samples = torch.empty(*shape, num_samples, 2)
+            for maps, bandwidth in ((heatmaps, None), (None, 2.0), (None, None)):
+                module.vote_fwd(*outputs, samples, maps, bandwidth)
+
+        return Call(f"{num_samples} votes {workload.name} {dtype}", launch, everywhere=True)
+
+    yield call(workloads.W1, "float32", 100)
+    for dtype in workloads.DTYPES if full else ("float16",):
+        yield call(workloads.W3, dtype, 1000)
+
+
 def _read_calls(full: bool) -> Iterator[Call]:
     """The read-only kernel that decode is measured against must not be a slow one."""
 
@@ -334,6 +400,9 @@ ROOMS: tuple[Room, ...] = (
         stores={"_gaussian_mixture_nll_bwd_kernel": ("store_tile",)},
     ),
     Room("simcc", "dark_kernels.simcc.kernels", _simcc_calls, loads={"_decode_simcc_fwd_kernel": ("_load_bins",)}),
+    Room("nms", "dark_kernels.nms.kernels", _nms_calls, loads={}),
+    Room("sampling", "dark_kernels.sampling.kernels", _sampling_calls, loads={}),
+    Room("voting", "dark_kernels.voting.kernels", _voting_calls, loads={}),
     Room("benchmark", "benchmarks.kernels", _read_calls, loads={"_read_maps_kernel": ("_read_maps_kernel",)}),
 )
 

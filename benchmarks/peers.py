@@ -251,3 +251,33 @@ def gaussian_nll_loop(
             log_variance = log_var[image, keypoint, 0, row, column]
             total = total + log_variance + difference.dot(difference) * torch.exp(-log_variance) / 2
     return total
+
+
+# --- poses ----------------------------------------------------------------------------------------------------
+
+
+def numpy_oks_nms_loop(
+    poses: Tensor,  # [B, N, K, 2]
+    scores: Tensor,  # [B, N]
+    areas: Tensor,  # [B, N]
+    kappas: tuple[float, ...],
+    threshold: float,
+) -> list[np.ndarray]:
+    """Suppression as pose libraries have it: on the host, one image and one kept pose after the other, the others at
+    once in NumPy. Indices of the kept poses of each image, the best first."""
+    variances = (2 * np.array(kappas)) ** 2
+    kept = []
+    for image_poses, image_scores, image_areas in zip(
+        poses.cpu().numpy(), scores.cpu().numpy(), areas.cpu().numpy(), strict=True
+    ):
+        left = np.argsort(-image_scores, kind="stable")
+        kept_here = []
+        while left.size:
+            best, left = left[0], left[1:]
+            kept_here.append(best)
+            squares = ((image_poses[left] - image_poses[best]) ** 2).sum(-1)
+            area = (image_areas[left] + image_areas[best]) / 2 + 2.2e-16
+            similarity = np.exp(-squares / variances / area[:, None] / 2).mean(1)
+            left = left[similarity <= threshold]
+        kept.append(np.array(kept_here))
+    return kept

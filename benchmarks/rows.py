@@ -7,6 +7,7 @@ pytest-benchmark's clock on a CPU and by CUDA-graph replay on a GPU.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -100,6 +101,37 @@ def time_row(
         _time_on_cpu(benchmark, row, inputs, first_seconds)
     else:
         _time_on_cuda(benchmark, row, inputs)
+
+
+def write_row(num_bytes: int, copies: int, device: str, memset: bool = False) -> Row:
+    """A floor: writing so many bytes once, to as many buffers in turn as there are inputs."""
+    buffers = [torch.empty(-(-num_bytes // 4), dtype=torch.float32, device=device) for _ in range(copies)]
+    following = itertools.cycle(buffers)
+
+    def write(_: Any) -> torch.Tensor:
+        buffer = next(following)
+        return buffer.zero_() if memset else buffer.fill_(0.0)
+
+    def compare(output: torch.Tensor) -> tuple[None, str]:
+        assert not output.any()
+        return None, "nothing but zeros"
+
+    note = "in place; an output that is new memory costs its pages as well" if device == "cpu" else None
+    return Row(write, compare, 4 * buffers[0].numel(), role="floor", note=note, capture="always")
+
+
+def empty_row(num_programs: int, device: str) -> Row:
+    """A launch of so many programs that do nothing."""
+    from benchmarks.kernels import launch_nothing
+
+    unused = torch.empty(1, device=device)
+    return Row(
+        lambda _: launch_nothing(unused, num_programs),
+        lambda _: (None, "nothing"),
+        bytes=0,
+        role="overhead",
+        capture="always",
+    )
 
 
 def _time_on_cpu(benchmark: Any, row: Row, inputs: Sequence[Any], first_seconds: float) -> None:

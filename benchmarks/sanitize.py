@@ -33,7 +33,8 @@ _FOUND = 9  # exit code for what the sanitizer found
 
 
 def run_kernels(device: str) -> int:
-    """Decode with every recipe and take a step with every loss; returns how many calls were made.
+    """Decode with every recipe, take a step with every loss, suppress, sample and vote; returns how many calls were
+    made.
 
     Raises:
         AssertionError: A number is not that of the reference.
@@ -54,6 +55,7 @@ def run_kernels(device: str) -> int:
             calls += 1
         for channels, distribution in ((1, "gaussian"), (2, "gaussian"), (3, "gaussian"), (1, "laplace")):
             calls += _run_losses(channels, distribution, dtype, memory_format, generator)
+    calls += _run_poses(generator)
     if device != "cpu":
         torch.cuda.synchronize()
     return calls
@@ -94,6 +96,37 @@ def _run_losses(
             scale = float(wanted.abs().max()) or 1.0
             assert float((got - wanted).abs().max()) <= 32 * torch.finfo(dtype).eps * scale
     return 2
+
+
+def _run_poses(generator: torch.Generator) -> int:
+    """Images padded and behind each other, of more poses than a block has lanes; samples and their votes."""
+    device = generator.device
+
+    def uniform(*shape: int) -> torch.Tensor:
+        return torch.rand(shape, generator=generator, device=device)
+
+    poses, scores, areas = uniform(3, 67, 5, 2) * 40, uniform(3, 67), 100 + 400 * uniform(3, 67)
+    kappas, flat = (0.1,) * 5, [poses[0], scores[0], areas[0]]
+    ids = torch.arange(67, device=device) % 5
+    dark_kernels.oks(poses, poses[:, :13], areas, areas[:, :13], kappas)
+    for function, tensors, options in (
+        (dark_kernels.oks_nms, [poses, scores, areas], {"mask": scores > 0.1}),
+        (dark_kernels.oks_nms, flat, {"image_ids": ids}),
+        (dark_kernels.soft_oks_nms, [poses, scores, areas], {"method": "gaussian"}),
+        (dark_kernels.soft_oks_nms, [poses, scores, areas], {"method": "linear", "visible": poses[..., 0] > 4}),
+    ):
+        kept = function(*tensors, 0.5, kappas=kappas, **options)
+        exact = function(*(tensor.double() for tensor in tensors), 0.5, kappas=kappas, backend="reference", **options)
+        assert torch.equal(kept.indices, exact.indices)
+    means, covariances = uniform(2, 3, 2) * 20, torch.eye(2, device=device).expand(2, 3, 2, 2)
+    samples = dark_kernels.sample_keypoints(means, covariances, 67, 1)
+    expected = dark_kernels.sample_keypoints(means.double(), covariances, 67, 1, backend="reference")
+    assert float((samples - expected).abs().max()) < 1e-4
+    for weights in ({"heatmaps": uniform(2, 3, 23, 29)}, {"bandwidth": 1.0}):
+        voted = dark_kernels.vote(samples, **weights)
+        exact = dark_kernels.vote(samples.double(), **weights, backend="reference")
+        assert float((voted.coords - exact.coords).abs().max()) < 1e-4
+    return 8
 
 
 def find_sanitizer() -> str | None:

@@ -275,40 +275,13 @@ def _loop_row(case: Case, device: str) -> Row:
 
 
 def _write_row(case: Case, device: str, memset: bool) -> Row:
-    elements = -(-gradient_bytes(case) // 4)
-    copies = len(inputs_of(case, device))
-    buffers = [torch.empty(elements, dtype=torch.float32, device=device) for _ in range(copies)]
-    following = itertools.cycle(buffers)
-
-    def write(_: Any) -> Tensor:
-        buffer = next(following)
-        return buffer.zero_() if memset else buffer.fill_(0.0)
-
-    def compare(output: Tensor) -> tuple[None, str]:
-        assert not output.any()
-        return None, "nothing but zeros"
-
-    note = "in place; a gradient that is new memory costs its pages as well" if device == "cpu" else None
-    return Row(write, compare, 4 * elements, role="floor", note=note, capture="always")
-
-
-def _empty_row(case: Case, device: str) -> Row:
-    from benchmarks.kernels import launch_nothing
-
-    unused = torch.empty(1, device=device)
-    return Row(
-        lambda _: launch_nothing(unused, case.workload.num_maps),
-        lambda _: (None, "nothing"),
-        bytes=0,
-        role="overhead",
-        capture="always",
-    )
+    return rows.write_row(gradient_bytes(case), len(inputs_of(case, device)), device, memset)
 
 
 ROWS: dict[str, Callable[[Case, str], Row]] = {
     FILL: functools.partial(_write_row, memset=False),
     MEMSET: functools.partial(_write_row, memset=True),
-    EMPTY: _empty_row,
+    EMPTY: lambda case, device: rows.empty_row(case.workload.num_maps, device),
     "gaussian_nll": _ours_row,
     "linear_gaussian_nll": _ours_row,
     "reference": lambda case, device: _step_row(case, device, _loss(case.function, "reference")),

@@ -1,16 +1,21 @@
 """Fused Triton kernels for pose estimation: heatmaps to keypoints, and losses for their training."""
 
-from . import nn, recipes, transforms
+from . import metrics, nn, recipes, transforms
 from .decode import decode, decode_offsets
 from .mixture_nll import gaussian_mixture_nll
 from .nll import gaussian_nll, linear_gaussian_nll
+from .nms import COCO_KAPPAS, oks, oks_nms, soft_oks_nms
 from .recipes import Recipe
+from .sampling import sample_keypoints
 from .simcc import decode_simcc
-from .types import Keypoints, SimCCKeypoints
+from .types import KeptPoses, Keypoints, SimCCKeypoints
+from .voting import variance_voting, vote
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "COCO_KAPPAS",
+    "KeptPoses",
     "Keypoints",
     "Recipe",
     "SimCCKeypoints",
@@ -21,7 +26,14 @@ __all__ = [
     "gaussian_mixture_nll",
     "gaussian_nll",
     "linear_gaussian_nll",
+    "metrics",
     "nn",
+    "oks",
+    "oks_nms",
     "recipes",
+    "sample_keypoints",
+    "soft_oks_nms",
     "transforms",
+    "variance_voting",
+    "vote",
 ]

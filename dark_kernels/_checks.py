@@ -28,6 +28,33 @@ def check_tensor(name: str, tensor: Tensor, dim: int, shape: str) -> None:
         raise ValueError(f"{name}: got shape {list(tensor.shape)}, expected {dim} dimensions {shape}")
 
 
+def check_shape(name: str, tensor: Tensor, shape: Sequence[int], what: str) -> None:
+    """Of exactly this shape; `what` it stands for ends the message."""
+    if list(tensor.shape) != list(shape):
+        raise ValueError(f"{name}: got shape {list(tensor.shape)}, expected {list(shape)}, {what}")
+
+
+def check_flags(name: str, tensor: Tensor | None, shape: Sequence[int], what: str) -> None:
+    """None, or real numbers of any dtype (booleans, visibilities) of this shape."""
+    if tensor is None:
+        return
+    if not isinstance(tensor, Tensor):
+        raise TypeError(
+            f"{name}: got {type(tensor).__module__}.{type(tensor).__name__}, expected a torch.Tensor or None"
+        )
+    if tensor.is_complex():
+        raise TypeError(f"{name}: got {tensor.dtype}, expected real numbers")
+    check_shape(name, tensor, shape, what)
+
+
+def check_integers(name: str, tensor: Tensor) -> None:
+    """A tensor of integers."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: got {type(tensor).__module__}.{type(tensor).__name__}, expected a torch.Tensor")
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise TypeError(f"{name}: got {tensor.dtype}, expected integers")
+
+
 def check_size(name: str, maps: Tensor) -> None:
     """Maps [..., H, W] with at least one cell."""
     if maps.shape[-2] == 0 or maps.shape[-1] == 0:
@@ -42,19 +69,9 @@ def check_labels(weight_name: str, target: Tensor, weight: Tensor | None, batch:
             f"target: got shape {list(target.shape)}, expected [{batch}, {num_keypoints}, 2], (x, y) of every keypoint"
         )
     check_constant("target", target)
-    if weight is None:
-        return
-    if not isinstance(weight, Tensor):
-        raise TypeError(
-            f"{weight_name}: got {type(weight).__module__}.{type(weight).__name__}, expected a torch.Tensor or None"
-        )
-    if weight.is_complex():
-        raise TypeError(f"{weight_name}: got {weight.dtype}, expected real numbers")
-    if weight.shape != (batch, num_keypoints):
-        raise ValueError(
-            f"{weight_name}: got shape {list(weight.shape)}, expected [{batch}, {num_keypoints}], one for each keypoint"
-        )
-    check_constant(weight_name, weight)
+    check_flags(weight_name, weight, (batch, num_keypoints), "one for each keypoint")
+    if weight is not None:
+        check_constant(weight_name, weight)
 
 
 def check_constant(name: str, tensor: Tensor) -> None:
@@ -93,6 +110,14 @@ def check_positive(name: str, value: float) -> None:
     check_number(name, value)
     if not value > 0:
         raise ValueError(f"{name}: got {value}, expected a positive number")
+
+
+def check_count(name: str, value: int) -> None:
+    """An integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: got {type(value).__name__} {value!r}, expected an integer")
+    if value < 1:
+        raise ValueError(f"{name}: got {value}, expected at least 1")
 
 
 def check_bounds(name: str, bounds: tuple[float, float] | None) -> None:

@@ -12,7 +12,7 @@ class Keypoints(NamedTuple):
     """Decoded keypoints of a batch of heatmaps, as `decode` returns them.
 
     `nn.TwoStageDecoder` gives coordinates in input pixels and covariances in squared input pixels instead, both NaN
-    where a heatmap has no keypoint.
+    where a heatmap has no keypoint; `vote` gives the mean of the samples, and the share of the votes as the score.
 
     Attributes:
         coords: [B, K, 2], (x, y) in heatmap pixels, pixel centres at integers.
@@ -42,6 +42,25 @@ class SimCCKeypoints(NamedTuple):
     visibility: Tensor | None = None
 
 
+class KeptPoses(NamedTuple):
+    """What non-maximum suppression leaves of N poses in each of B images, as `oks_nms` and `soft_oks_nms` return it.
+
+    Without the batch dimension if the poses came without one.
+
+    Attributes:
+        keep: bool [B, N], which poses are kept.
+        indices: int64 [B, P], the kept poses in the order in which they were kept, the best first; then -1. P is N,
+            or the most poses that may be kept.
+        counts: int64 [B], how many are kept.
+        scores: [B, N], with which score a pose was kept; 0 for those that were not.
+    """
+
+    keep: Tensor
+    indices: Tensor
+    counts: Tensor
+    scores: Tensor
+
+
 # An exported program that returns one of these can be saved only under a name; torch's own error asks for this call.
-pytree._register_namedtuple(Keypoints, serialized_type_name="dark_kernels.Keypoints")
-pytree._register_namedtuple(SimCCKeypoints, serialized_type_name="dark_kernels.SimCCKeypoints")
+for _type in (Keypoints, SimCCKeypoints, KeptPoses):
+    pytree._register_namedtuple(_type, serialized_type_name=f"dark_kernels.{_type.__name__}")

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from examples import measures, report
+from dark_kernels import metrics
+from examples import report
 from examples.stick_figures import LIMBS, Figures
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _draw_figure(axes: Axes, figures: Figures, coords: Tensor, covariances: Tens
     for a, b in LIMBS:
         if visible[a] and visible[b]:
             axes.plot(found[[a, b], 0], found[[a, b], 1], color="white", linewidth=0.8, alpha=0.35)
-    radius = math.sqrt(measures.chi_square(95))
+    radius = math.sqrt(metrics.chi_square(0.95))
     for k in np.flatnonzero(visible & np.isfinite(found).all(1)):
         color = _OCCLUDED if occluded[k] else "#7dffb0"
         values, vectors = np.linalg.eigh(covariances[index, k].cpu().double().numpy())
@@ -126,12 +127,16 @@ def _draw_sigmas(axes: Axes, errors: Tensor, sigmas: Tensor, groups: dict[str, T
 
 
 def _draw_coverage(axes: Axes, squared: dict[str, Tensor]) -> None:
-    levels = np.linspace(1, 99, 99)
+    levels, marked = np.arange(1, 100), [int(level) for level in report.LEVELS]
+
+    def inside(values: Tensor, level: int) -> float:
+        return float((values <= metrics.chi_square(level / 100)).double().mean()) * 100
+
     for name, values in squared.items():
-        inside = [float((values <= measures.chi_square(level)).double().mean()) * 100 for level in levels]
-        axes.plot(levels, inside, color=_COLORS[name], label=report.PLACES[name])
-        marked = [float((values <= measures.chi_square(level)).double().mean()) * 100 for level in measures.LEVELS]
-        axes.plot(measures.LEVELS, marked, "o", color=_COLORS[name])
+        axes.plot(
+            levels, [inside(values, int(level)) for level in levels], color=_COLORS[name], label=report.PLACES[name]
+        )
+        axes.plot(marked, [inside(values, level) for level in marked], "o", color=_COLORS[name])
     axes.plot([0, 100], [0, 100], color="black", linewidth=0.8, linestyle="--", label="honest")
     axes.set(xlim=(0, 100), ylim=(0, 100), xlabel="ellipse, %", ylabel="keypoints inside, %")
     axes.set_title("How sure: coverage", fontsize=11)

@@ -35,9 +35,9 @@ if not __package__:  # python examples/train_distribution.py
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.run import commit_of
-from dark_kernels import Recipe, decode, recipes
+from dark_kernels import Recipe, decode, metrics, recipes
 from dark_kernels.nn import DARKHead, TwoStageDecoder, VarianceSchedule
-from examples import measures, picture, report, stick_figures
+from examples import picture, report, stick_figures
 from examples.stick_figures import Conditions, Figures
 
 STRIDE = 4
@@ -267,7 +267,7 @@ def groups_of(held_out: HeldOut) -> dict[str, Tensor]:
 def summarize(validation: HeldOut, test: HeldOut) -> dict[str, Any]:
     """The fields `held_out` (but for the images), `places`, `distributions` and `peak_score` of `report.py`."""
     groups = groups_of(test)
-    errors = {name: measures.errors(coords, test.keypoints) for name, coords in test.coords.items()}
+    errors = {name: metrics.distances(coords, test.keypoints) for name, coords in test.coords.items()}
 
     def by_group(measure: Callable[[Tensor], float], least: int = 1) -> dict[str, float | None]:
         values = {name: measure(chosen) if chosen.sum() >= least else None for name, chosen in groups.items()}
@@ -282,33 +282,38 @@ def summarize(validation: HeldOut, test: HeldOut) -> dict[str, Any]:
             "pck": {p: float((error < float(p) / 100 * test.height).double().mean()) for p in report.PCK},
         }
     for name, covariances in test.covariances.items():
-        sigma = measures.sigmas(covariances)
-        squared = measures.squared_distances(test.coords[name], covariances, test.keypoints)
+        coords, sigma = test.coords[name], metrics.sigmas(covariances)
         # The scale of all covariances that makes the annotations of the validation images most likely.
-        on_validation = measures.squared_distances(
+        on_validation = metrics.squared_distances(
             validation.coords[name], validation.covariances[name], validation.keypoints
         )
         scale = float(on_validation[on_validation.isfinite()].mean() / 2)
         distributions[name] = {
             "rank_correlation": by_group(
-                lambda chosen, s=sigma, e=errors[name]: measures.rank_correlation(s[chosen], e[chosen]), least=3
+                lambda chosen, s=sigma, e=errors[name]: float(metrics.rank_correlation(s[chosen], e[chosen])), least=3
             ),
-            "mean_sigma": by_group(lambda chosen, s=sigma: float(s[chosen].nanmean())),
+            "mean_sigma": by_group(lambda chosen, c=covariances: float(metrics.sharpness(c[chosen]))),
             "coverage": {
-                group: measures.coverage(squared[chosen]) if chosen.any() else None for group, chosen in groups.items()
+                group: _coverage(coords[chosen], covariances[chosen], test.keypoints[chosen]) if chosen.any() else None
+                for group, chosen in groups.items()
             },
             "scale": scale,
-            "coverage_scaled": measures.coverage(squared, scale),
+            "coverage_scaled": _coverage(coords, covariances * scale, test.keypoints),
         }
     return {
         "places": places,
         "distributions": distributions,
         "peak_score": {
             "rank_correlation": by_group(
-                lambda chosen: measures.rank_correlation(-test.scores[chosen], errors["dark"][chosen]), least=3
+                lambda chosen: float(metrics.rank_correlation(-test.scores[chosen], errors["dark"][chosen])), least=3
             )
         },
     }
+
+
+def _coverage(coords: Tensor, covariances: Tensor, keypoints: Tensor) -> dict[str, float]:
+    levels = [int(level) / 100 for level in report.LEVELS]
+    return dict(zip(report.LEVELS, metrics.coverage(coords, covariances, keypoints, levels).tolist(), strict=True))
 
 
 def _finite(value: float) -> float | None:
@@ -324,10 +329,10 @@ def draw_picture(path: Path, network: Network, test: HeldOut) -> None:
         test.figures,
         coords,
         covariances,
-        {name: measures.errors(found, test.keypoints) for name, found in test.coords.items()},
-        {name: measures.sigmas(found) for name, found in test.covariances.items()},
+        {name: metrics.distances(found, test.keypoints) for name, found in test.coords.items()},
+        {name: metrics.sigmas(found) for name, found in test.covariances.items()},
         {
-            name: measures.squared_distances(test.coords[name], found, test.keypoints)
+            name: metrics.squared_distances(test.coords[name], found, test.keypoints)
             for name, found in test.covariances.items()
         },
         groups_of(test),

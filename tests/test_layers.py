@@ -102,7 +102,7 @@ def test_backends_know_no_recipe_by_name(path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [
-        ("__init__.py", {"nn", "recipes", "transforms", "types", *ROOMS}),
+        ("__init__.py", {"metrics", "nn", "recipes", "transforms", "types", *ROOMS}),
         ("_checks.py", set()),
         ("_operators.py", {"backends"}),
         ("backends.py", set()),
@@ -120,12 +120,13 @@ def test_what_stands_below_imports_nothing_above(path: str, allowed: set[str]) -
     assert {module.partition(".")[0] for module, _ in inside(Path(path))} <= allowed
 
 
-def test_nn_stands_on_what_users_call() -> None:
-    """Of a room it sees `api` alone: what it can do, users can."""
-    for module, _ in inside(Path("nn.py")):
+@pytest.mark.parametrize("path", ["nn.py", "metrics.py"])
+def test_modules_stand_on_what_users_call(path: str) -> None:
+    """Of a room they see `api` alone: what they can do, users can."""
+    for module, _ in inside(Path(path)):
         first, _, rest = module.partition(".")
         allowed = rest == "api" if first in ROOMS else module in {"_checks", "backends", "recipes", "types"}
-        assert allowed, f"nn.py imports {module or 'dark_kernels'}"
+        assert allowed, f"{path} imports {module or 'dark_kernels'}"
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] == "integrations"], ids=str)

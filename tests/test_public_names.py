@@ -12,6 +12,7 @@ import pytest
 
 import dark_kernels
 from dark_kernels import (
+    KeptPoses,
     Keypoints,
     Recipe,
     SimCCKeypoints,
@@ -19,6 +20,7 @@ from dark_kernels import (
     decode_offsets,
     decode_simcc,
     gaussian_mixture_nll,
+    metrics,
     nn,
     recipes,
     testing,
@@ -36,6 +38,8 @@ ROWS = [
 def test_package() -> None:
     assert {"Keypoints", "Recipe", "__version__", "decode", "nn", "recipes"} <= set(dark_kernels.__all__)
     assert {"SimCCKeypoints", "decode_offsets", "decode_simcc", "gaussian_mixture_nll"} <= set(dark_kernels.__all__)
+    assert {"COCO_KAPPAS", "KeptPoses", "oks", "oks_nms", "soft_oks_nms"} <= set(dark_kernels.__all__)
+    assert {"metrics", "sample_keypoints", "variance_voting", "vote"} <= set(dark_kernels.__all__)
     assert re.fullmatch(r"\d+\.\d+\.\d+([ab.]\S+)?", dark_kernels.__version__)
 
 
@@ -128,6 +132,16 @@ def test_keypoints_and_recipe() -> None:
     assert SimCCKeypoints._fields == ("coords", "scores", "visibility")
     public = [name for name in vars(Recipe) if not name.startswith("_") and isinstance(vars(Recipe)[name], property)]
     assert public == ["operator_arguments", "blur_kernel_size", "blur_sigma", "taps", "has_hessian"]
+
+
+def test_kept_poses() -> None:
+    assert KeptPoses._fields == ("keep", "indices", "counts", "scores")
+
+
+def test_metrics() -> None:
+    assert metrics.__all__ == sorted(metrics.__all__, key=lambda name: (not name.isupper(), name))
+    assert {"calibration_error", "coverage", "negative_log_likelihood", "sharpness"} <= set(metrics.__all__)
+    assert {"coco_results", "oks_average_precision", "pckh"} <= set(metrics.__all__)
 
 
 def test_nn() -> None:

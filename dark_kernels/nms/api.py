@@ -1,0 +1,290 @@
+"""oks(), oks_nms() and soft_oks_nms(): what users call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from .. import _checks
+from ..backends import check_backend
+from ..types import KeptPoses
+from .library import call_oks, call_oks_nms, kappas_for
+from .reference import oks_nms_reference, oks_reference
+
+COCO_KAPPAS = (
+    0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089,
+    0.089,
+)  # fmt: skip
+"""How far annotators disagree about each of COCO's 17 keypoints, relative to the size of a person."""
+
+METHODS = ("gaussian", "linear")
+
+
+def oks(
+    poses_a: Tensor,  # [..., N, K, 2]
+    poses_b: Tensor,  # [..., M, K, 2]
+    areas_a: Tensor,  # [..., N]
+    areas_b: Tensor,  # [..., M]
+    kappas: Sequence[float] | Tensor = COCO_KAPPAS,  # [K]
+    visible_a: Tensor | None = None,  # [..., N, K]
+    visible_b: Tensor | None = None,  # [..., M, K]
+    backend: str = "auto",
+) -> Tensor:
+    """Object keypoint similarity of every pose of one set with every pose of another: 1 for the same pose, towards 0
+    with the distance of their keypoints, measured by the size of the person and by how well a keypoint is defined.
+
+    For a pair of poses with keypoints d_i apart it is the mean over i of
+
+        exp(-d_i^2 / (2 kappa_i)^2 / ((area_a + area_b) / 2 + 2.2e-16) / 2)
+
+    over all K keypoints, or over those that are visible in both poses; 0 if none is (COCO's keypoint similarity,
+    with the mean of two areas in the place of the annotation's). One launch on CUDA, ROCm and XPU; nothing waits for
+    the device.
+
+    A keypoint whose coordinates are NaN or infinite in one of the poses is infinitely far: it adds 0 to the mean
+    (leave it out by `visible`). A pose whose area is NaN, infinite or negative is like no other: 0. So similarities
+    are finite, 0 to 1. No gradient flows through them.
+
+    Args:
+        poses_a: [..., N, K, 2], (x, y) of K keypoints of N poses; float16, bfloat16, float32 or float64, any strides.
+            Any leading dimensions, for a batch of images: poses are compared within an image.
+        poses_b: [..., M, K, 2] with the same leading dimensions; dtypes may differ, those of the areas as well.
+        areas_a: [..., N], of the persons (of their masks, or of their boxes), in the squared unit of the poses.
+        areas_b: [..., M].
+        kappas: One positive number for each keypoint, by default COCO's for its 17. COCO's evaluation and others
+            call the same numbers sigmas. A tensor on the poses' device is taken as it is, without a check of its
+            values.
+        visible_a: [..., N, K] of any real dtype; a keypoint is visible if above 0. None: all are.
+        visible_b: [..., M, K], the same.
+        backend: `"auto"` (Triton where the device has it, else eager), `"triton"`, `"eager"` (vectorised
+            PyTorch on any device) or `"reference"` (the definition). float64 is served by eager where Triton is
+            asked for.
+
+    Returns:
+        [..., N, M]; float32, or float64 if poses or areas are float64.
+
+    Raises:
+        TypeError: An argument is not a dense tensor of a dtype above, or kappas are not numbers.
+        ValueError: A shape does not fit, kappas are not positive, tensors are on several devices, or `backend` is
+            unknown or cannot serve.
+
+    Example:
+        >>> import torch, dark_kernels
+        >>> poses, areas = torch.rand(8, 30, 17, 2) * 200, torch.full((8, 30), 9000.0)
+        >>> dark_kernels.oks(poses, poses, areas, areas).shape
+        torch.Size([8, 30, 30])
+    """
+    _check_poses("poses_a", poses_a, "[..., N, K, 2]", least=3)
+    _check_poses("poses_b", poses_b, "[..., M, K, 2]", least=3)
+    leading, num_keypoints = poses_a.shape[:-3], poses_a.shape[-2]
+    expected = [*leading, poses_b.shape[-3], num_keypoints, 2]
+    _checks.check_shape("poses_b", poses_b, expected, "leading dimensions and keypoints as poses_a")
+    for name, areas, poses in (("areas_a", areas_a, poses_a), ("areas_b", areas_b, poses_b)):
+        _checks.check_tensor(name, areas, poses.dim() - 2, "as the poses without keypoints")
+        _checks.check_shape(name, areas, poses.shape[:-2], "one for each pose")
+    for name, visible, poses in (("visible_a", visible_a, poses_a), ("visible_b", visible_b, poses_b)):
+        _checks.check_flags(name, visible, poses.shape[:-1], "one for each keypoint")
+    _checks.check_devices(
+        poses_a=poses_a, poses_b=poses_b, areas_a=areas_a, areas_b=areas_b, visible_a=visible_a, visible_b=visible_b
+    )
+    check_backend(backend)
+    kappas = _kappas(kappas, num_keypoints, poses_a, poses_b, areas_a, areas_b)
+    poses_a, poses_b, areas_a, areas_b = poses_a.detach(), poses_b.detach(), areas_a.detach(), areas_b.detach()
+    if backend == "reference":
+        return oks_reference(poses_a, poses_b, areas_a, areas_b, kappas, visible_a, visible_b)
+    batch = math.prod(leading)
+    similarity = call_oks(
+        poses_a.reshape(batch, *poses_a.shape[-3:]),
+        poses_b.reshape(batch, *poses_b.shape[-3:]),
+        areas_a.reshape(batch, *areas_a.shape[-1:]),
+        areas_b.reshape(batch, *areas_b.shape[-1:]),
+        kappas,
+        None if visible_a is None else visible_a.reshape(batch, *visible_a.shape[-2:]),
+        None if visible_b is None else visible_b.reshape(batch, *visible_b.shape[-2:]),
+        backend,
+    )
+    return similarity.view(*leading, *similarity.shape[-2:])
+
+
+def oks_nms(
+    poses: Tensor,  # [B, N, K, 2] or [N, K, 2]
+    scores: Tensor,  # [B, N] or [N]
+    areas: Tensor,  # [B, N] or [N]
+    threshold: float = 0.9,
+    kappas: Sequence[float] | Tensor = COCO_KAPPAS,  # [K]
+    visible: Tensor | None = None,  # as scores, and K
+    mask: Tensor | None = None,  # as scores
+    image_ids: Tensor | None = None,  # [N]
+    backend: str = "auto",
+) -> KeptPoses:
+    """Keep the best of the poses that are about the same person, in all images of a batch.
+
+    In each image, again and again: keep the pose with the highest score that is left, the one with the lower index
+    of equal ones, and drop the others whose similarity (`oks`) with it exceeds `threshold`.
+
+    Images have different numbers of poses. Either they are padded, poses [B, N, K, 2], and `mask` says which exist;
+    or they lie behind each other, poses [N, K, 2], and `image_ids` says whose they are. On CUDA, ROCm and XPU a batch
+    is one launch, one program an image; with image ids a sort of these and the packing of the indices are launched
+    as well. The shapes of the outputs do not depend on how many are kept, and nothing waits for the device, but for
+    `backend="eager"` with image ids.
+
+    A pose whose score is NaN or -inf is none, as if masked. NaN and infinity in a pose or an area count as in `oks`:
+    such a keypoint matches nothing, such a pose neither drops another nor is dropped. No output is NaN.
+
+    Args:
+        poses: [B, N, K, 2], or [N, K, 2] of a single image or with image ids; dtypes and strides as in `oks`.
+        scores: [B, N] or [N].
+        areas: [B, N] or [N], in the squared unit of the poses.
+        threshold: Similarity above which the worse of two poses is dropped; positive.
+        kappas: [K], as in `oks`.
+        visible: [B, N, K] or [N, K] of any real dtype, above 0 where visible; similarities are of what is visible in
+            both poses. None: all are.
+        mask: [B, N] or [N] of any real dtype, above 0 where there is a pose. None: everywhere.
+        image_ids: [N] integers in any order, for poses [N, K, 2]: only poses of one image drop each other.
+        backend: As in `oks`.
+
+    Returns:
+        KeptPoses: which poses are kept, their indices by descending score, padded with -1, how many they are, and
+        their scores. For [N, K, 2] without the batch dimension; with image ids, indices are those of the image with
+        the lowest id first, followed by the next, and the count is that of all images.
+
+    Raises:
+        TypeError: An argument is not a dense tensor of a dtype that `oks` takes, or ids are not integers.
+        ValueError: A shape does not fit, image ids come with a batch dimension, kappas or threshold are not
+            positive, tensors are on several devices, or `backend` is unknown or cannot serve.
+
+    Example:
+        >>> import torch, dark_kernels
+        >>> poses, scores = torch.rand(8, 30, 17, 2) * 200, torch.rand(8, 30)
+        >>> kept = dark_kernels.oks_nms(poses, scores, torch.full((8, 30), 9000.0), mask=scores > 0.2)
+        >>> kept.keep.shape, kept.indices.shape, kept.counts.shape
+        (torch.Size([8, 30]), torch.Size([8, 30]), torch.Size([8]))
+    """
+    _checks.check_positive("threshold", threshold)
+    return _suppress(poses, scores, areas, threshold, "hard", None, kappas, visible, mask, image_ids, backend)
+
+
+def soft_oks_nms(
+    poses: Tensor,  # [B, N, K, 2] or [N, K, 2]
+    scores: Tensor,  # [B, N] or [N]
+    areas: Tensor,  # [B, N] or [N]
+    threshold: float = 0.9,
+    method: str = "gaussian",
+    max_poses: int = 20,
+    kappas: Sequence[float] | Tensor = COCO_KAPPAS,  # [K]
+    visible: Tensor | None = None,  # as scores, and K
+    mask: Tensor | None = None,  # as scores
+    image_ids: Tensor | None = None,  # [N]
+    backend: str = "auto",
+) -> KeptPoses:
+    """Like `oks_nms`, but a pose that is similar to a better one loses score instead of its place (soft NMS).
+
+    In each image, up to `max_poses` times: keep the pose with the highest score that is left, the one with the
+    lower index of equal ones, and multiply the scores s of the others, with similarity o, for the next round:
+    s e^(-o^2 / threshold) for `method="gaussian"`, s (1 - o) where o >= threshold for `"linear"`. Scores should not
+    be negative, since a factor below 1 would raise them.
+
+    Args:
+        poses: As in `oks_nms`, with `scores`, `areas`, `kappas`, `visible`, `mask`, `image_ids` and `backend`.
+        scores: See there.
+        areas: See there.
+        threshold: Of the method, positive: the less, the more of a score is lost (gaussian), or the more poses lose
+            it (linear).
+        method: `"gaussian"` or `"linear"`.
+        max_poses: At most so many are kept in an image, at least 1.
+        kappas: As in `oks_nms`.
+        visible: As in `oks_nms`.
+        mask: As in `oks_nms`.
+        image_ids: As in `oks_nms`.
+        backend: As in `oks_nms`.
+
+    Returns:
+        KeptPoses, as `oks_nms` does; scores are the ones with which a pose was kept, indices are [B, max_poses] or
+        [max_poses], and [N] with image ids.
+
+    Raises:
+        TypeError: As `oks_nms`; `max_poses` is not an integer.
+        ValueError: As `oks_nms`; `method` is unknown, or `max_poses` below 1.
+
+    Example:
+        >>> import torch, dark_kernels
+        >>> poses, scores = torch.rand(50, 17, 2) * 200, torch.rand(50)
+        >>> images = torch.randint(4, (50,))
+        >>> kept = dark_kernels.soft_oks_nms(poses, scores, torch.full((50,), 9000.0), image_ids=images)
+        >>> kept.scores.shape
+        torch.Size([50])
+    """
+    _checks.check_positive("threshold", threshold)
+    _checks.check_name("method", method, METHODS)
+    _checks.check_count("max_poses", max_poses)
+    return _suppress(poses, scores, areas, threshold, method, max_poses, kappas, visible, mask, image_ids, backend)
+
+
+def _suppress(
+    poses: Tensor,
+    scores: Tensor,
+    areas: Tensor,
+    threshold: float,
+    method: str,
+    max_poses: int | None,
+    kappas: Sequence[float] | Tensor,
+    visible: Tensor | None,
+    mask: Tensor | None,
+    image_ids: Tensor | None,
+    backend: str,
+) -> KeptPoses:
+    _check_poses("poses", poses, "[B, N, K, 2] or [N, K, 2]", least=3, most=4)
+    for name, tensor in (("scores", scores), ("areas", areas)):
+        _checks.check_tensor(name, tensor, poses.dim() - 2, "as the poses without keypoints")
+        _checks.check_shape(name, tensor, poses.shape[:-2], "one for each pose")
+    _checks.check_flags("visible", visible, poses.shape[:-1], "one for each keypoint")
+    _checks.check_flags("mask", mask, poses.shape[:-2], "one for each pose")
+    if image_ids is not None:
+        _checks.check_integers("image_ids", image_ids)
+        if poses.dim() == 4:
+            raise ValueError(
+                f"image_ids: got ids with poses {list(poses.shape)}, expected [N, K, 2]; a batch dimension says which "
+                "image already"
+            )
+        _checks.check_shape("image_ids", image_ids, poses.shape[:1], "one for each pose")
+    _checks.check_devices(poses=poses, scores=scores, areas=areas, visible=visible, mask=mask, image_ids=image_ids)
+    check_backend(backend)
+    tensors: tuple[Tensor | None, ...] = (poses.detach(), scores.detach(), areas.detach(), visible, mask)
+    is_batched = poses.dim() == 4
+    if not is_batched:
+        tensors = tuple(None if tensor is None else tensor[None] for tensor in tensors)
+    poses, scores, areas, visible, mask = tensors  # type: ignore[assignment]
+    kappas = _kappas(kappas, poses.shape[2], poses, scores, areas)
+    max_poses = scores.shape[1] if max_poses is None else max_poses
+    if backend == "reference":
+        outputs = oks_nms_reference(
+            poses, scores, areas, kappas, threshold, method, max_poses, visible, mask, image_ids
+        )
+    else:
+        outputs = call_oks_nms(
+            poses, scores, areas, kappas, visible, mask, image_ids, float(threshold), method, max_poses, backend
+        )
+    return KeptPoses(*outputs) if is_batched else KeptPoses(*(output[0] for output in outputs))
+
+
+def _check_poses(name: str, poses: Tensor, shape: str, least: int, most: int = 64) -> None:
+    dim = poses.dim() if isinstance(poses, Tensor) else least
+    _checks.check_tensor(name, poses, min(max(dim, least), most), shape)
+    if poses.shape[-1] != 2:
+        raise ValueError(f"{name}: got shape {list(poses.shape)}, expected {shape}, (x, y) of every keypoint")
+
+
+def _kappas(kappas: Sequence[float] | Tensor, num_keypoints: int, *tensors: Tensor) -> Tensor:
+    """[K] on the device of the tensors."""
+    if isinstance(kappas, Tensor):
+        _checks.check_tensor("kappas", kappas, 1, "[K]")
+        _checks.check_shape("kappas", kappas, (num_keypoints,), "one for each keypoint")
+        return kappas.detach().to(tensors[0].device)
+    numbers = [float(kappa) if hasattr(kappa, "__float__") else kappa for kappa in kappas]  # NumPy's too
+    for kappa in numbers:
+        _checks.check_positive("kappas", kappa)
+    if len(numbers) != num_keypoints:
+        raise ValueError(f"kappas: got {len(numbers)} of them, expected {num_keypoints}, one for each keypoint")
+    return kappas_for(numbers, *tensors)

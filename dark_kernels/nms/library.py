@@ -1,0 +1,148 @@
+"""The contract with PyTorch: schemas, fakes, and which backend serves which device."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .._operators import arithmetic_dtype, directly
+from ..backends import choose, is_plain
+from . import eager
+
+_library = torch.library.Library("dark_kernels", "FRAGMENT")
+
+_TAGS = (torch.Tag.pt2_compliant_tag,)
+_library.define(
+    "oks(Tensor poses_a, Tensor poses_b, Tensor areas_a, Tensor areas_b, Tensor kappas, Tensor? visible_a, "
+    "Tensor? visible_b, str backend) -> Tensor",
+    tags=_TAGS,
+)
+_library.define(
+    "oks_nms(Tensor poses, Tensor scores, Tensor areas, Tensor kappas, Tensor? visible, Tensor? mask, "
+    "Tensor? image_ids, float threshold, str method, int max_poses, str backend) "
+    "-> (Tensor keep, Tensor indices, Tensor counts, Tensor scores)",
+    tags=_TAGS,
+)
+
+
+def _oks(
+    poses_a: Tensor,  # [B, N, K, 2]
+    poses_b: Tensor,  # [B, M, K, 2]
+    areas_a: Tensor,  # [B, N]
+    areas_b: Tensor,  # [B, M]
+    kappas: Tensor,  # [K]
+    visible_a: Tensor | None,  # [B, N, K]
+    visible_b: Tensor | None,  # [B, M, K]
+    backend: str,
+) -> Tensor:
+    arguments = (poses_a, poses_b, areas_a, areas_b, kappas, visible_a, visible_b)
+    dtype = arithmetic_dtype(poses_a, poses_b, areas_a, areas_b)
+    if choose(backend, poses_a.device.type, dtype).backend != "triton":
+        return eager.oks_fwd(*arguments, dtype)
+    similarity = _oks_fake(*arguments, backend)
+    if similarity.numel():
+        from . import kernels  # Triton is imported when it first serves a call, not with the package
+
+        kernels.oks_fwd(similarity, *arguments)
+    return similarity
+
+
+def _oks_fake(poses_a: Tensor, poses_b: Tensor, areas_a: Tensor, areas_b: Tensor, *unused: object) -> Tensor:
+    """Uninitialised similarities."""
+    shape = (*poses_a.shape[:2], poses_b.shape[1])
+    return poses_a.new_empty(shape, dtype=arithmetic_dtype(poses_a, poses_b, areas_a, areas_b))
+
+
+def _oks_nms(
+    poses: Tensor,  # [B, N, K, 2]
+    scores: Tensor,  # [B, N]
+    areas: Tensor,  # [B, N]
+    kappas: Tensor,  # [K]
+    visible: Tensor | None,  # [B, N, K]
+    mask: Tensor | None,  # [B, N]
+    image_ids: Tensor | None,  # [N], of the poses of a single batch entry
+    threshold: float,
+    method: str,
+    max_poses: int,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    options = (threshold, method, max_poses)
+    dtype = arithmetic_dtype(poses, scores, areas)
+    serves = choose(backend, poses.device.type, dtype).backend
+    if serves == "triton" or scores.numel() == 0:
+        outputs = _oks_nms_fake(poses, scores, areas, kappas, visible, mask, image_ids, *options, backend)
+        keep, indices, counts, kept_scores = outputs
+        if scores.numel() == 0:
+            return keep, indices.fill_(-1), counts.zero_(), kept_scores
+        from . import kernels
+
+        if image_ids is None:
+            kernels.oks_nms_fwd(*outputs, poses, scores, areas, kappas, visible, mask, None, *options)
+            return outputs
+        image_ids, order = image_ids.sort(stable=True)
+        first, end = (torch.searchsorted(image_ids, image_ids, right=right) for right in (False, True))
+        kernels.oks_nms_fwd(*outputs, poses, scores, areas, kappas, visible, mask, (order, first, end), *options)
+        return _without_gaps(keep, indices, kept_scores)
+    if image_ids is None:
+        return eager.oks_nms_fwd(poses, scores, areas, kappas, visible, mask, *options, dtype)
+    flat = eager.flat_oks_nms_fwd(poses, scores, areas, kappas, visible, mask, image_ids, *options, dtype)
+    return _without_gaps(*flat)
+
+
+def _without_gaps(keep: Tensor, indices: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The outputs of N poses with image ids, of whose indices, with gaps of -1 between images, [1, N] are left."""
+    kept, num_poses = indices >= 0, scores.shape[1]
+    place = torch.where(kept, kept.cumsum(-1) - 1, num_poses)  # the last is of no pose
+    closed = indices.new_full((1, num_poses + 1), -1).scatter_(1, place, indices)
+    return keep, closed[:, :-1].contiguous(), kept.sum(-1), scores
+
+
+def _oks_nms_fake(
+    poses: Tensor,
+    scores: Tensor,
+    areas: Tensor,
+    kappas: Tensor,
+    visible: Tensor | None,
+    mask: Tensor | None,
+    image_ids: Tensor | None,
+    threshold: float,
+    method: str,
+    max_poses: int,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Uninitialised outputs."""
+    shape = scores.shape
+    width = shape[1] if image_ids is not None else max_poses
+    return (
+        scores.new_empty(shape, dtype=torch.bool),
+        scores.new_empty((shape[0], width), dtype=torch.int64),
+        scores.new_empty(shape[:1], dtype=torch.int64),
+        scores.new_empty(shape, dtype=arithmetic_dtype(poses, scores, areas)),
+    )
+
+
+for _name, _implementation, _fake in (("oks", _oks, _oks_fake), ("oks_nms", _oks_nms, _oks_nms_fake)):
+    # One implementation for all devices: it asks `choose`, so a device without Triton is served by eager.
+    _library.impl(_name, _implementation, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"dark_kernels::{_name}", _fake, lib=_library)
+
+call_oks = directly(torch.ops.dark_kernels.oks.default, _oks)
+call_oks_nms = directly(torch.ops.dark_kernels.oks_nms.default, _oks_nms)
+
+
+def kappas_for(kappas: Sequence[float], *tensors: Tensor) -> Tensor:
+    """Kappas on the device of the tensors, in the dtype of their arithmetic; kept, so that the next call copies nothing
+    to the device."""
+    dtype, device = arithmetic_dtype(*tensors), tensors[0].device
+    if is_plain(*tensors):
+        return _kept_kappas(tuple(kappas), dtype, device)
+    return torch.tensor(tuple(kappas), dtype=dtype, device=device)
+
+
+@functools.lru_cache(maxsize=64)
+def _kept_kappas(kappas: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(kappas, dtype=dtype, device=device)

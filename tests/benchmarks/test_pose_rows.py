@@ -1,0 +1,81 @@
+"""Rows of suppression and of samples on inputs small enough for a test: outputs are compared with the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from benchmarks import peers, test_nms, test_sampling
+from benchmarks.workloads import Workload
+from dark_kernels import COCO_KAPPAS, oks, oks_nms
+
+POSES = Workload("P1", (3, 12, 17, 2), "a small one")
+KEYPOINTS = Workload("W1", (2, 3, 40, 30), "a small one")
+
+
+@pytest.fixture(autouse=True)
+def _small() -> Iterator[None]:
+    yield
+    for cache in (test_nms.inputs_of, test_nms._truth, test_sampling.inputs_of, test_sampling._truth):
+        cache.cache_clear()
+
+
+@pytest.mark.parametrize("name", [test_nms.READ_ONLY, test_nms.OURS, test_nms.REFERENCE, test_nms.LOOP])
+def test_suppression_rows_compare_their_output(name: str) -> None:
+    made = test_nms.ROWS[name](POSES, "cpu")
+    poses = test_nms.inputs_of(POSES, "cpu")[0]
+    output = made.call(poses)
+    made.compare(output)
+    assert made.bytes >= test_nms.pose_bytes(POSES) - 3 * 12 * 8
+    if name == test_nms.OURS:
+        wrong = output._replace(indices=output.indices.roll(1, 0))
+        with pytest.raises(peers.Wrong, match="of 3 images keep other poses"):
+            made.compare(wrong)
+
+
+@pytest.mark.parametrize("workload", [test_nms.P1, test_nms.P2], ids=lambda workload: workload.name)
+def test_no_decision_of_the_workloads_is_open(workload: Workload) -> None:
+    """Some poses are dropped, some are kept, and none by the last digit."""
+    poses, scores, areas = test_nms.make_poses(workload, "cpu")
+    similarities = oks(poses, poses, areas, areas)
+    assert float((similarities - test_nms.THRESHOLD).abs().min()) > 0.05
+    assert all(len(row.unique()) == workload.shape[1] for row in scores)
+    share = float(oks_nms(poses, scores, areas).keep.double().mean())
+    assert 0.3 < share < 0.9
+
+
+def test_the_numpy_loop_is_suppression() -> None:
+    poses = test_nms.make_poses(POSES, "cpu")
+    kept = oks_nms(*poses)
+    for found, indices, count in zip(
+        peers.numpy_oks_nms_loop(*poses, COCO_KAPPAS, 0.9), kept.indices.tolist(), kept.counts.tolist(), strict=True
+    ):
+        assert found.tolist() == indices[:count]
+
+
+@pytest.mark.parametrize("name", [name for name in test_sampling.ROWS if name != test_sampling.EMPTY])
+def test_sampling_rows_compare_their_output(name: str) -> None:
+    torch.manual_seed(0)
+    made = test_sampling.ROWS[name](KEYPOINTS, "cpu")
+    output = made.call(test_sampling.inputs_of(KEYPOINTS, "cpu")[0])
+    made.compare(output)
+    assert made.bytes >= 6 * 100 * 8
+    if name != test_sampling.FILL:
+        with pytest.raises(peers.Wrong, match="samples"):
+            made.compare(output + 1)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [test_nms.READ_ONLY, test_nms.EMPTY, test_nms.OURS, test_nms.LOOP])
+def test_suppression_rows_on_a_gpu(name: str, gpu: torch.device) -> None:
+    made = test_nms.ROWS[name](POSES, gpu.type)
+    made.compare(made.call(test_nms.inputs_of(POSES, gpu.type)[0]))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", list(test_sampling.ROWS))
+def test_sampling_rows_on_a_gpu(name: str, gpu: torch.device) -> None:
+    made = test_sampling.ROWS[name](KEYPOINTS, gpu.type)
+    made.compare(made.call(test_sampling.inputs_of(KEYPOINTS, gpu.type)[0]))
