@@ -33,13 +33,15 @@ _FOUND = 9  # exit code for what the sanitizer found
 
 
 def run_kernels(device: str) -> int:
-    """Decode with every recipe and take a step with every loss; returns how many calls were made.
+    """Decode with every recipe, SimCC as well, and take a step with every loss; returns how many calls were made.
 
     Raises:
         AssertionError: A number is not that of the reference.
     """
     calls = 0
     generator = torch.Generator(device=device).manual_seed(0)
+    for dtype in (torch.float32, torch.float16):
+        calls += _run_simcc(dtype, generator)
     for dtype, memory_format in itertools.product((torch.float32, torch.float16), ("contiguous", "channels_last")):
         heatmaps = workloads.blobs(_SMALL.shape, generator, dtype)
         if memory_format == "channels_last":
@@ -56,6 +58,22 @@ def run_kernels(device: str) -> int:
             calls += _run_losses(channels, distribution, dtype, memory_format, generator)
     if device != "cpu":
         torch.cuda.synchronize()
+    return calls
+
+
+def _run_simcc(dtype: torch.dtype, generator: torch.Generator) -> int:
+    """Axes that are held whole, and axes that are walked along; peaks at an end, and below a clip."""
+    calls = 0
+    for widths, sigma in itertools.product(((23, 130), (2100, 1)), (0.9, 4.9)):
+        axes = [torch.rand((2, 3, width), generator=generator, device=generator.device).to(dtype) for width in widths]
+        for scale in (1e-2, 1.0):
+            scaled = [axis * scale for axis in axes]
+            got = dark_kernels.decode_simcc(*scaled, sigma, True, visibility=True)
+            expected = dark_kernels.decode_simcc(*(axis.double() for axis in scaled), sigma, True, visibility=True)
+            assert torch.equal(got.scores.double(), expected.scores)
+            assert ((got.visibility - expected.visibility).abs() <= 1e-4).all()
+            assert got.coords.isfinite().all()
+            calls += 1
     return calls
 
 
