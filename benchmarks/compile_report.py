@@ -253,6 +253,34 @@ def _simcc_calls(full: bool) -> Iterator[Call]:
                     yield call((64, 17, 384, 512), dtype, kernel_size, visibility, False)
 
 
+def _soft_argmax_calls(full: bool) -> Iterator[Call]:
+    """W1, W2 and W3 differ in width and launch shape; a wide map is walked line by line."""
+
+    def call(shape: Sequence[int], dtype: str, memory_format: str = "contiguous") -> Call:
+        def launch(module: ModuleType) -> None:
+            heatmaps = torch.empty(tuple(shape), dtype=workloads.DTYPES[dtype])
+            if memory_format == "channels_last":
+                heatmaps = heatmaps.to(memory_format=torch.channels_last)
+            coords, numbers = torch.empty((*shape[:2], 2)), torch.empty(tuple(shape[:2]))
+            module.soft_argmax_fwd(coords, numbers, numbers, heatmaps, 10.0)
+            gradient = torch.empty_like(heatmaps)
+            module.soft_argmax_bwd(gradient, coords, heatmaps, coords, numbers, numbers, 10.0)
+
+        contiguous = memory_format == "contiguous"
+        label = f"soft-argmax {list(shape)} {dtype}" + ("" if contiguous else " channels_last")
+        return Call(label, launch, contiguous, everywhere=True)
+
+    yield call(workloads.W1.shape, "float32")
+    yield call(workloads.W2.shape, "float16")
+    yield call(workloads.W3.shape, "bfloat16")
+    yield call(workloads.W2.shape, "float32", "channels_last")
+    yield call((1, 17, 3000, 4096), "float32")
+    if full:
+        for workload in (workloads.W1, workloads.W2, workloads.W3):
+            for dtype in workloads.DTYPES:
+                yield call(workload.shape, dtype)
+
+
 def _read_calls(full: bool) -> Iterator[Call]:
     """The read-only kernel that decode is measured against must not be a slow one."""
 
@@ -292,6 +320,13 @@ ROOMS: tuple[Room, ...] = (
         stores={"_gaussian_mixture_nll_bwd_kernel": ("store_tile",)},
     ),
     Room("simcc", "dark_kernels.simcc.kernels", _simcc_calls, loads={"_decode_simcc_fwd_kernel": ("_load_bins",)}),
+    Room(
+        "soft_argmax",
+        "dark_kernels.soft_argmax.kernels",
+        _soft_argmax_calls,
+        loads={"_soft_argmax_fwd_kernel": ("_load_pixels",), "_soft_argmax_bwd_kernel": ("_load_pixels",)},
+        stores={"_soft_argmax_bwd_kernel": ("_store_pixels",)},
+    ),
     Room("benchmark", "benchmarks.kernels", _read_calls, loads={"_read_maps_kernel": ("_read_maps_kernel",)}),
 )
 

@@ -6,6 +6,7 @@ from .mixture_nll import gaussian_mixture_nll
 from .nll import gaussian_nll, linear_gaussian_nll
 from .recipes import Recipe
 from .simcc import decode_simcc
+from .soft_argmax import soft_argmax
 from .types import Keypoints, SimCCKeypoints
 
 __version__ = "0.1.0"
@@ -22,4 +23,5 @@ __all__ = [
     "linear_gaussian_nll",
     "nn",
     "recipes",
+    "soft_argmax",
 ]
