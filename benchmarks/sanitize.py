@@ -54,11 +54,28 @@ def run_kernels(device: str) -> int:
             allowed = 1e-3 + 10 * (single.coords - exact.coords).abs()
             assert ((got.coords - exact.coords).abs() <= allowed).all(), f"{recipe.name} {dtype} {memory_format}"
             calls += 1
+        calls += _run_soft_argmax(heatmaps)
         for channels, distribution in ((1, "gaussian"), (2, "gaussian"), (3, "gaussian"), (1, "laplace")):
             calls += _run_losses(channels, distribution, dtype, memory_format, generator)
     if device != "cpu":
         torch.cuda.synchronize()
     return calls
+
+
+def _run_soft_argmax(heatmaps: torch.Tensor) -> int:
+    """Both passes, on maps of many lines a block and on maps wider than a block."""
+    for maps in (heatmaps, heatmaps.flatten(1)[:, None, None]):
+        maps = maps.detach().requires_grad_()
+        exact = maps.detach().double().requires_grad_()
+        coords, expected = dark_kernels.soft_argmax(maps, 9.0), dark_kernels.soft_argmax(exact, 9.0, "reference")
+        assert ((coords - expected).abs() <= 1e-2).all()
+        (gradient,), (wanted,) = (
+            torch.autograd.grad(each.sum(), leaf) for each, leaf in ((coords, maps), (expected, exact))
+        )
+        # A position is good to a rounding of the map's width.
+        allowed = (32 + maps.shape[-1]) * torch.finfo(maps.dtype).eps * float(wanted.abs().max())
+        assert float((gradient - wanted).abs().max()) <= allowed
+    return 2
 
 
 def _run_simcc(dtype: torch.dtype, generator: torch.Generator) -> int:

@@ -5,6 +5,8 @@ The gradient is written out by hand: one map of temporary numbers, and no softma
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -12,29 +14,45 @@ from torch import Tensor
 _LOWEST_EXPONENT, _LOWEST_WEIGHT = -80.0, 2e-35
 
 
+# Pixels that are dealt with at once on CPU, where each is passed over ten times: few enough for the cache.
+_BLOCK_SIZE = 2**17
+
+
 def soft_argmax_fwd(heatmaps: Tensor, beta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """coords [B, K, 2], largest values [B, K] and the sums [B, K] of what `_weights` gives, of `dtype`.
 
     A largest value of infinity is replaced by the largest finite number.
     """
-    maps = heatmaps.to(dtype)
-    height, width = maps.shape[-2:]
+    height, width = heatmaps.shape[-2:]
     limits = torch.finfo(dtype)
-    peaks = maps.amax((-2, -1)).clamp_(limits.min, limits.max)
-    weights = _weights(maps, peaks, beta)
-    of_columns, of_rows = weights.sum(-2), weights.sum(-1)
-    totals = of_rows.sum(-1)
-    x, y = (torch.arange(size, dtype=dtype, device=maps.device) for size in (width, height))
-    sums = torch.stack([(of_columns * x).sum(-1), (of_rows * y).sum(-1)], dim=-1)
-    # Nothing but -inf: no pixel before another.
+    coords, peaks, totals = (heatmaps.new_empty((*heatmaps.shape[:2], *rest), dtype=dtype) for rest in ((2,), (), ()))
+    x, y = (torch.arange(size, dtype=dtype, device=heatmaps.device) for size in (width, height))
+    for block in _blocks(heatmaps):
+        maps = heatmaps[block].to(dtype)
+        peaks[block] = maps.amax((-2, -1)).clamp_(limits.min, limits.max)
+        weights = _weights(maps, peaks[block], beta)
+        of_columns, of_rows = weights.sum(-2), weights.sum(-1)
+        totals[block] = of_rows.sum(-1)
+        coords[block] = torch.stack([(of_columns * x).sum(-1), (of_rows * y).sum(-1)], dim=-1)
+    # The largest alone adds 1. Without one there is nothing but -inf: no pixel before another.
+    totals.masked_fill_(totals < 1, 0.0)
     center = torch.stack([x.mean(), y.mean()])
-    return torch.where(totals[..., None] == 0, center, sums / totals[..., None]), peaks, totals
+    return torch.where(totals[..., None] == 0, center, coords / totals[..., None]), peaks, totals
+
+
+def _blocks(heatmaps: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Images and keypoints that are dealt with at once."""
+    batch, num_keypoints, height, width = heatmaps.shape
+    num_maps = max(1, _BLOCK_SIZE // (height * width)) if heatmaps.device.type == "cpu" else batch * num_keypoints
+    images, keypoints = max(1, num_maps // max(num_keypoints, 1)), max(1, min(num_maps, num_keypoints))
+    for image in range(0, batch, images):
+        for keypoint in range(0, num_keypoints, keypoints):
+            yield slice(image, image + images), slice(keypoint, keypoint + keypoints)
 
 
 def _weights(maps: Tensor, peaks: Tensor, beta: float) -> Tensor:
-    """e^(beta (map - peak)): 1 for the largest, infinities included, and 0 where that is next to nothing."""
-    exponents = maps.clamp(max=torch.finfo(maps.dtype).max).sub_(peaks[..., None, None]).mul_(beta)
-    return torch.threshold_(exponents.clamp_min_(_LOWEST_EXPONENT).exp_(), _LOWEST_WEIGHT, 0.0)
+    """e^(beta (map - peak)): 1 for the largest, infinities included."""
+    return maps.sub(peaks[..., None, None]).mul_(beta).clamp_(_LOWEST_EXPONENT, 0.0).exp_()
 
 
 def soft_argmax_bwd(
@@ -55,5 +73,11 @@ def soft_argmax_bwd(
     x, y = (torch.arange(size, dtype=dtype, device=device) for size in (width, height))
     along_x = factor[..., :1] * (x - coords[..., :1])
     along_y = factor[..., 1:] * (y - coords[..., 1:])
-    slopes = _weights(heatmaps.to(dtype), peaks, beta)
-    gradient.copy_(slopes.mul_(along_x[..., None, :] + along_y[..., None]))
+    for block in _blocks(heatmaps):
+        weights = _weights(heatmaps[block].to(dtype), peaks[block], beta)
+        weights = torch.threshold_(weights, _LOWEST_WEIGHT, 0.0)  # what is next to nothing is nothing
+        slopes = along_x[block][..., None, :] + along_y[block][..., None]
+        if gradient.dtype == dtype:
+            torch.mul(weights, slopes, out=gradient[block])
+        else:
+            gradient[block] = weights.mul_(slopes)
