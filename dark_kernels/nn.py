@@ -425,6 +425,10 @@ class SoftArgmax(nn.Module):
         beta: Inverse temperature, positive.
         backend: As `soft_argmax` takes it.
 
+    Raises:
+        TypeError: `beta` is not a number.
+        ValueError: `beta` is not positive or `backend` unknown.
+
     Example:
         >>> import torch
         >>> from dark_kernels.nn import SoftArgmax

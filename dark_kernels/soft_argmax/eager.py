@@ -13,7 +13,6 @@ from torch import Tensor
 # e^-80 is nothing beside the 1 of the largest, and a CPU takes far longer over numbers that are less than normal.
 _LOWEST_EXPONENT, _LOWEST_WEIGHT = -80.0, 2e-35
 
-
 # Pixels that are dealt with at once on CPU, where each is passed over ten times: few enough for the cache.
 _BLOCK_SIZE = 2**17
 
@@ -34,10 +33,7 @@ def soft_argmax_fwd(heatmaps: Tensor, beta: float, dtype: torch.dtype) -> tuple[
         of_columns, of_rows = weights.sum(-2), weights.sum(-1)
         totals[block] = of_rows.sum(-1)
         coords[block] = torch.stack([(of_columns * x).sum(-1), (of_rows * y).sum(-1)], dim=-1)
-    # The largest alone adds 1. Without one there is nothing but -inf: no pixel before another.
-    totals.masked_fill_(totals < 1, 0.0)
-    center = torch.stack([x.mean(), y.mean()])
-    return torch.where(totals[..., None] == 0, center, coords / totals[..., None]), peaks, totals
+    return coords.div_(totals[..., None]), peaks, totals
 
 
 def _blocks(heatmaps: Tensor) -> Iterator[tuple[slice, slice]]:
@@ -51,7 +47,7 @@ def _blocks(heatmaps: Tensor) -> Iterator[tuple[slice, slice]]:
 
 
 def _weights(maps: Tensor, peaks: Tensor, beta: float) -> Tensor:
-    """e^(beta (map - peak)): 1 for the largest, infinities included."""
+    """e^(beta (map - peak)): 1 for the largest, infinities included; where all are -inf, the same next to nothing."""
     return maps.sub(peaks[..., None, None]).mul_(beta).clamp_(_LOWEST_EXPONENT, 0.0).exp_()
 
 
@@ -67,8 +63,8 @@ def soft_argmax_bwd(
     """Fill the gradient."""
     height, width = heatmaps.shape[-2:]
     dtype, device = coords.dtype, coords.device
-    # Without a finite largest value nothing depends on the maps.
-    is_constant = (peaks == torch.finfo(dtype).max) | (totals == 0)
+    # Without a finite largest value, which alone adds 1 to the total, nothing depends on the map.
+    is_constant = (peaks == torch.finfo(dtype).max) | (totals < 1)
     factor = torch.where(is_constant, 0.0, beta / totals)[..., None] * grad_coords
     x, y = (torch.arange(size, dtype=dtype, device=device) for size in (width, height))
     along_x = factor[..., :1] * (x - coords[..., :1])

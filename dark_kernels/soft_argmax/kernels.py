@@ -220,9 +220,8 @@ def _soft_argmax_bwd_kernel(
 
     peak = tl.load(peaks_ptr + map_index)
     total = tl.load(totals_ptr + map_index)
-    # Without a finite largest value nothing depends on the map. A NaN is seen.
-    is_constant = ((peak == LARGEST) & (total == total)) | (total == 0)
-    factor = tl.where(is_constant, 0.0, BETA / total)
+    # Without a finite largest value nothing depends on the map. A NaN is seen in the coordinates.
+    factor = tl.where((peak == LARGEST) | (total == 0), 0.0, BETA / total)
     grad_ptr = grad_coords_ptr + batch * grad_coords_stride_b + keypoint * grad_coords_stride_k
     along_x = factor * tl.load(grad_ptr).to(tl.float32)
     along_y = factor * tl.load(grad_ptr + grad_coords_stride_c).to(tl.float32)

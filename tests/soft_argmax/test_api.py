@@ -1,8 +1,7 @@
-"""What users call: bad input, messages, defaults; the module."""
+"""What users call: bad input, messages, defaults."""
 
 from __future__ import annotations
 
-import copy
 import doctest
 import inspect
 import math
@@ -13,7 +12,6 @@ import pytest
 import torch
 
 from dark_kernels import soft_argmax
-from dark_kernels.nn import SoftArgmax
 from dark_kernels.soft_argmax import api, soft_argmax_reference
 
 ERRORS = [
@@ -57,24 +55,3 @@ def test_docstring() -> None:
         assert f"        {name}: " in soft_argmax.__doc__
     assert doctest.testmod(api).failed == 0
     assert doctest.testmod(api).attempted > 0
-
-
-def test_the_module_is_the_function() -> None:
-    heatmaps = torch.rand(2, 3, 4, 5)
-    for backend in ("auto", "reference"):
-        module = SoftArgmax(beta=3, backend=backend)
-        assert torch.equal(module(heatmaps), soft_argmax(heatmaps, 3.0, backend))
-        assert torch.equal(copy.deepcopy(module)(heatmaps), module(heatmaps))
-    assert repr(module) == "SoftArgmax(beta=3)"
-    assert not list(module.parameters())
-    assert not module.state_dict()
-
-
-@pytest.mark.parametrize(
-    ("error", "message", "options"),
-    [(ValueError, "beta: got 0", {"beta": 0}), (TypeError, "beta: got str", {"beta": "1"}),
-     (ValueError, "backend: got 'gpu'", {"backend": "gpu"})],
-)  # fmt: skip
-def test_the_module_refuses_when_it_is_made(error: type[Exception], message: str, options: dict[str, Any]) -> None:
-    with pytest.raises(error, match=message):
-        SoftArgmax(**options)
