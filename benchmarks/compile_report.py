@@ -361,6 +361,34 @@ def _voting_calls(full: bool) -> Iterator[Call]:
         yield call(workloads.W3, dtype, 1000)
 
 
+def _soft_argmax_calls(full: bool) -> Iterator[Call]:
+    """W1, W2 and W3 differ in width and launch shape; a wide map is walked line by line."""
+
+    def call(shape: Sequence[int], dtype: str, memory_format: str = "contiguous") -> Call:
+        def launch(module: ModuleType) -> None:
+            heatmaps = torch.empty(tuple(shape), dtype=workloads.DTYPES[dtype])
+            if memory_format == "channels_last":
+                heatmaps = heatmaps.to(memory_format=torch.channels_last)
+            coords, numbers = torch.empty((*shape[:2], 2)), torch.empty(tuple(shape[:2]))
+            module.soft_argmax_fwd(coords, numbers, numbers, heatmaps, 10.0)
+            gradient = torch.empty_like(heatmaps)
+            module.soft_argmax_bwd(gradient, coords, heatmaps, coords, numbers, numbers, 10.0)
+
+        contiguous = memory_format == "contiguous"
+        label = f"soft-argmax {list(shape)} {dtype}" + ("" if contiguous else " channels_last")
+        return Call(label, launch, contiguous, everywhere=True)
+
+    yield call(workloads.W1.shape, "float32")
+    yield call(workloads.W2.shape, "float16")
+    yield call(workloads.W3.shape, "bfloat16")
+    yield call(workloads.W2.shape, "float32", "channels_last")
+    yield call((1, 17, 3000, 4096), "float32")
+    if full:
+        for workload in (workloads.W1, workloads.W2, workloads.W3):
+            for dtype in workloads.DTYPES:
+                yield call(workload.shape, dtype)
+
+
 def _read_calls(full: bool) -> Iterator[Call]:
     """The read-only kernel that decode is measured against must not be a slow one."""
 
@@ -403,6 +431,13 @@ ROOMS: tuple[Room, ...] = (
     Room("nms", "dark_kernels.nms.kernels", _nms_calls, loads={}),
     Room("sampling", "dark_kernels.sampling.kernels", _sampling_calls, loads={}),
     Room("voting", "dark_kernels.voting.kernels", _voting_calls, loads={}),
+    Room(
+        "soft_argmax",
+        "dark_kernels.soft_argmax.kernels",
+        _soft_argmax_calls,
+        loads={"_soft_argmax_fwd_kernel": ("_load_pixels",), "_soft_argmax_bwd_kernel": ("_load_pixels",)},
+        stores={"_soft_argmax_bwd_kernel": ("_store_pixels",)},
+    ),
     Room("benchmark", "benchmarks.kernels", _read_calls, loads={"_read_maps_kernel": ("_read_maps_kernel",)}),
 )
 

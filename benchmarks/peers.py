@@ -209,19 +209,28 @@ def transformers_sapiens(kernel_size: int = 11) -> Decoder:
     return decode
 
 
-def kornia_soft_argmax() -> Callable[[Tensor], Tensor]:
-    """kornia's `spatial_soft_argmax2d` at temperature 1: coordinates [B, K, 2]. Another estimator: the mean position
-    under the softmax of a map, and not its peak."""
+def kornia_soft_argmax(temperature: float = 1.0) -> Callable[[Tensor], Tensor]:
+    """kornia's `spatial_soft_argmax2d`: coordinates [B, K, 2]. Another estimator than a decoder: the mean position
+    under the softmax of a map (times what kornia calls its temperature), and not its peak."""
     module = _module("kornia.geometry.subpix", "spatial_soft_argmax2d")
     temperatures: dict[torch.device, Tensor] = {}
 
     def decode(heatmaps: Tensor) -> Tensor:
         if heatmaps.device not in temperatures:
-            temperatures[heatmaps.device] = torch.ones((), device=heatmaps.device)
+            temperatures[heatmaps.device] = torch.full((), temperature, device=heatmaps.device)
         coords: Tensor = module.spatial_soft_argmax2d(heatmaps, temperatures[heatmaps.device], False)
         return coords
 
     return decode
+
+
+def softmax_and_grid(heatmaps: Tensor, beta: float) -> Tensor:
+    """Expected coordinates [B, K, 2] as training scripts write them: a softmax, and its products with two grids."""
+    height, width = heatmaps.shape[-2:]
+    probability = (beta * heatmaps).flatten(2).softmax(dim=-1).view(heatmaps.shape)
+    x = torch.arange(width, dtype=heatmaps.dtype, device=heatmaps.device)
+    y = torch.arange(height, dtype=heatmaps.dtype, device=heatmaps.device)[:, None]
+    return torch.stack([(probability * x).sum((-2, -1)), (probability * y).sum((-2, -1))], dim=-1)
 
 
 # --- losses ---------------------------------------------------------------------------------------------------

@@ -33,14 +33,17 @@ _FOUND = 9  # exit code for what the sanitizer found
 
 
 def run_kernels(device: str) -> int:
-    """Decode with every recipe, take a step with every loss, suppress, sample and vote; returns how many calls were
-    made.
+    """Decode with every recipe, SimCC as well, take a step with every loss, suppress, sample and vote.
+
+    Returns how many calls were made.
 
     Raises:
         AssertionError: A number is not that of the reference.
     """
     calls = 0
     generator = torch.Generator(device=device).manual_seed(0)
+    for dtype in (torch.float32, torch.float16):
+        calls += _run_simcc(dtype, generator)
     for dtype, memory_format in itertools.product((torch.float32, torch.float16), ("contiguous", "channels_last")):
         heatmaps = workloads.blobs(_SMALL.shape, generator, dtype)
         if memory_format == "channels_last":
@@ -53,11 +56,44 @@ def run_kernels(device: str) -> int:
             allowed = 1e-3 + 10 * (single.coords - exact.coords).abs()
             assert ((got.coords - exact.coords).abs() <= allowed).all(), f"{recipe.name} {dtype} {memory_format}"
             calls += 1
+        calls += _run_soft_argmax(heatmaps)
         for channels, distribution in ((1, "gaussian"), (2, "gaussian"), (3, "gaussian"), (1, "laplace")):
             calls += _run_losses(channels, distribution, dtype, memory_format, generator)
     calls += _run_poses(generator)
     if device != "cpu":
         torch.cuda.synchronize()
+    return calls
+
+
+def _run_soft_argmax(heatmaps: torch.Tensor) -> int:
+    """Both passes, on maps of many lines a block and on maps wider than a block."""
+    for maps in (heatmaps, heatmaps.flatten(1)[:, None, None]):
+        maps = maps.detach().requires_grad_()
+        exact = maps.detach().double().requires_grad_()
+        coords, expected = dark_kernels.soft_argmax(maps, 9.0), dark_kernels.soft_argmax(exact, 9.0, "reference")
+        assert ((coords - expected).abs() <= 1e-2).all()
+        (gradient,), (wanted,) = (
+            torch.autograd.grad(each.sum(), leaf) for each, leaf in ((coords, maps), (expected, exact))
+        )
+        # A position is good to a rounding of the map's width.
+        allowed = (32 + maps.shape[-1]) * torch.finfo(maps.dtype).eps * float(wanted.abs().max())
+        assert float((gradient - wanted).abs().max()) <= allowed
+    return 2
+
+
+def _run_simcc(dtype: torch.dtype, generator: torch.Generator) -> int:
+    """Axes that are held whole, and axes that are walked along; peaks at an end, and below a clip."""
+    calls = 0
+    for widths, sigma in itertools.product(((23, 130), (2100, 1)), (0.9, 4.9)):
+        axes = [torch.rand((2, 3, width), generator=generator, device=generator.device).to(dtype) for width in widths]
+        for scale in (1e-2, 1.0):
+            scaled = [axis * scale for axis in axes]
+            got = dark_kernels.decode_simcc(*scaled, sigma, True, visibility=True)
+            expected = dark_kernels.decode_simcc(*(axis.double() for axis in scaled), sigma, True, visibility=True)
+            assert torch.equal(got.scores.double(), expected.scores)
+            assert ((got.visibility - expected.visibility).abs() <= 1e-4).all()
+            assert got.coords.isfinite().all()
+            calls += 1
     return calls
 
 

@@ -8,6 +8,7 @@ from .nms import COCO_KAPPAS, oks, oks_nms, soft_oks_nms
 from .recipes import Recipe
 from .sampling import sample_keypoints
 from .simcc import decode_simcc
+from .soft_argmax import soft_argmax
 from .types import KeptPoses, Keypoints, SimCCKeypoints
 from .voting import variance_voting, vote
 
@@ -32,6 +33,7 @@ __all__ = [
     "oks_nms",
     "recipes",
     "sample_keypoints",
+    "soft_argmax",
     "soft_oks_nms",
     "transforms",
     "variance_voting",

@@ -30,9 +30,10 @@ from .backends import check_backend
 from .decode.api import decode
 from .nll.api import gaussian_nll, linear_gaussian_nll
 from .recipes import DARKPOSE, Recipe
+from .soft_argmax.api import soft_argmax
 from .types import Keypoints
 
-__all__ = ["DARKHead", "DARKLoss", "TwoStageDecoder", "VarianceSchedule"]
+__all__ = ["DARKHead", "DARKLoss", "SoftArgmax", "TwoStageDecoder", "VarianceSchedule"]
 
 # covariance -> log variances a keypoint
 _COVARIANCES = {"isotropic": 1, "diagonal": 2, "full": 3}
@@ -415,6 +416,43 @@ class DARKLoss(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self._options.items())
+
+
+class SoftArgmax(nn.Module):
+    """`soft_argmax` with its options held: heatmaps to expected coordinates, with a gradient.
+
+    Args:
+        beta: Inverse temperature, positive.
+        backend: As `soft_argmax` takes it.
+
+    Raises:
+        TypeError: `beta` is not a number.
+        ValueError: `beta` is not positive or `backend` unknown.
+
+    Example:
+        >>> import torch
+        >>> from dark_kernels.nn import SoftArgmax
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 17, 1), SoftArgmax(beta=10.0))
+        >>> network(torch.rand(8, 3, 64, 48)).shape
+        torch.Size([8, 17, 2])
+    """
+
+    def __init__(self, beta: float = 1.0, backend: str = "auto") -> None:
+        super().__init__()
+        check_positive("beta", beta)
+        check_backend(backend)
+        self.beta = float(beta)
+        self.backend = backend
+
+    def forward(
+        self,
+        heatmaps: Tensor,  # [B, K, H, W]
+    ) -> Tensor:
+        """Expected coordinates [B, K, 2], (x, y) in heatmap pixels."""
+        return soft_argmax(heatmaps, self.beta, self.backend)
+
+    def extra_repr(self) -> str:
+        return f"beta={self.beta:g}"
 
 
 class VarianceSchedule:

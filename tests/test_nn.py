@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 import dark_kernels
-from dark_kernels import decode, gaussian_nll, linear_gaussian_nll, nn, recipes
-from dark_kernels.nn import DARKHead, DARKLoss, TwoStageDecoder, VarianceSchedule
+from dark_kernels import decode, gaussian_nll, linear_gaussian_nll, nn, recipes, soft_argmax
+from dark_kernels.nn import DARKHead, DARKLoss, SoftArgmax, TwoStageDecoder, VarianceSchedule
 
 B, C, K, H, W = 2, 5, 3, 4, 6
 STRIDE = 4.0
@@ -760,3 +760,27 @@ def test_docstrings_name_every_argument(name: str) -> None:
     module = getattr(nn, name)
     for parameter in inspect.signature(module).parameters:
         assert f"{parameter}: " in module.__doc__ or f"{parameter}, " in module.__doc__
+
+
+# --- soft-argmax -----------------------------------------------------------------------------------------
+
+
+def test_soft_argmax_is_the_function() -> None:
+    heatmaps = torch.rand(2, 3, 4, 5)
+    for backend in ("auto", "reference"):
+        module = SoftArgmax(beta=3, backend=backend)
+        assert torch.equal(module(heatmaps), soft_argmax(heatmaps, 3.0, backend))
+        assert torch.equal(copy.deepcopy(module)(heatmaps), module(heatmaps))
+    assert repr(module) == "SoftArgmax(beta=3)"
+    assert not list(module.parameters())
+    assert not module.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "options"),
+    [(ValueError, "beta: got 0", {"beta": 0}), (TypeError, "beta: got str", {"beta": "1"}),
+     (ValueError, "backend: got 'gpu'", {"backend": "gpu"})],
+)  # fmt: skip
+def test_soft_argmax_refuses_when_it_is_made(error: type[Exception], message: str, options: dict[str, Any]) -> None:
+    with pytest.raises(error, match=message):
+        SoftArgmax(**options)

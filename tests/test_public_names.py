@@ -23,6 +23,7 @@ from dark_kernels import (
     metrics,
     nn,
     recipes,
+    soft_argmax,
     testing,
     transforms,
 )
@@ -37,9 +38,10 @@ ROWS = [
 
 def test_package() -> None:
     assert {"Keypoints", "Recipe", "__version__", "decode", "nn", "recipes"} <= set(dark_kernels.__all__)
-    assert {"SimCCKeypoints", "decode_offsets", "decode_simcc", "gaussian_mixture_nll"} <= set(dark_kernels.__all__)
+    assert {"SimCCKeypoints", "decode_offsets", "decode_simcc", "soft_argmax"} <= set(dark_kernels.__all__)
     assert {"COCO_KAPPAS", "KeptPoses", "oks", "oks_nms", "soft_oks_nms"} <= set(dark_kernels.__all__)
     assert {"metrics", "sample_keypoints", "variance_voting", "vote"} <= set(dark_kernels.__all__)
+    assert "gaussian_mixture_nll" in dark_kernels.__all__
     assert re.fullmatch(r"\d+\.\d+\.\d+([ab.]\S+)?", dark_kernels.__version__)
 
 
@@ -110,6 +112,15 @@ def test_decode_simcc() -> None:
     assert typing.get_type_hints(decode_simcc)["return"] is SimCCKeypoints
 
 
+def test_soft_argmax() -> None:
+    signature = inspect.signature(soft_argmax)
+    assert {name: parameter.default for name, parameter in signature.parameters.items()} == {
+        "heatmaps": inspect.Parameter.empty,
+        "beta": 1.0,
+        "backend": "auto",
+    }
+
+
 def test_gaussian_mixture_nll() -> None:
     signature = inspect.signature(gaussian_mixture_nll)
     assert {name: parameter.default for name, parameter in signature.parameters.items()} == {
@@ -145,7 +156,7 @@ def test_metrics() -> None:
 
 
 def test_nn() -> None:
-    assert nn.__all__ == ["DARKHead", "DARKLoss", "TwoStageDecoder", "VarianceSchedule"]
+    assert nn.__all__ == ["DARKHead", "DARKLoss", "SoftArgmax", "TwoStageDecoder", "VarianceSchedule"]
     defaults = {
         nn.DARKHead: {
             "covariance": "isotropic", "stride": 4.0, "initial_log_var": None, "coordinates": "absolute",
@@ -158,6 +169,7 @@ def test_nn() -> None:
         nn.TwoStageDecoder: {
             "recipe": recipes.DARKPOSE, "heatmap_stride": None, "heatmap_shift": 0.0, "backend": "auto",
         },
+        nn.SoftArgmax: {"beta": 1.0, "backend": "auto"},
         nn.VarianceSchedule: {},
     }  # fmt: skip
     for module, expected in defaults.items():

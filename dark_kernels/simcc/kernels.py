@@ -254,7 +254,7 @@ def _decode_simcc_fwd_kernel(
         score = tl.minimum(x_peak, y_peak, propagate_nan=tl.PropagateNan.ALL)
     is_valid = score > 0  # a NaN is not
 
-    # Of an axis with a NaN the first such bin is read around: whatever comes of it is not stored.
+    # Around a NaN bins are read as well; whatever comes of them is not stored.
     x_coord = x.to(tl.float32)
     y_coord = y.to(tl.float32)
     if DARK:

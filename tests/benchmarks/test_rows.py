@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import measure, peers, rows, test_decode, test_nll, test_simcc, workloads
+from benchmarks import measure, peers, rows, test_decode, test_nll, test_simcc, test_soft_argmax, workloads
 from benchmarks.rows import Row
 from benchmarks.workloads import Workload
 from dark_kernels import recipes
@@ -24,7 +24,7 @@ SMALL = Workload("W1", (2, 3, 40, 30), "a small one")
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     caches = (test_decode._inputs, test_decode._compared, test_decode._truth, test_nll._inputs, test_nll._truth)
-    caches += (test_simcc.inputs_of, test_simcc._truth)
+    caches += (test_simcc.inputs_of, test_simcc._truth, test_soft_argmax.inputs_of, test_soft_argmax._truth)
     monkeypatch.setattr(workloads, "ALL", (SMALL,))
     yield
     for cache in caches:
@@ -220,6 +220,36 @@ def test_simcc_cases_have_rows() -> None:
         assert len({str(case) for case in cases}) == len(cases)
         for case in cases:
             assert set(case.rows) <= set(test_simcc.ROWS)
+
+
+# --- soft-argmax --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("name", [test_soft_argmax.OURS, test_soft_argmax.REFERENCE, test_soft_argmax.TORCH])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_soft_argmax_rows_compare_their_output(name: str, dtype: str, backward: bool) -> None:
+    case = test_soft_argmax.Case(SMALL, dtype, backward)
+    made = test_soft_argmax.ROWS[name](case, "cpu")
+    output = made.call(test_soft_argmax.inputs_of(SMALL, dtype, "cpu")[0])
+    made.compare(output)
+    assert len(output) == 1 + backward
+    for i, what in enumerate(("coordinates are off", "the gradient is off")[: len(output)]):
+        wrong = list(output)
+        wrong[i] = output[i] * 1.5
+        with pytest.raises(peers.Wrong, match=what):
+            made.compare(tuple(wrong))
+    maps = 6 * 40 * 30 * (4 if dtype == "float32" else 2)
+    assert made.bytes == (3 if backward else 1) * maps + 6 * 16
+
+
+def test_soft_argmax_cases_have_rows() -> None:
+    for cases in (test_soft_argmax.CPU_CASES, test_soft_argmax.CUDA_CASES):
+        assert len({str(case) for case in cases}) == len(cases)
+        for case in cases:
+            assert set(case.rows) <= set(test_soft_argmax.ROWS)
+    made = test_soft_argmax.ROWS[test_soft_argmax.READ_ONLY](test_soft_argmax.Case(SMALL), "cpu")
+    made.compare(made.call(test_soft_argmax.inputs_of(SMALL, "float32", "cpu")[0]))
 
 
 # --- losses -------------------------------------------------------------------------------------------------

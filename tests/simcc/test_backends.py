@@ -45,7 +45,7 @@ def test_the_reference_in_float32_is_within_its_rounding() -> None:
 
 
 def test_the_interpreted_kernel_is_the_reference_for_any_axis() -> None:
-    compare_any(40, "triton", require_service("triton", "cpu"), max_keypoints=3, dtypes=DTYPES[:3:2])
+    compare_any(40, "triton", require_service("triton", "cpu"), share=0.4, max_keypoints=3, dtypes=DTYPES[:3:2])
 
 
 @pytest.mark.gpu
@@ -109,6 +109,15 @@ def test_where_all_smoothed_bins_clip_to_one_number_there_is_no_step(service: Se
     axis = axis.to(device)
     actual = decode_simcc(axis, axis, sigma=1.0, dark=True, backend=backend)
     assert actual.coords.tolist() == [[[30.0, 30.0]] * 3]
+
+
+@EVERY
+def test_without_curvature_the_step_is_the_slope_over_the_epsilon(service: Service) -> None:
+    """Absurd, and published. What is above the upper clip has one log; a blur of one bin changes nothing."""
+    backend, device = service
+    axis = torch.tensor([[[51.0, 20.0, 60.0, 40.0, 55.0]]], device=device)
+    coords = decode_simcc(axis, axis, sigma=0.5, dark=True, backend=backend).coords
+    assert coords.flatten().tolist() == pytest.approx([2 - 0.5 * math.log(2) * 1e9] * 2, rel=1e-5)
 
 
 # --- equal numbers ---------------------------------------------------------------------------------------
@@ -221,7 +230,8 @@ def test_numbers_as_large_as_there_are(service: Service) -> None:
     for score in ("min", "mean"):
         actual = decode_simcc(axis, axis, 1.0, True, score=score, visibility=True, backend=backend)
         assert actual.scores.item() == largest
-        assert actual.coords.isfinite().all()
+        expected = decode_simcc(axis.double(), axis.double(), 1.0, True, backend="reference")
+        torch.testing.assert_close(actual.coords.double(), expected.coords, rtol=0, atol=1e-4)
         assert actual.visibility is not None
         assert actual.visibility.item() == 1.0
 

@@ -59,6 +59,10 @@ def test_axes_of_any_length(widths: tuple[int, int], triton_device: torch.device
     assert coords[0, :, 1].tolist() == [0.0, widths[1] - 1.0]
     simcc_y[0, 0, 2] = simcc_x[0, 1, widths[0] - 1] = math.nan
     assert decode_simcc(simcc_x, simcc_y, backend="triton").scores.isnan().all()
+    nothing = torch.full_like(simcc_y, -math.inf)
+    visibility = decode_simcc(nothing, nothing, 1.0, visibility=True, backend="triton").visibility
+    assert visibility is not None
+    assert visibility.flatten().tolist() == pytest.approx([1 / widths[1]] * 2, rel=1e-6)
 
 
 @pytest.mark.slow

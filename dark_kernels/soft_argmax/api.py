@@ -1,0 +1,68 @@
+"""soft_argmax(): what users call."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .. import _checks
+from ..backends import check_backend
+from .library import soft_argmax_function
+from .reference import soft_argmax_reference
+
+
+def soft_argmax(
+    heatmaps: Tensor,  # [B, K, H, W]
+    beta: float = 1.0,
+    backend: str = "auto",
+) -> Tensor:
+    """Expected coordinates of each map under softmax(beta * map), with a gradient.
+
+    Sun et al., "Integral Human Pose Regression", ECCV 2018, eq. 2. With p the softmax over all pixels of a map and m
+    the mean position under it,
+
+        m = sum_i p_i (x_i, y_i),   d m / d map_i = beta p_i ((x_i, y_i) - m)
+
+    On CUDA, ROCm and XPU the forward pass is one launch that reads each element once, and the backward pass another,
+    which reads each element and writes its gradient. The maps are kept for it with four numbers each, and no softmax
+    is. Two runs agree bit for bit.
+
+    The softmax of a whole map is meant: what is far from the peak counts, so a small beta, or a large map with a
+    background that is not far below the peak, draws the mean to the centre of the map.
+
+    No NaN comes from maps without one. A pixel of -inf has probability 0 and gradient 0. Of a map whose largest value
+    is +inf all such pixels have the same probability, of one that is -inf everywhere all pixels; either has gradient 0.
+    A map that holds a NaN gives NaN, and a gradient of NaN.
+
+    Args:
+        heatmaps: [B, K, H, W], float16, bfloat16, float32 or float64, any strides. Arithmetic is float32, in float64
+            for float64: float16 does not overflow.
+        beta: Inverse temperature, positive. A beta that is to be learnt is multiplied with the maps before.
+        backend: `"auto"` (Triton where the device has it, else eager), `"triton"`, `"eager"` (vectorised PyTorch on
+            any device) or `"reference"` (the definition, which has all derivatives). float64 is served by eager where
+            Triton is asked for.
+
+    Returns:
+        [B, K, 2], (x, y) in heatmap pixels with pixel centres at integers; float32, or float64 for float64 maps. The
+        gradient has the dtype of the maps. Empty for B = 0 or K = 0.
+
+    Raises:
+        TypeError: `heatmaps` is not a dense tensor of one of the dtypes above, or `beta` not a number.
+        ValueError: `heatmaps` has another rank or an empty H or W, `beta` is not positive, or `backend` is unknown or
+            cannot serve this tensor.
+        RuntimeError: A second derivative is asked for (take `backend="reference"`).
+
+    Example:
+        >>> import torch, dark_kernels
+        >>> heatmaps = torch.rand(8, 17, 64, 48, requires_grad=True)
+        >>> coords = dark_kernels.soft_argmax(heatmaps, beta=10.0)
+        >>> coords.square().mean().backward()
+        >>> coords.shape, heatmaps.grad.shape
+        (torch.Size([8, 17, 2]), torch.Size([8, 17, 64, 48]))
+    """
+    _checks.check_tensor("heatmaps", heatmaps, 4, "[B, K, H, W]")
+    _checks.check_size("heatmaps", heatmaps)
+    _checks.check_positive("beta", beta)
+    check_backend(backend)
+    if backend == "reference":
+        return soft_argmax_reference(heatmaps, beta)
+    return soft_argmax_function(heatmaps, float(beta), backend)
