@@ -625,4 +625,4 @@ def _covariances(derivatives: Tensor, peaks: Tensor, known_variance: float) -> T
     exists = (peaks > 0) & (dxx < 0) & (determinant > 0) & (xx + yy < math.inf)
     exists &= (xx >= 0) & (yy >= 0) & (xx * yy >= xy * xy)
     covariances = torch.stack([xx, xy, xy, yy], dim=-1)
-    return torch.where(exists[:, None], covariances, math.nan)
+    return torch.where(exists[:, None], covariances, math.nan).view(-1, 2, 2)
