@@ -11,7 +11,18 @@ import typing
 import pytest
 
 import dark_kernels
-from dark_kernels import Keypoints, Recipe, decode, decode_offsets, gaussian_mixture_nll, nn, recipes, testing
+from dark_kernels import (
+    Keypoints,
+    Peaks,
+    Recipe,
+    decode,
+    decode_offsets,
+    find_peaks,
+    gaussian_mixture_nll,
+    nn,
+    recipes,
+    testing,
+)
 
 MODULES = [module.name for module in pkgutil.walk_packages(dark_kernels.__path__, "dark_kernels.")]
 ROWS = [
@@ -60,6 +71,24 @@ def test_decode_offsets() -> None:
         "backend": "auto",
         "image_transform": None,
     }
+
+
+def test_find_peaks() -> None:
+    assert {"Peaks", "find_peaks"} <= set(dark_kernels.__all__)
+    signature = inspect.signature(find_peaks)
+    assert {name: parameter.default for name, parameter in signature.parameters.items()} == {
+        "heatmaps": inspect.Parameter.empty,
+        "max_peaks": inspect.Parameter.empty,
+        "threshold": 0.0,
+        "window": 3,
+        "recipe": recipes.DARKPOSE,
+        "plateau": "first",
+        "backend": "auto",
+        "covariance": False,
+    }
+    assert signature.parameters["covariance"].kind is inspect.Parameter.KEYWORD_ONLY
+    assert typing.get_type_hints(find_peaks)["return"] is Peaks
+    assert Peaks._fields == ("coords", "scores", "counts", "covariances")
 
 
 def test_gaussian_mixture_nll() -> None:

@@ -71,7 +71,7 @@ def refine(
     x,
     level,  # the raw map's value at the peak, or another that is close to those around it
     raw_maximum,  # of the whole map
-    scale,  # what the blurred map is multiplied with, where ARGMAX_ON_BLURRED; else 1
+    scale,  # what the blurred map is multiplied with, or 1 if that is not known
     refinable,  # whether the peak may move at all
     FLIP: tl.constexpr,
     STENCIL: tl.constexpr,
@@ -97,8 +97,9 @@ def refine(
     TAP_3: tl.constexpr,
     TAP_4: tl.constexpr,
 ):
-    """Where the stencil sees the peak: x and y in pixels of the map, and its covariance xx, xy and yy (NaN where it is
-    none, or HAS_COVARIANCE is not set).
+    """Where the stencil sees the peak: x and y in pixels of the map; its covariance xx, xy and yy (NaN where it is
+    none, or HAS_COVARIANCE is not set); and `scale` for another peak of the map, since if it took the whole map to
+    know it, once is enough.
 
     A peak that is not `refinable`, or whose step is not finite, stays on its pixel.
     """
@@ -130,7 +131,7 @@ def refine(
             lowest = tl.min(tl.where(used, points, float("inf")), axis=0)
             low_binds = (lowest < CLIP_MIN * (1 + MARGIN)) & (raw_maximum > CLIP_MIN * (1 - MARGIN))
             high_binds = (raw_maximum > CLIP_MAX * (1 - MARGIN)) & (lowest < CLIP_MAX * (1 + MARGIN))
-            needs_scale = refinable & (low_binds | high_binds)
+            needs_scale = refinable & (low_binds | high_binds) & (scale == 1.0)
             if needs_scale:
                 known = tl.max(tl.where(used, points, float("-inf")), axis=0)
                 blurred_maximum, _ = scan_blurred_map(
@@ -224,7 +225,7 @@ def refine(
         offset_y = tl.minimum(tl.maximum(offset_y, -MAX_OFFSET), MAX_OFFSET)
     coord_x = tl.where(refinable, x + offset_x, x.to(tl.float32))
     coord_y = tl.where(refinable, y + offset_y, y.to(tl.float32))
-    return coord_x, coord_y, covariance_xx, covariance_xy, covariance_yy
+    return coord_x, coord_y, covariance_xx, covariance_xy, covariance_yy, scale
 
 
 # How far a stencil reaches from the peak on the blurred map.

@@ -134,18 +134,15 @@ def _maximum(maps: Tensor, axis: int, first: int, count: int, size: int) -> Tens
 def _best(values: Tensor, count: int, threshold: float) -> tuple[Tensor, Tensor]:
     """The `count` largest of each row, of equal ones the first, in this order: values and indices [N, count]."""
     best, index = values.topk(count)
-    # Of those equal to the last of them topk takes any; the first of them are due.
-    last = best[:, -1:]
-    is_last = values == last
-    is_due = best == last
-    # Elsewhere than on CPU the host would have to wait to see whether there is a choice.
-    has_choice = values.device.type != "cpu" or bool(((is_last.sum(-1) > is_due.sum(-1)) & (best[:, -1] > threshold)).any())
-    if has_choice:
+    # Of those that equal the last of them topk takes any, and the first of them are due.
+    is_last = values == best[:, -1:]
+    num_due = (best == best[:, -1:]).sum(-1)
+    # Elsewhere than on CPU the host would have to wait to learn whether there is a choice.
+    if values.device.type != "cpu" or bool(((is_last.sum(-1) > num_due) & (best[:, -1] > threshold)).any()):
         num_pixels = values.shape[1]
         pixel = torch.arange(num_pixels, device=values.device)
         firsts = torch.where(is_last, pixel, num_pixels).topk(count, largest=False).values
-        slot = torch.arange(count, device=values.device)
-        number = slot - (count - is_due.sum(-1, keepdim=True))
+        number = torch.arange(count, device=values.device) - (count - num_due[:, None])
         index = torch.where(number < 0, index, firsts.gather(1, number.clamp_(min=0)))
     index, order = index.sort(-1)
     best, order = best.gather(1, order).sort(dim=-1, descending=True, stable=True)
