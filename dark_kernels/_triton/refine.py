@@ -131,7 +131,8 @@ def refine(
             lowest = tl.min(tl.where(used, points, float("inf")), axis=0)
             low_binds = (lowest < CLIP_MIN * (1 + MARGIN)) & (raw_maximum > CLIP_MIN * (1 - MARGIN))
             high_binds = (raw_maximum > CLIP_MAX * (1 - MARGIN)) & (lowest < CLIP_MAX * (1 + MARGIN))
-            needs_scale = refinable & (low_binds | high_binds) & (scale == 1.0)
+            binds = refinable & (low_binds | high_binds)
+            needs_scale = binds & (scale == 1.0)
             if needs_scale:
                 known = tl.max(tl.where(used, points, float("-inf")), axis=0)
                 blurred_maximum, _ = scan_blurred_map(
@@ -140,9 +141,12 @@ def refine(
                     RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
                 )  # fmt: skip
                 scale = tl.where(blurred_maximum > 0, raw_maximum / blurred_maximum, 1.0)
+            applied = tl.where(binds, scale, 1.0)  # a peak's numbers do not depend on what others have asked for
+        else:
+            applied = scale
 
-        clipped = tl.minimum(tl.maximum(points * scale, CLIP_MIN), CLIP_MAX)
-        center = tl.minimum(tl.maximum(center * scale, CLIP_MIN), CLIP_MAX)
+        clipped = tl.minimum(tl.maximum(points * applied, CLIP_MIN), CLIP_MAX)
+        center = tl.minimum(tl.maximum(center * applied, CLIP_MIN), CLIP_MAX)
         # Relative to the centre, whose own log is then zero.
         logs = tl.where(used, _log_ratio(clipped, center), 0.0)
         dx = _weighted_sum(logs, lane, 1, -1, 2, -1) / 2
