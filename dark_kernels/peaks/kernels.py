@@ -15,7 +15,7 @@ from .._triton.refine import recipe_constants, refine
 
 @triton.jit
 def _highest_of_step(
-    map_ptr, stride_h, stride_w, start, last_pixel, width,
+    map_ptr, stride_h, stride_w, start, lane, last_pixel, width,
     BLOCK_SIZE: tl.constexpr, LOADS: tl.constexpr, IS_FLAT: tl.constexpr, IS_WHOLE: tl.constexpr,
 ):  # fmt: skip
     """The largest pixel that each lane sees in LOADS blocks from `start` on, NaN if one is: [BLOCK_SIZE]."""
@@ -23,7 +23,7 @@ def _highest_of_step(
     KIND: tl.constexpr = map_ptr.dtype.element_ty if AS_IT_IS else tl.float32
     highest = tl.full([BLOCK_SIZE], float("-inf"), dtype=KIND)
     for part in tl.static_range(LOADS):
-        index = start + part * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
+        index = start + part * BLOCK_SIZE + lane
         if IS_WHOLE:
             value = load_whole(map_ptr, stride_h, stride_w, index, width, IS_FLAT)
         else:
@@ -71,8 +71,8 @@ def _keep_best(
     height,
     width,
     start,
+    lane,  # [BLOCK_SIZE]
     last_pixel,
-    BLOCK_SIZE: tl.constexpr,
     IS_FLAT: tl.constexpr,
     SIDE: tl.constexpr,
     PLATEAU: tl.constexpr,
@@ -83,7 +83,7 @@ def _keep_best(
     Blocks come in the order of their pixels, and the peaks of a block by value, equal ones in the order of their
     pixels. So a peak that equals the worst of the list comes behind it, and leaves it alone.
     """
-    index = start + tl.arange(0, BLOCK_SIZE)
+    index = start + lane
     exists = index < last_pixel
     value = load_rest(map_ptr, stride_h, stride_w, index, exists, width, IS_FLAT).to(tl.float32)
     is_peak = exists & (value > floor)
@@ -171,6 +171,7 @@ def _find_peaks_fwd_kernel(
     slot = tl.arange(0, LIST)
     first_pixel = tl.full([], 0, dtype=tl.int64 if WIDE_INDEX else tl.int32)
     last_pixel = first_pixel + num_pixels
+    lane = first_pixel + tl.arange(0, BLOCK_SIZE)
     # Of a list that is not full the worst is the threshold itself. Lanes beyond P are never the worst.
     values = tl.where(slot < max_peaks, threshold + tl.zeros([LIST], dtype=tl.float32), float("inf"))
     indices = NO_INDEX - (first_pixel + slot)
@@ -180,12 +181,12 @@ def _find_peaks_fwd_kernel(
     for start in range(first_pixel, last_pixel, STEP):
         if start + STEP <= last_pixel:
             highest = _highest_of_step(
-                map_ptr, heatmaps_stride_h, heatmaps_stride_w, start, last_pixel, width,
+                map_ptr, heatmaps_stride_h, heatmaps_stride_w, start, lane, last_pixel, width,
                 BLOCK_SIZE, LOADS, IS_FLAT, True,
             )  # fmt: skip
         else:
             highest = _highest_of_step(
-                map_ptr, heatmaps_stride_h, heatmaps_stride_w, start, last_pixel, width,
+                map_ptr, heatmaps_stride_h, heatmaps_stride_w, start, lane, last_pixel, width,
                 BLOCK_SIZE, LOADS, IS_FLAT, False,
             )  # fmt: skip
         is_nan = highest != highest
@@ -196,7 +197,7 @@ def _find_peaks_fwd_kernel(
             for block_start in range(start, tl.minimum(start + STEP, last_pixel), BLOCK_SIZE):
                 values, indices, floor = _keep_best(
                     values, indices, floor, map_ptr, heatmaps_stride_h, heatmaps_stride_w, height, width, block_start,
-                    last_pixel, BLOCK_SIZE, IS_FLAT, SIDE, PLATEAU, NO_INDEX,
+                    lane, last_pixel, IS_FLAT, SIDE, PLATEAU, NO_INDEX,
                 )  # fmt: skip
 
     # A map with a NaN has no peaks.
