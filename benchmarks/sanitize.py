@@ -33,7 +33,8 @@ _FOUND = 9  # exit code for what the sanitizer found
 
 
 def run_kernels(device: str) -> int:
-    """Decode with every recipe and take a step with every loss; returns how many calls were made.
+    """Decode with every recipe, find peaks by every rule and take a step with every loss; returns how many calls were
+    made.
 
     Raises:
         AssertionError: A number is not that of the reference.
@@ -52,11 +53,27 @@ def run_kernels(device: str) -> int:
             allowed = 1e-3 + 10 * (single.coords - exact.coords).abs()
             assert ((got.coords - exact.coords).abs() <= allowed).all(), f"{recipe.name} {dtype} {memory_format}"
             calls += 1
+        calls += _run_find_peaks(heatmaps)
         for channels, distribution in ((1, "gaussian"), (2, "gaussian"), (3, "gaussian"), (1, "laplace")):
             calls += _run_losses(channels, distribution, dtype, memory_format, generator)
     if device != "cpu":
         torch.cuda.synchronize()
     return calls
+
+
+def _run_find_peaks(heatmaps: torch.Tensor) -> int:
+    """Every rule for plateaus, with lists that are full and lists that are not."""
+    options = (("first", 3, 3), ("all", 100, 5), ("none", 1, 1))
+    for plateau, max_peaks, window in options:
+        arguments = (max_peaks, 0.0625, window, recipes.MMPOSE_UDP, plateau)
+        got = dark_kernels.find_peaks(heatmaps, *arguments, covariance=True)
+        exact = dark_kernels.find_peaks(heatmaps.double(), *arguments, "reference")
+        single = dark_kernels.find_peaks(heatmaps, *arguments, "reference")
+        assert torch.equal(got.counts, exact.counts)
+        assert torch.equal(got.scores.double(), exact.scores)
+        allowed = 1e-3 + 10 * (single.coords - exact.coords).abs()
+        assert ((got.coords - exact.coords).abs() <= allowed).all(), f"{plateau} {heatmaps.dtype}"
+    return len(options)
 
 
 def _run_losses(
