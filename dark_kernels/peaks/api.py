@@ -50,7 +50,8 @@ def find_peaks(
             for float64.
         max_peaks: P, 1 to 128, and more than a map has pixels if you like.
         threshold: What a peak has to exceed; a finite number.
-        window: Odd, in pixels. 1 takes every pixel above the threshold for a peak.
+        window: Odd, in pixels. 1 takes every pixel above the threshold for a peak. The kernel's time grows with its
+            square.
         recipe: How a peak is refined, a row of `dark_kernels.recipes` or a `Recipe` of your own, with
             `argmax_on="raw"`: where the smoothed map decides (MEGVII), smooth the maps first.
         plateau: `"first"`: a pixel has to be larger than its earlier neighbours, in row-major order, and not smaller

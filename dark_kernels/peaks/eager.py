@@ -68,11 +68,11 @@ def find_peaks_fwd(
             make_plan(heatmaps, taps, padding, stencil).stencil, map_index,
         )  # fmt: skip
         assert offset is not None
-        offset = torch.where(refinable.index_select(0, slots), offset, 0.0).t()
-        coords = coords.to(offset.dtype).index_add_(0, slots, offset)
+        moves = refinable.index_select(0, slots)
+        offset = torch.where(moves, offset, 0.0).t()
+        coords = coords.to(offset.dtype).index_copy_(0, slots, coords.index_select(0, slots) + offset)
         if covariances is not None and covariances_found is not None:
-            mask = refinable.index_select(0, slots)[:, None, None]
-            covariances.index_copy_(0, slots, torch.where(mask, covariances_found, math.nan))
+            covariances.index_copy_(0, slots, torch.where(moves[:, None, None], covariances_found, math.nan))
     scores = torch.where(found, values * score_scale + score_offset, 0.0)
     coords = torch.where(found.view(-1, 1), coords.to(dtype), invalid)
     return (

@@ -18,7 +18,7 @@ def _highest_of_step(
     map_ptr, stride_h, stride_w, start, lane, last_pixel, width,
     BLOCK_SIZE: tl.constexpr, LOADS: tl.constexpr, IS_FLAT: tl.constexpr, IS_WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """The largest pixel that each lane sees in LOADS blocks from `start` on, NaN if one is: [BLOCK_SIZE]."""
+    """The largest pixel that each lane sees in LOADS blocks from `start` on, NaN if one is: [BLOCK_SIZE], float32."""
     AS_IT_IS: tl.constexpr = map_ptr.dtype.element_ty != tl.bfloat16
     KIND: tl.constexpr = map_ptr.dtype.element_ty if AS_IT_IS else tl.float32
     highest = tl.full([BLOCK_SIZE], float("-inf"), dtype=KIND)
@@ -29,7 +29,7 @@ def _highest_of_step(
         else:
             value = load_rest(map_ptr, stride_h, stride_w, index, index < last_pixel, width, IS_FLAT)
         highest = tl.maximum(highest, value, propagate_nan=tl.PropagateNan.ALL)
-    return highest
+    return highest.to(tl.float32)
 
 
 @triton.jit
@@ -48,7 +48,7 @@ def _stands_out(
             beside = load_pixels(
                 map_ptr, stride_h, stride_w, map_ptr, stride_h, stride_w, beside_y, beside_x, inside & is_peak, "none"
             )
-            # The pixel itself, which comes after the earlier ones and before the later ones, is among them.
+            # The pixel is among them, and equals itself by every rule.
             if PLATEAU == "first":
                 may_equal = (beside_y > y) | ((beside_y == y) & (beside_x >= x))
             elif PLATEAU == "all":
@@ -176,8 +176,7 @@ def _find_peaks_fwd_kernel(
     values = tl.where(slot < max_peaks, threshold + tl.zeros([LIST], dtype=tl.float32), float("inf"))
     indices = NO_INDEX - (first_pixel + slot)
     floor = tl.min(values, axis=0)
-    raw_maximum = tl.full([], float("-inf"), dtype=tl.float32)
-    num_nans = tl.full([], 0, dtype=tl.int32)
+    raw_maxima = tl.full([BLOCK_SIZE], float("-inf"), dtype=tl.float32)
     for start in range(first_pixel, last_pixel, STEP):
         if start + STEP <= last_pixel:
             highest = _highest_of_step(
@@ -189,19 +188,18 @@ def _find_peaks_fwd_kernel(
                 map_ptr, heatmaps_stride_h, heatmaps_stride_w, start, lane, last_pixel, width,
                 BLOCK_SIZE, LOADS, IS_FLAT, False,
             )  # fmt: skip
-        is_nan = highest != highest
-        num_nans += tl.sum(is_nan.to(tl.int32), axis=0)
-        step_maximum = tl.max(tl.where(is_nan, float("-inf"), highest.to(tl.float32)), axis=0)
-        raw_maximum = tl.maximum(raw_maximum, step_maximum)
-        if step_maximum > floor:
+        raw_maxima = tl.maximum(raw_maxima, highest, propagate_nan=tl.PropagateNan.ALL)
+        if tl.max(highest, axis=0) > floor:
             for block_start in range(start, tl.minimum(start + STEP, last_pixel), BLOCK_SIZE):
                 values, indices, floor = _keep_best(
                     values, indices, floor, map_ptr, heatmaps_stride_h, heatmaps_stride_w, height, width, block_start,
                     lane, last_pixel, IS_FLAT, SIDE, PLATEAU, NO_INDEX,
                 )  # fmt: skip
 
-    # A map with a NaN has no peaks.
-    is_left = (indices < last_pixel) & (num_nans == 0)
+    # A map with a NaN has no peaks, whatever was found in it.
+    has_nan = tl.max((raw_maxima != raw_maxima).to(tl.int32), axis=0) > 0
+    raw_maximum = tl.max(raw_maxima, axis=0)
+    is_left = (indices < last_pixel) & (has_nan == 0)
     count = tl.sum(is_left.to(tl.int32), axis=0)
     tl.store(counts_ptr + map_index, count.to(tl.int64))
     first_slot = map_index * max_peaks
