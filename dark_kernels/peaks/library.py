@@ -43,17 +43,18 @@ def find_peaks_directly(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tens
     covariance = options[-1]
     serves = choose(backend, heatmaps.device.type, heatmaps.dtype).backend
     if serves == "triton" or 0 in heatmaps.shape:
-        outputs = empty_outputs(heatmaps, max_peaks, covariance)
+        coords, scores, counts, covariances = empty_outputs(heatmaps, max_peaks, covariance)
         if 0 not in heatmaps.shape:
             from . import kernels  # Triton is imported when it first serves a call, not with the package
 
-            kernels.find_peaks_fwd(*outputs, heatmaps, *arguments[:-1])
-        coords, scores, counts, covariances = outputs
+            fourth = covariances if covariance else scores
+            kernels.find_peaks_fwd(coords, scores, counts, fourth, heatmaps, *arguments[:-1])
         return coords, scores, counts, covariances if covariance else None
     taps = blur_taps(kernel_size, sigma)
-    found = run_eagerly(eager.find_peaks_fwd, heatmaps, max_peaks, threshold, window, plateau, taps, *options)
-    coords, scores, counts, covariances = found
-    return coords, scores, counts, covariances
+    found: tuple[Tensor, Tensor, Tensor, Tensor | None] = run_eagerly(
+        eager.find_peaks_fwd, heatmaps, max_peaks, threshold, window, plateau, taps, *options
+    )
+    return found
 
 
 def _find_peaks(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
