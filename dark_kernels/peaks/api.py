@@ -30,17 +30,17 @@ def find_peaks(
 
     A pixel is a peak if it exceeds `threshold` and all neighbours in the `window` x `window` square around it; of equal
     neighbours see `plateau`. The best `max_peaks` of each map are kept, by descending value, of equal ones the first in
-    row-major order, and each is refined as `decode` refines the peak of a map with one keypoint (see `decode` for
-    recipes and covariances): the first slot holds what `decode` returns. On CUDA, ROCm and XPU this is one launch that
-    reads each element once from device memory.
+    row-major order, and each is refined as `decode` refines the one that it finds (see there for recipes and
+    covariances): if that exceeds the threshold it is in the first slot, with `plateau="first"` or "all". On CUDA, ROCm
+    and XPU this is one launch that reads each element once from device memory.
 
     All shapes are known beforehand and nothing waits for the device. Slots that no peak takes hold `recipe.invalid`
     for both coordinates, 0 for the score and NaN for the covariance; `counts` says how many are taken.
 
-    A map with a NaN has no peaks. In a map with +inf, and for a peak that is not positive (which a negative threshold
-    admits), a peak stays on its pixel. Coordinates are finite unless `recipe.invalid` is not, and may leave the map
-    where a published recipe's step does: small peaks of noise have no shape to refine, and `recipe.max_offset` or a
-    threshold keeps them where they are, or away.
+    A map with a NaN has no peaks, as it has no keypoint. A peak stays on its pixel if its map holds +inf, or if it is
+    not positive, which a negative threshold admits. Coordinates are finite unless `recipe.invalid` is not. Little peaks
+    of noise have no shape to refine, and a step from there can leave the map: a threshold keeps them out, and
+    `recipe.max_offset` bounds the step.
 
     The result does not depend on `heatmaps` in a differentiable way: a tensor that requires grad is accepted and the
     outputs carry no gradient. The input is never written to.
@@ -55,10 +55,10 @@ def find_peaks(
         recipe: How a peak is refined, a row of `dark_kernels.recipes` or a `Recipe` of your own, with
             `argmax_on="raw"`: where the smoothed map decides (MEGVII), smooth the maps first.
         plateau: `"first"`: a pixel has to be larger than its earlier neighbours, in row-major order, and not smaller
-            than the later ones, so that of a plateau the first pixel is a peak. `"all"`: not smaller than any, as with
+            than the later ones, so that of a plateau the first pixel is a peak. `"all"`: not smaller than any, as in
             a comparison with the max-pooled map, which keeps all of a plateau. `"none"`: larger than all, which keeps
-            nothing of it. Only pixels within a window are compared: a plateau that is wider, and beside which it goes
-            up or around a corner, can have a peak or two that a look at the whole would refuse.
+            nothing of it. Pixels are compared within a window and not beyond: a plateau that goes on outside of it, and
+            up, or around a corner, can have a peak that a look at the whole would refuse.
         backend: As in `decode`.
         covariance: Also return the covariance of each peak.
 
