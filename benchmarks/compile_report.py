@@ -389,6 +389,36 @@ def _soft_argmax_calls(full: bool) -> Iterator[Call]:
                 yield call(workload.shape, dtype)
 
 
+def _find_peaks_calls(full: bool) -> Iterator[Call]:
+    """Rules, windows and lengths of the list; W1, W2 and W3 differ in launch shape and in divisibility."""
+
+    def call(recipe: Any, workload: Any, dtype: str, max_peaks: int, window: int, plateau: str, layout: str) -> Call:
+        def launch(module: ModuleType) -> None:
+            from dark_kernels.peaks import library
+
+            heatmaps = torch.empty(workload.shape, dtype=workloads.DTYPES[dtype])
+            if layout == "channels_last":
+                heatmaps = heatmaps.to(memory_format=torch.channels_last)
+            outputs = library.empty_outputs(heatmaps, max_peaks, recipe.has_hessian)
+            options = (max_peaks, 0.1, window, plateau, *recipe.operator_arguments, recipe.has_hessian)
+            module.find_peaks_fwd(*outputs, heatmaps, *options)
+
+        contiguous = layout == "contiguous"
+        label = f"{recipe.name} {max_peaks} peaks, {plateau} of {window} {workload.name} {dtype}"
+        return Call(label + ("" if contiguous else f" {layout}"), launch, contiguous, everywhere=contiguous)
+
+    yield call(recipes.DARKPOSE, workloads.W1, "float32", 30, 3, "first", "contiguous")
+    yield call(recipes.MMPOSE_UDP, workloads.W2, "bfloat16", 100, 5, "all", "contiguous")
+    yield call(recipes.MMPOSE_LEGACY_UDP, workloads.W3, "float16", 128, 7, "none", "contiguous")
+    yield call(recipes.QUARTER, workloads.W2, "float32", 1, 3, "first", "contiguous")
+    yield call(recipes.DARKPOSE, workloads.W2, "float16", 30, 3, "first", "channels_last")
+    if full:
+        for recipe in recipes.ALL:
+            for dtype in workloads.DTYPES:
+                if recipe != recipes.MEGVII:
+                    yield call(recipe, workloads.W3, dtype, 30, 3, "first", "contiguous")
+
+
 def _read_calls(full: bool) -> Iterator[Call]:
     """The read-only kernel that decode is measured against must not be a slow one."""
 
@@ -411,7 +441,7 @@ ROOMS: tuple[Room, ...] = (
         "dark_kernels.decode.kernels",
         _decode_calls,
         # Interleaved maps are read by a kernel of their own, and decode then has no streaming loop.
-        loads={"_decode_fwd_kernel": ("_load_whole",), "_scan_parts_kernel": ("_load_rest",)},
+        loads={"_decode_fwd_kernel": ("load_whole",), "_scan_parts_kernel": ("load_rest",)},
     ),
     Room(
         "nll",
@@ -437,6 +467,12 @@ ROOMS: tuple[Room, ...] = (
         _soft_argmax_calls,
         loads={"_soft_argmax_fwd_kernel": ("_load_pixels",), "_soft_argmax_bwd_kernel": ("_load_pixels",)},
         stores={"_soft_argmax_bwd_kernel": ("_store_pixels",)},
+    ),
+    Room(
+        "peaks",
+        "dark_kernels.peaks.kernels",
+        _find_peaks_calls,
+        loads={"_find_peaks_fwd_kernel": ("load_whole",)},
     ),
     Room("benchmark", "benchmarks.kernels", _read_calls, loads={"_read_maps_kernel": ("_read_maps_kernel",)}),
 )

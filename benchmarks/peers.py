@@ -233,6 +233,13 @@ def softmax_and_grid(heatmaps: Tensor, beta: float) -> Tensor:
     return torch.stack([(probability * x).sum((-2, -1)), (probability * y).sum((-2, -1))], dim=-1)
 
 
+def max_pool_and_topk(heatmaps: Tensor, max_peaks: int) -> tuple[Tensor, Tensor]:
+    """Local maxima as most bottom-up decoders find them: values and flat indices, [B, K, max_peaks] each."""
+    pooled = torch.nn.functional.max_pool2d(heatmaps, 3, 1, 1)
+    best = torch.where(heatmaps == pooled, heatmaps, 0.0).flatten(2).topk(max_peaks)
+    return best.values, best.indices
+
+
 # --- losses ---------------------------------------------------------------------------------------------------
 
 

@@ -33,7 +33,7 @@ _FOUND = 9  # exit code for what the sanitizer found
 
 
 def run_kernels(device: str) -> int:
-    """Decode with every recipe, SimCC as well, take a step with every loss, suppress, sample and vote.
+    """Decode with every recipe, SimCC as well, find peaks, take a step with every loss, suppress, sample and vote.
 
     Returns how many calls were made.
 
@@ -57,6 +57,7 @@ def run_kernels(device: str) -> int:
             assert ((got.coords - exact.coords).abs() <= allowed).all(), f"{recipe.name} {dtype} {memory_format}"
             calls += 1
         calls += _run_soft_argmax(heatmaps)
+        calls += _run_find_peaks(heatmaps)
         for channels, distribution in ((1, "gaussian"), (2, "gaussian"), (3, "gaussian"), (1, "laplace")):
             calls += _run_losses(channels, distribution, dtype, memory_format, generator)
     calls += _run_poses(generator)
@@ -95,6 +96,21 @@ def _run_simcc(dtype: torch.dtype, generator: torch.Generator) -> int:
             assert got.coords.isfinite().all()
             calls += 1
     return calls
+
+
+def _run_find_peaks(heatmaps: torch.Tensor) -> int:
+    """Every rule for plateaus, with lists that are full and lists that are not."""
+    options = (("first", 3, 3), ("all", 100, 5), ("none", 1, 1))
+    for plateau, max_peaks, window in options:
+        arguments = (max_peaks, 0.0625, window, recipes.MMPOSE_UDP, plateau)
+        got = dark_kernels.find_peaks(heatmaps, *arguments, covariance=True)
+        exact = dark_kernels.find_peaks(heatmaps.double(), *arguments, "reference")
+        single = dark_kernels.find_peaks(heatmaps, *arguments, "reference")
+        assert torch.equal(got.counts, exact.counts)
+        assert torch.equal(got.scores.double(), exact.scores)
+        allowed = 1e-3 + 10 * (single.coords - exact.coords).abs()
+        assert ((got.coords - exact.coords).abs() <= allowed).all(), f"{plateau} {heatmaps.dtype}"
+    return len(options)
 
 
 def _run_losses(

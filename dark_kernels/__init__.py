@@ -5,11 +5,12 @@ from .decode import decode, decode_offsets
 from .mixture_nll import gaussian_mixture_nll
 from .nll import gaussian_nll, linear_gaussian_nll
 from .nms import COCO_KAPPAS, oks, oks_nms, soft_oks_nms
+from .peaks import find_peaks
 from .recipes import Recipe
 from .sampling import sample_keypoints
 from .simcc import decode_simcc
 from .soft_argmax import soft_argmax
-from .types import KeptPoses, Keypoints, SimCCKeypoints
+from .types import KeptPoses, Keypoints, Peaks, SimCCKeypoints
 from .voting import variance_voting, vote
 
 __version__ = "0.1.0"
@@ -18,12 +19,14 @@ __all__ = [
     "COCO_KAPPAS",
     "KeptPoses",
     "Keypoints",
+    "Peaks",
     "Recipe",
     "SimCCKeypoints",
     "__version__",
     "decode",
     "decode_offsets",
     "decode_simcc",
+    "find_peaks",
     "gaussian_mixture_nll",
     "gaussian_nll",
     "linear_gaussian_nll",

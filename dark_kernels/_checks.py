@@ -8,24 +8,37 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .recipes import Recipe
+
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COORDINATES = ("absolute", "offset")
 REDUCTIONS = ("mean", "none", "sum", "mean_valid")
 
 
-def check_tensor(name: str, tensor: Tensor, dim: int, shape: str) -> None:
-    """A dense floating tensor of `dim` dimensions, which `shape` names for the message."""
+def check_tensor(name: str, tensor: Tensor, dim: int, shape: str, one_less: str = "") -> None:
+    """A dense floating tensor of `dim` dimensions, which `shape` names for the message. `one_less` is what to say where
+    one dimension is missing."""
     if not isinstance(tensor, Tensor):
         kind = f"{type(tensor).__module__}.{type(tensor).__name__}"
         hint = f"; convert it with torch.from_numpy({name})" if kind == "numpy.ndarray" else ""
         raise TypeError(f"{name}: got {kind}, expected a torch.Tensor{hint}")
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
-        kind = "a quantized" if tensor.is_quantized else "a nested" if tensor.is_nested else "a sparse"
-        raise TypeError(f"{name}: got {kind} tensor ({tensor.layout}, {tensor.dtype}), expected a dense one")
+        kind, conversion = "a sparse", "to_dense"
+        if tensor.is_quantized:
+            kind, conversion = "a quantized", "dequantize"
+        elif tensor.is_nested:
+            kind, conversion = "a nested", "to_padded_tensor"
+        elif tensor.is_mkldnn:
+            kind = "an mkldnn"
+        raise TypeError(
+            f"{name}: got {kind} tensor ({tensor.layout}, {tensor.dtype}), expected a dense one; "
+            f"convert it with {name}.{conversion}()"
+        )
     if tensor.dtype not in DTYPES:
         raise TypeError(f"{name}: got {tensor.dtype}, expected one of {', '.join(str(dtype) for dtype in DTYPES)}")
     if tensor.dim() != dim:
-        raise ValueError(f"{name}: got shape {list(tensor.shape)}, expected {dim} dimensions {shape}")
+        hint = one_less if tensor.dim() == dim - 1 else ""
+        raise ValueError(f"{name}: got shape {list(tensor.shape)}, expected {dim} dimensions {shape}{hint}")
 
 
 def check_shape(name: str, tensor: Tensor, shape: Sequence[int], what: str) -> None:
@@ -80,6 +93,28 @@ def check_constant(name: str, tensor: Tensor) -> None:
         raise ValueError(
             f"{name}: got a tensor that requires grad, expected a constant; the loss has no gradient for it "
             f"(take {name}.detach())"
+        )
+
+
+def check_heatmaps(heatmaps: Tensor) -> None:
+    """Dense maps [B, K, H, W] of at least one pixel."""
+    check_tensor("heatmaps", heatmaps, 4, "[B, K, H, W]", "; add a batch dimension with heatmaps[None]")
+    check_size("heatmaps", heatmaps)
+
+
+def check_recipe(recipe: Recipe, covariance: bool) -> None:
+    """A Recipe, of whose stencil a covariance can be had if one is asked for."""
+    if not isinstance(recipe, Recipe):
+        raise TypeError(
+            f"recipe: got {type(recipe).__name__} {recipe!r}, expected a dark_kernels.Recipe such as "
+            "dark_kernels.recipes.DARKPOSE"
+        )
+    if not isinstance(covariance, bool):
+        raise TypeError(f"covariance: got {covariance!r}, expected True or False")
+    if covariance and not recipe.has_hessian:
+        raise ValueError(
+            f"covariance: got True with recipe {recipe.name!r}, whose stencil {recipe.stencil!r} has no "
+            "Hessian; expected stencil 'wide' or 'compact'"
         )
 
 

@@ -1,5 +1,5 @@
-"""What the `library.py` of several rooms needs: the way past the dispatcher, the dtype of the arithmetic, gradients'
-memory, autograd's limits."""
+"""What the `library.py` of several rooms needs: the ways past the dispatcher and autograd, the dtype of the arithmetic,
+gradients' memory, autograd's limits."""
 
 from __future__ import annotations
 
@@ -23,6 +23,21 @@ def directly(operator: Callable[..., Any], implementation: Callable[..., Any]) -
         return operator(*arguments)
 
     return call
+
+
+def run_eagerly(function: Callable[..., tuple[Tensor | None, ...]], maps: Tensor, *arguments: Any) -> Any:
+    """What `function` makes of maps, of which nothing is differentiated: contiguous tensors, or None.
+
+    Autocast would round matrix products to half precision, and a small batch feels autograd's bookkeeping of sixty
+    small operations. The clones are ordinary tensors again.
+    """
+    device_type = maps.device.type
+    if torch.is_autocast_enabled(device_type):
+        with torch.autocast(device_type, enabled=False):
+            return run_eagerly(function, maps, *arguments)
+    with torch.inference_mode():
+        outputs = function(maps, *arguments)
+    return tuple(each if each is None else each.clone(memory_format=torch.contiguous_format) for each in outputs)
 
 
 def cache_signatures(*functions: Any) -> None:

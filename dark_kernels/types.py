@@ -42,6 +42,25 @@ class SimCCKeypoints(NamedTuple):
     visibility: Tensor | None = None
 
 
+class Peaks(NamedTuple):
+    """The local maxima of a batch of heatmaps, the best P of each map, as `find_peaks` returns them.
+
+    A map's peaks come first, by descending score; `torch.arange(P) < counts[..., None]` says which slots hold one.
+
+    Attributes:
+        coords: [B, K, P, 2], (x, y) in heatmap pixels, pixel centres at integers; `recipe.invalid` in unused slots.
+        scores: [B, K, P], the values of the peaks; 0 in unused slots.
+        counts: [B, K] int64, how many peaks a map has, P at the most.
+        covariances: [B, K, P, 2, 2] in squared heatmap pixels, rows and columns in the order (x, y); positive
+            semi-definite, or NaN, as in unused slots. None where none was asked for.
+    """
+
+    coords: Tensor
+    scores: Tensor
+    counts: Tensor
+    covariances: Tensor | None = None
+
+
 class KeptPoses(NamedTuple):
     """What non-maximum suppression leaves of N poses in each of B images, as `oks_nms` and `soft_oks_nms` return it.
 
@@ -62,5 +81,5 @@ class KeptPoses(NamedTuple):
 
 
 # An exported program that returns one of these can be saved only under a name; torch's own error asks for this call.
-for _type in (Keypoints, SimCCKeypoints, KeptPoses):
+for _type in (Keypoints, SimCCKeypoints, Peaks, KeptPoses):
     pytree._register_namedtuple(_type, serialized_type_name=f"dark_kernels.{_type.__name__}")

@@ -14,11 +14,13 @@ import dark_kernels
 from dark_kernels import (
     KeptPoses,
     Keypoints,
+    Peaks,
     Recipe,
     SimCCKeypoints,
     decode,
     decode_offsets,
     decode_simcc,
+    find_peaks,
     gaussian_mixture_nll,
     metrics,
     nn,
@@ -119,6 +121,24 @@ def test_soft_argmax() -> None:
         "beta": 1.0,
         "backend": "auto",
     }
+
+
+def test_find_peaks() -> None:
+    assert {"Peaks", "find_peaks"} <= set(dark_kernels.__all__)
+    signature = inspect.signature(find_peaks)
+    assert {name: parameter.default for name, parameter in signature.parameters.items()} == {
+        "heatmaps": inspect.Parameter.empty,
+        "max_peaks": inspect.Parameter.empty,
+        "threshold": 0.0,
+        "window": 3,
+        "recipe": recipes.DARKPOSE,
+        "plateau": "first",
+        "backend": "auto",
+        "covariance": False,
+    }
+    assert signature.parameters["covariance"].kind is inspect.Parameter.KEYWORD_ONLY
+    assert typing.get_type_hints(find_peaks)["return"] is Peaks
+    assert Peaks._fields == ("coords", "scores", "counts", "covariances")
 
 
 def test_gaussian_mixture_nll() -> None:

@@ -1,7 +1,8 @@
-"""Reading pixels of a map, or of the mean of a map and a mirrored one, which a flip test asks for.
+"""Reading pixels of a map, or of the mean of a map and a mirrored one, which a flip test asks for; and walking over a
+whole map in blocks.
 
-Functions take both maps. A mirrored one is given by its last column and by the step from there to the left, so that
-a column counts from its right:
+Functions that can merge a flip test take both maps. A mirrored one is given by its last column and by the step from
+there to the left, so that a column counts from its right:
 
     map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, ..., FLIP
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
 
 @triton.jit
@@ -58,3 +60,50 @@ def load_pixels(
             flipped = tl.load(pixel_ptr, mask=exists, other=0.0).to(tl.float32)
         value = mean_of(value, flipped)
     return value
+
+
+@triton.jit
+def offset_of(index, stride_h, stride_w, width, IS_FLAT: tl.constexpr):
+    """Where pixels lie, from the start of their map."""
+    if IS_FLAT:
+        offset = index * stride_w
+    else:
+        row = index // width
+        offset = row * stride_h + (index - row * width) * stride_w
+    return offset
+
+
+@triton.jit
+def comparable(value):
+    """Values in a type that a GPU compares in one instruction, and exactly."""
+    if value.dtype == tl.bfloat16:
+        value = value.to(tl.float32)
+    return value
+
+
+@triton.jit
+def load_whole(map_ptr, stride_h, stride_w, index, width, IS_FLAT: tl.constexpr):
+    """Pixels of maps, all of which exist: the loads of the streaming loop."""
+    return comparable(tl.load(map_ptr + offset_of(index, stride_h, stride_w, width, IS_FLAT)))
+
+
+@triton.jit
+def load_rest(map_ptr, stride_h, stride_w, index, exists, width, IS_FLAT: tl.constexpr):
+    """Pixels of maps, of which some may not exist; these are -inf."""
+    offset = offset_of(index, stride_h, stride_w, width, IS_FLAT)
+    return comparable(tl.load(map_ptr + offset, mask=exists, other=float("-inf")))
+
+
+def index_flags(heatmaps: Tensor, flipped: Tensor, step: int) -> dict[str, bool]:
+    """How the pixels of maps [B, K, H, W] are counted. `step`: how many beyond a map's last one are computed with."""
+    height, width = heatmaps.shape[2:]
+    furthest = height * width + step
+    for maps in (heatmaps, flipped):
+        stride_h, stride_w = maps.stride()[2:]
+        furthest = max(furthest, (height - 1) * stride_h + (width - 1) * stride_w + step * max(stride_w, 1))
+    stride_h, stride_w = heatmaps.stride()[2:]
+    return {
+        "IS_FLAT": stride_h == width * stride_w,
+        # 32-bit offsets inside a map unless its last pixel, or the step behind it, lies beyond 2^31.
+        "WIDE_INDEX": furthest >= 2**31,
+    }

@@ -57,7 +57,7 @@ def refine(
     x,
     level,  # the raw map's value at the peak, or another that is close to those around it
     raw_maximum,  # of the whole map
-    scale,  # what the blurred map is multiplied with, where ARGMAX_ON_BLURRED; else 1
+    scale,  # what the blurred map is multiplied with, or 1 if that is not known
     refinable,  # whether the peak may move at all
     FLIP: tl.constexpr,
     STENCIL: tl.constexpr,
@@ -83,8 +83,9 @@ def refine(
     TAP_3: tl.constexpr,
     TAP_4: tl.constexpr,
 ):
-    """Where the stencil sees the peak: x and y in pixels of the map, and its covariance xx, xy and yy (NaN where it is
-    none, or HAS_COVARIANCE is not set).
+    """Where the stencil sees the peak: x and y in pixels of the map; its covariance xx, xy and yy (NaN where it is
+    none, or HAS_COVARIANCE is not set); and `scale` for another peak of the map, since if it took the whole map to
+    know it, once is enough.
 
     A peak that is not `refinable`, or whose step is not finite, stays on its pixel.
     """
@@ -108,7 +109,8 @@ def refine(
 
         if RESCALE and not ARGMAX_ON_BLURRED:
             lowest = tl.min(tl.where(used, points, float("inf")), axis=0)
-            needs_scale = refinable & clip_may_bind(lowest, raw_maximum, CLIP_MIN, CLIP_MAX)
+            binds = refinable & clip_may_bind(lowest, raw_maximum, CLIP_MIN, CLIP_MAX)
+            needs_scale = binds & (scale == 1.0)
             if needs_scale:
                 known = tl.max(tl.where(used, points, float("-inf")), axis=0)
                 blurred_maximum, _ = scan_blurred_map(
@@ -117,9 +119,12 @@ def refine(
                     RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
                 )  # fmt: skip
                 scale = tl.where(blurred_maximum > 0, raw_maximum / blurred_maximum, 1.0)
+            applied = tl.where(binds, scale, 1.0)  # a peak's numbers do not depend on what others have asked for
+        else:
+            applied = scale
 
-        clipped = tl.minimum(tl.maximum(points * scale, CLIP_MIN), CLIP_MAX)
-        center = tl.minimum(tl.maximum(center * scale, CLIP_MIN), CLIP_MAX)
+        clipped = tl.minimum(tl.maximum(points * applied, CLIP_MIN), CLIP_MAX)
+        center = tl.minimum(tl.maximum(center * applied, CLIP_MIN), CLIP_MAX)
         # Relative to the centre, whose own log is then zero.
         logs = tl.where(used, log_ratio(clipped, center), 0.0)
         dx = _weighted_sum(logs, lane, 1, -1, 2, -1) / 2
@@ -202,7 +207,7 @@ def refine(
         offset_y = tl.minimum(tl.maximum(offset_y, -MAX_OFFSET), MAX_OFFSET)
     coord_x = tl.where(refinable, x + offset_x, x.to(tl.float32))
     coord_y = tl.where(refinable, y + offset_y, y.to(tl.float32))
-    return coord_x, coord_y, covariance_xx, covariance_xy, covariance_yy
+    return coord_x, coord_y, covariance_xx, covariance_xy, covariance_yy, scale
 
 
 # How far a stencil reaches from the peak on the blurred map.

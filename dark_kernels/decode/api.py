@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .._checks import DTYPES, check_devices, check_positive, check_tensor
+from .._checks import check_devices, check_heatmaps, check_positive, check_recipe, check_tensor
 from ..backends import check_backend, is_plain
 from ..recipes import DARKPOSE, Recipe
 from ..types import Keypoints
@@ -277,41 +277,6 @@ _remembered_indices = functools.lru_cache(maxsize=64)(_indices)
 
 
 def _check(heatmaps: Tensor, recipe: Recipe, covariance: bool, backend: str) -> None:
-    if not isinstance(heatmaps, Tensor):
-        kind = f"{type(heatmaps).__module__}.{type(heatmaps).__name__}"
-        hint = "; convert it with torch.from_numpy(heatmaps)" if kind == "numpy.ndarray" else ""
-        raise TypeError(f"heatmaps: got {kind}, expected a torch.Tensor{hint}")
-    if heatmaps.layout != torch.strided or heatmaps.is_quantized or heatmaps.is_nested:
-        kind, conversion = "a sparse", "to_dense"
-        if heatmaps.is_quantized:
-            kind, conversion = "a quantized", "dequantize"
-        elif heatmaps.is_nested:
-            kind, conversion = "a nested", "to_padded_tensor"
-        elif heatmaps.is_mkldnn:
-            kind = "an mkldnn"
-        raise TypeError(
-            f"heatmaps: got {kind} tensor ({heatmaps.layout}, {heatmaps.dtype}), expected a dense one; "
-            f"convert it with heatmaps.{conversion}()"
-        )
-    if heatmaps.dtype not in DTYPES:
-        raise TypeError(f"heatmaps: got {heatmaps.dtype}, expected one of {', '.join(str(dtype) for dtype in DTYPES)}")
-    if heatmaps.dim() != 4:
-        raise ValueError(
-            f"heatmaps: got shape {list(heatmaps.shape)}, expected 4 dimensions [B, K, H, W]"
-            + ("; add a batch dimension with heatmaps[None]" if heatmaps.dim() == 3 else "")
-        )
-    if heatmaps.shape[2] == 0 or heatmaps.shape[3] == 0:
-        raise ValueError(f"heatmaps: got shape {list(heatmaps.shape)}, expected H >= 1 and W >= 1")
-    if not isinstance(recipe, Recipe):
-        raise TypeError(
-            f"recipe: got {type(recipe).__name__} {recipe!r}, expected a dark_kernels.Recipe such as "
-            "dark_kernels.recipes.DARKPOSE"
-        )
+    check_heatmaps(heatmaps)
+    check_recipe(recipe, covariance)
     check_backend(backend)
-    if not isinstance(covariance, bool):
-        raise TypeError(f"covariance: got {covariance!r}, expected True or False")
-    if covariance and not recipe.has_hessian:
-        raise ValueError(
-            f"covariance: got True with recipe {recipe.name!r}, whose stencil {recipe.stencil!r} has no "
-            "Hessian; expected stencil 'wide' or 'compact'"
-        )

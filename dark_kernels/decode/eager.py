@@ -103,9 +103,9 @@ def decode_fwd(
     searched = heatmaps
     if argmax_on_blurred:
         searched = _blur(heatmaps.flatten(0, 1).to(output_dtype), taps, padding).view(heatmaps.shape)
-    plan = _plan(heatmaps, taps, padding, stencil)
+    plan = make_plan(heatmaps, taps, padding, stencil)
     same_layout = searched.stride() == heatmaps.stride() and searched.dtype == heatmaps.dtype
-    peaks, y, x = _first_maximum(searched, plan if same_layout else _plan(searched, taps, padding, stencil))
+    peaks, y, x = _first_maximum(searched, plan if same_layout else make_plan(searched, taps, padding, stencil))
     peaks = peaks.to(output_dtype)
     scale, raw_maxima = None, peaks
     if argmax_on_blurred:
@@ -115,26 +115,14 @@ def decode_fwd(
             peaks = peaks * scale
 
     coords = torch.stack([x, y])  # [2, N] up to the end: long rows are what vectors like
-    covariances = None
-    step = plan.stencil
-    if step is not None:
-        values = _blur_at_stencil(heatmaps, peaks, y, x, padding, step)
-        if rescale and scale is None:
-            scale = _scale_where_a_clip_binds(values, heatmaps, peaks, taps, padding, clip_min, clip_max)
-        if scale is not None:
-            values = values * scale[:, None]
-        logs = values.clamp_(clip_min, clip_max).log_()
-        derivatives = _product(step.derivative_weights, logs.t())
-        if covariance:
-            covariances = _covariances(derivatives, peaks, known_variance).to(output_dtype)
-            covariances = covariances.view(batch, num_keypoints, 2, 2)
-        # A singular Hessian makes both components infinite or NaN, and NaN comes from a peak too near the
-        # border or from an infinite one (see _blur_at_stencil). The peak then stays where it is.
-        offset = _newton_step(derivatives, step).nan_to_num_(0.0, 0.0, 0.0)
-    elif stencil != "none":
-        offset = _quarter_step(searched, raw_maxima, y, x, extra_shift, legacy=stencil == "quarter_legacy")
-    if stencil != "none":
-        coords = coords + (offset if max_offset == math.inf else offset.clamp_(-max_offset, max_offset))
+    offset, covariances = refine(
+        heatmaps, searched, peaks, raw_maxima, y, x, scale, taps, padding, rescale, clip_min, clip_max, stencil,
+        max_offset, extra_shift, known_variance, covariance, plan.stencil,
+    )  # fmt: skip
+    if offset is not None:
+        coords = coords + offset
+    if covariances is not None:
+        covariances = covariances.view(batch, num_keypoints, 2, 2)
     if extras.offsets is not None:
         coords = coords + _read_offsets(extras.offsets, extras.offset_scale, raw_maxima, y, x)
     coords = coords.to(output_dtype)
@@ -148,6 +136,69 @@ def decode_fwd(
         peaks.view(batch, num_keypoints),
         covariances,
     )
+
+
+def refine(
+    heatmaps: Tensor,  # [B, K, H, W]
+    searched: Tensor,  # [B, K, H, W]
+    peaks: Tensor,  # [N]
+    raw_maxima: Tensor,  # [N]
+    y: Tensor,  # [N]
+    x: Tensor,  # [N]
+    scale: Tensor | None,  # [N]
+    taps: tuple[float, ...],
+    padding: str,
+    rescale: bool,
+    clip_min: float,
+    clip_max: float,
+    stencil: str,
+    max_offset: float,
+    extra_shift: float,
+    known_variance: float,
+    covariance: bool,
+    plan: StencilPlan | None,
+    map_index: Tensor | None = None,  # [N]
+) -> tuple[Tensor | None, Tensor | None]:
+    """The steps from the pixels of N peaks, and their covariances.
+
+    Args:
+        heatmaps: The maps.
+        searched: Those in which the peaks were found: the same, or smoothed ones.
+        peaks: Values of the peaks.
+        raw_maxima: The largest value of each peak's map.
+        y, x: The peaks' pixels.
+        scale: What the smoothed maps are multiplied with, if that is known already.
+        taps: Half of the blur kernel, centre first; the other arguments up to `covariance` are fields of a Recipe.
+        plan: That of the maps, for a stencil that has one.
+        map_index: Which of the B K maps each peak is in. None: one peak in each map, in their order.
+
+    Returns:
+        Steps [2, N], None for a recipe without; and covariances [N, 2, 2], None unless asked for.
+    """
+    if stencil == "none":
+        return None, None
+    covariances = None
+    if plan is not None:
+        if map_index is not None:
+            plan = plan._replace(window_starts=plan.window_starts.index_select(0, map_index))
+        values = _blur_at_stencil(heatmaps, peaks, y, x, padding, plan)
+        if rescale and scale is None:
+            scale = _scale_where_a_clip_binds(
+                values, heatmaps, raw_maxima, taps, padding, clip_min, clip_max, map_index
+            )
+        if scale is not None:
+            values = values * scale[:, None]
+        logs = values.clamp_(clip_min, clip_max).log_()
+        derivatives = _product(plan.derivative_weights, logs.t())
+        if covariance:
+            covariances = _covariances(derivatives, peaks, known_variance).to(peaks.dtype)
+        # A singular Hessian makes both components infinite or NaN, and NaN comes from a peak too near the
+        # border or from an infinite one (see _blur_at_stencil). The peak then stays where it is.
+        offset = _newton_step(derivatives, plan).nan_to_num_(0.0, 0.0, 0.0)
+    else:
+        legacy = stencil == "quarter_legacy"
+        offset = _quarter_step(searched, raw_maxima, y, x, extra_shift, legacy, map_index)
+    return offset if max_offset == math.inf else offset.clamp_(-max_offset, max_offset), covariances
 
 
 # --- what a call may take besides ------------------------------------------------------------------------
@@ -214,11 +265,11 @@ def _transform(coords: Tensor, covariances: Tensor | None, matrices: Tensor) -> 
 # --- what a call needs to know of the shape and the recipe, and nothing of the values --------------------
 
 
-class _StencilPlan(NamedTuple):
+class StencilPlan(NamedTuple):
     """How to blur around a peak and step from it. Offsets are in elements from the tensor's first pixel."""
 
-    extent: int  # as in _Plan
-    window_starts: Tensor  # [N]: each map's first pixel
+    extent: int  # as in Plan
+    window_starts: Tensor  # [N]: the first pixel of each peak's map
     window_rows: Tensor  # [H, window rows]: the rows of the window of a peak in that row
     window_columns: Tensor  # [W]: its first column
     vertical: Tensor  # [H, 2 * reach + 1, window rows]: see _window_weights
@@ -230,7 +281,7 @@ class _StencilPlan(NamedTuple):
     right_factors: Tensor  # [6]
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
     """Index and weight tensors of one shape, layout and recipe."""
 
     extent: int  # elements from the first pixel of the first map to the last of the last, both counted
@@ -239,10 +290,11 @@ class _Plan(NamedTuple):
     map_starts: Tensor  # [N], in elements from the tensor's first pixel
     group_step: int  # from one group of a map to the next
     line_starts: Tensor | None  # [rows] from the group's start, or None where a group is one line
-    stencil: _StencilPlan | None  # None for recipes that take no Taylor step
+    stencil: StencilPlan | None  # None for recipes that take no Taylor step
 
 
-def _plan(maps: Tensor, taps: tuple[float, ...], padding: str, stencil: str) -> _Plan:
+def make_plan(maps: Tensor, taps: tuple[float, ...], padding: str, stencil: str) -> Plan:
+    """What a call needs to know of maps of this shape, layout and place."""
     # A tensor made while a CUDA graph is captured belongs to that graph, so only plans on CPU are kept.
     make = _kept_plan if maps.device.type == "cpu" else _make_plan
     return make(maps.shape, maps.stride(), taps, padding, stencil, maps.dtype, maps.device)
@@ -256,7 +308,7 @@ def _make_plan(
     stencil: str,
     dtype: torch.dtype,
     device: torch.device,
-) -> _Plan:
+) -> Plan:
     batch, num_keypoints, height, width = shape
     stride_b, stride_k, stride_h, stride_w = strides
 
@@ -266,7 +318,7 @@ def _make_plan(
     map_starts = ((count(batch) * stride_b)[:, None] + count(num_keypoints) * stride_k).view(-1)
     rows = _rows_per_group(height, width, _GROUP_SIZE_OF_HALVES if dtype.itemsize == 2 else _GROUP_SIZE)
     one_line = rows == 1 or stride_h == width * stride_w
-    return _Plan(
+    return Plan(
         extent=1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)),
         rows=rows,
         grouped_shape=(batch, num_keypoints, height // rows, rows, width),
@@ -293,7 +345,7 @@ def _make_stencil_plan(
     padding: str,
     stencil: str,
     dtype: torch.dtype,
-) -> _StencilPlan:
+) -> StencilPlan:
     device, (height, width), (stride_h, stride_w) = map_starts.device, shape[2:], strides[2:]
     window_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     step_dtype = torch.float64 if device.type == "cpu" else window_dtype  # not every accelerator has float64
@@ -313,7 +365,7 @@ def _make_stencil_plan(
     epsilon = None
     if stencil == "compact":
         epsilon = _on_device([0.0, 0.0, _COMPACT_EPSILON, _COMPACT_EPSILON, 0.0], step_dtype, device).view(5, 1)
-    return _StencilPlan(
+    return StencilPlan(
         extent=1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)),
         window_starts=map_starts,
         window_rows=(first_row[:, None] + torch.arange(window_height, device=device)) * stride_h,
@@ -382,7 +434,7 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     return (left.unsqueeze(-1) * right.unsqueeze(-3)).sum(-2)
 
 
-def _first_maximum(maps: Tensor, plan: _Plan) -> tuple[Tensor, Tensor, Tensor]:
+def _first_maximum(maps: Tensor, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
     """Value, y and x of the first maximum in row-major order of [B, K, H, W] maps, each [B * K].
 
     Maxima without an index are vectorised on CPU and those with one are not, so: the maximum of each group
@@ -427,7 +479,7 @@ def _gather_lines(maps: Tensor, starts: Tensor, length: int, extent: int) -> Ten
     return maps.as_strided((extent,), (1,), first).index_select(0, pixels.view(-1)).view(-1, length)
 
 
-def _blur_at_stencil(heatmaps: Tensor, peaks: Tensor, y: Tensor, x: Tensor, padding: str, plan: _StencilPlan) -> Tensor:
+def _blur_at_stencil(heatmaps: Tensor, peaks: Tensor, y: Tensor, x: Tensor, padding: str, plan: StencilPlan) -> Tensor:
     """The blurred map at the stencil's points, from the window around each peak: [N, points]."""
     vertical, horizontal = plan.vertical.index_select(0, y), plan.horizontal.index_select(0, x)
     starts = plan.window_rows.index_select(0, y)
@@ -486,44 +538,55 @@ def _blur_block(maps: Tensor, taps: tuple[float, ...], padding: str) -> Tensor:
 def _scale_where_a_clip_binds(
     values: Tensor,  # [N, points]
     heatmaps: Tensor,  # [B, K, H, W]
-    peaks: Tensor,  # [N]
+    raw_maxima: Tensor,  # [N]
     taps: tuple[float, ...],
     padding: str,
     clip_min: float,
     clip_max: float,
+    map_index: Tensor | None,  # [N], or None for one peak in each map
 ) -> Tensor | None:
-    """max(raw) / max(blurred) for the maps whose step depends on it, 1 for the others: [N], or None for all 1.
+    """max(raw) / max(blurred) for the peaks whose step depends on it, 1 for the others: [N], or None for all 1.
 
-    The scale lies between 1 and peak / max(values): an average never exceeds the largest value, and the
+    The scale lies between 1 and raw maximum / max(values): an average never exceeds the largest value, and the
     whole map's maximum is no less than the window's. So no clip binds if clip_min <= values and
-    peak <= clip_max; and if peak <= clip_min or clip_max <= values, all points clip to one number. All else
-    needs the exact scale.
+    raw maximum <= clip_max; and if raw maximum <= clip_min or clip_max <= values, all points clip to one number. All
+    else needs the exact scale.
     """
     on_cpu = heatmaps.device.type == "cpu"
     may_bind = values < clip_min * (1 + _CLIP_MARGIN)
     # The common case in few operations. Elsewhere than on CPU the host would have to wait for the device.
-    if on_cpu and not may_bind.any() and not (clip_max < math.inf and (peaks > clip_max * (1 - _CLIP_MARGIN)).any()):
+    if (
+        on_cpu
+        and not may_bind.any()
+        and not (clip_max < math.inf and (raw_maxima > clip_max * (1 - _CLIP_MARGIN)).any())
+    ):
         return None
-    binds = may_bind.any(dim=-1) & (peaks > clip_min * (1 - _CLIP_MARGIN))
+    binds = may_bind.any(dim=-1) & (raw_maxima > clip_min * (1 - _CLIP_MARGIN))
     if clip_max < math.inf:
         below = (values < clip_max * (1 + _CLIP_MARGIN)).any(dim=-1)
-        binds |= (peaks > clip_max * (1 - _CLIP_MARGIN)) & below
+        binds |= (raw_maxima > clip_max * (1 - _CLIP_MARGIN)) & below
     if on_cpu:
         chosen = binds.nonzero().squeeze(-1)
         if chosen.numel() == 0:
             return None
-        maps = heatmaps[chosen // heatmaps.shape[1], chosen % heatmaps.shape[1]]
+        raw_maxima = raw_maxima.index_select(0, chosen)
+        maps_of_chosen, place = chosen, None
+        if map_index is not None:  # each map once
+            maps_of_chosen, place = map_index.index_select(0, chosen).unique(return_inverse=True)
+        maps = heatmaps[maps_of_chosen // heatmaps.shape[1], maps_of_chosen % heatmaps.shape[1]]
     else:
-        maps, chosen = heatmaps.flatten(0, 1), torch.arange(peaks.shape[0], device=peaks.device)
+        maps, place = heatmaps.flatten(0, 1), map_index
     blurred_maxima = _blur(maps.to(values.dtype), taps, padding).amax((1, 2))
-    scale = torch.where(blurred_maxima > 0, peaks.index_select(0, chosen) / blurred_maxima, 1.0)
-    return values.new_ones(peaks.shape[0]).index_copy_(0, chosen, scale)
+    if place is not None:
+        blurred_maxima = blurred_maxima.index_select(0, place)
+    scale = torch.where(blurred_maxima > 0, raw_maxima / blurred_maxima, 1.0)
+    return values.new_ones(values.shape[0]).index_copy_(0, chosen, scale) if on_cpu else scale
 
 
 # --- the step --------------------------------------------------------------------------------------------
 
 
-def _newton_step(derivatives: Tensor, plan: _StencilPlan) -> Tensor:
+def _newton_step(derivatives: Tensor, plan: StencilPlan) -> Tensor:
     """-(Hessian + epsilon I)^-1 gradient: [2, N]. Not finite where that has no inverse."""
     if plan.epsilon is not None:
         derivatives = derivatives + plan.epsilon
@@ -532,10 +595,18 @@ def _newton_step(derivatives: Tensor, plan: _StencilPlan) -> Tensor:
     return step.narrow(0, 0, 2) / step.narrow(0, 2, 1)
 
 
-def _quarter_step(maps: Tensor, raw_maxima: Tensor, y: Tensor, x: Tensor, extra_shift: float, legacy: bool) -> Tensor:
-    """A quarter of a pixel towards the larger neighbour, and the extra shift, where the border rule acts."""
+def _quarter_step(
+    maps: Tensor,  # [B, K, H, W]
+    raw_maxima: Tensor,  # [N]
+    y: Tensor,
+    x: Tensor,
+    extra_shift: float,
+    legacy: bool,
+    map_index: Tensor | None,
+) -> Tensor:
+    """A quarter of a pixel towards the larger neighbour, and the extra shift, where the border rule acts: [2, N]."""
     _, num_keypoints, height, width = maps.shape
-    index = torch.arange(y.shape[0], device=maps.device)
+    index = torch.arange(y.shape[0], device=maps.device) if map_index is None else map_index
     keypoint = index % num_keypoints
     index = index.div(num_keypoints, rounding_mode="floor")
     left, right = (x - 1).clamp_(min=0), (x + 1).clamp_(max=width - 1)
@@ -562,4 +633,4 @@ def _covariances(derivatives: Tensor, peaks: Tensor, known_variance: float) -> T
     exists = (peaks > 0) & (dxx < 0) & (determinant > 0) & (xx + yy < math.inf)
     exists &= (xx >= 0) & (yy >= 0) & (xx * yy >= xy * xy)
     covariances = torch.stack([xx, xy, xy, yy], dim=-1)
-    return torch.where(exists[:, None], covariances, math.nan)
+    return torch.where(exists[:, None], covariances, math.nan).view(-1, 2, 2)

@@ -12,28 +12,9 @@ from torch import Tensor
 
 from .._triton.blur import first_maximum, scan_blurred_map
 from .._triton.launch import lanes_of, launch, launch_again, launch_key, on_device_of, register_limit
-from .._triton.maps import flipped_column, mean_of
+from .._triton.maps import flipped_column, index_flags, load_rest, load_whole, mean_of
 from .._triton.refine import recipe_constants, refine
 from .options import NO_EXTRAS, Extras
-
-
-@triton.jit
-def _offset_of(index, stride_h, stride_w, width, IS_FLAT: tl.constexpr):
-    """Where pixels lie, from the start of their map."""
-    if IS_FLAT:
-        offset = index * stride_w
-    else:
-        row = index // width
-        offset = row * stride_h + (index - row * width) * stride_w
-    return offset
-
-
-@triton.jit
-def _comparable(value):
-    """Values in a type that a GPU compares in one instruction, and exactly."""
-    if value.dtype == tl.bfloat16:
-        value = value.to(tl.float32)
-    return value
 
 
 @triton.jit
@@ -41,19 +22,6 @@ def _offset_in_flipped(index, stride_h, stride_w, width, FLIP: tl.constexpr):
     """Where the mirrored map's pixels for these of the map lie, from the last column of its first row."""
     row = index // width
     return row * stride_h + flipped_column(index - row * width, FLIP) * stride_w
-
-
-@triton.jit
-def _load_whole(map_ptr, stride_h, stride_w, index, width, IS_FLAT: tl.constexpr):
-    """Pixels of maps, all of which exist: the loads of the streaming loop."""
-    return _comparable(tl.load(map_ptr + _offset_of(index, stride_h, stride_w, width, IS_FLAT)))
-
-
-@triton.jit
-def _load_rest(map_ptr, stride_h, stride_w, index, exists, width, IS_FLAT: tl.constexpr):
-    """Pixels of maps, of which some may not exist; these are -inf."""
-    offset = _offset_of(index, stride_h, stride_w, width, IS_FLAT)
-    return _comparable(tl.load(map_ptr + offset, mask=exists, other=float("-inf")))
 
 
 @triton.jit
@@ -83,9 +51,9 @@ def _scan_step(
         index = block_start + lane
         exists_here = exists & (index < last_pixel)
         if IS_WHOLE:
-            value = _load_whole(map_ptr, stride_h, stride_w, index, width, IS_FLAT)
+            value = load_whole(map_ptr, stride_h, stride_w, index, width, IS_FLAT)
         else:
-            value = _load_rest(map_ptr, stride_h, stride_w, index, exists_here, width, IS_FLAT)
+            value = load_rest(map_ptr, stride_h, stride_w, index, exists_here, width, IS_FLAT)
         if FLIP != "none":
             flipped_pixel_ptr = flipped_ptr + _offset_in_flipped(index, flipped_stride_h, flipped_stride_w, width, FLIP)
             if IS_WHOLE:
@@ -399,7 +367,7 @@ def _decode_fwd_kernel(
 
     valid = peak > 0  # a NaN is not
     refinable = valid & (raw_maximum < float("inf"))
-    coord_x, coord_y, covariance_xx, covariance_xy, covariance_yy = refine(
+    coord_x, coord_y, covariance_xx, covariance_xy, covariance_yy, _ = refine(
         map_ptr, heatmaps_stride_h, heatmaps_stride_w, flipped_map_ptr, flipped_stride_h, -flipped_stride_w,
         height, width, y, x, raw_maximum, raw_maximum, scale, refinable,
         FLIP, STENCIL, PADDING, RESCALE, ARGMAX_ON_BLURRED, HAS_COVARIANCE, CLIP_MIN, CLIP_MAX, MAX_OFFSET,
@@ -519,7 +487,7 @@ def decode_fwd(
             ),
             {
                 "HAS_PARTS": is_interleaved,
-                **_index_flags(heatmaps, flipped, program["BLOCK_SIZE"] * program["LOADS"]),
+                **index_flags(heatmaps, flipped, program["BLOCK_SIZE"] * program["LOADS"]),
                 **program,
                 # A search in tiles with a wide halo would spill at 96.
                 **register_limit(128 if on_blurred and constants["HALO_SIDE"] > 32 else 96),
@@ -553,21 +521,6 @@ def _properties(extras: Extras) -> Hashable:
     return tuple((value.dtype, value.shape, value.stride()) if isinstance(value, Tensor) else value for value in extras)
 
 
-def _index_flags(heatmaps: Tensor, flipped: Tensor, step: int) -> dict[str, bool]:
-    """How pixels are counted. `step`: how many pixels beyond a map's last one are computed with."""
-    height, width = heatmaps.shape[2:]
-    furthest = height * width + step
-    for maps in (heatmaps, flipped):
-        stride_h, stride_w = maps.stride()[2:]
-        furthest = max(furthest, (height - 1) * stride_h + (width - 1) * stride_w + step * max(stride_w, 1))
-    stride_h, stride_w = heatmaps.stride()[2:]
-    return {
-        "IS_FLAT": stride_h == width * stride_w,
-        # 32-bit offsets inside a map unless its last pixel, or the step behind it, lies beyond 2^31.
-        "WIDE_INDEX": furthest >= 2**31,
-    }
-
-
 def _scan_parts(
     shape: torch.Size, maps: tuple[Tensor, ...], extras: Extras, about_extras: Hashable
 ) -> tuple[Tensor, Tensor]:
@@ -578,7 +531,7 @@ def _scan_parts(
     num_pixels = height * width
     program = _PARTS_SHAPE
     num_parts = triton.cdiv(num_pixels, program["PART_SIZE"])
-    flags = _index_flags(heatmaps, flipped, program["PART_SIZE"] + program["BLOCK_SIZE"] * program["LOADS"])
+    flags = index_flags(heatmaps, flipped, program["PART_SIZE"] + program["BLOCK_SIZE"] * program["LOADS"])
     peaks = heatmaps.new_empty((batch, num_keypoints, num_parts), dtype=torch.float32)
     indices = torch.empty_like(peaks, dtype=torch.int64 if flags["WIDE_INDEX"] else torch.int32)
     tensors = (peaks, indices, heatmaps, flipped, keypoint_indices, flip_indices)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .._operators import run_eagerly
 from ..backends import choose
 from ..recipes import blur_taps
 from . import eager
@@ -71,25 +73,13 @@ def decode_directly(
     if 0 in shape:
         coords, scores, covariances = empty_outputs(heatmaps, covariance, extras)
         return coords, scores, covariances if covariance else None
-    return _decode_eagerly(heatmaps, extras, blur_taps(kernel_size, sigma), *options)
+    decode_fwd = functools.partial(eager.decode_fwd, extras=extras)
+    return run_eagerly(decode_fwd, heatmaps, blur_taps(kernel_size, sigma), *options)
 
 
 def _decode(heatmaps: Tensor, *arguments: Any, **extras: Any) -> tuple[Tensor, Tensor, Tensor]:
     coords, scores, covariances = decode_directly(heatmaps, *arguments, extras=Extras(**extras))
     return coords, scores, scores.new_empty(0) if covariances is None else covariances
-
-
-def _decode_eagerly(heatmaps: Tensor, extras: Extras, *arguments: Any) -> tuple[Tensor, Tensor, Tensor | None]:
-    device_type = heatmaps.device.type
-    if torch.is_autocast_enabled(device_type):  # which would round the matrix products to half precision
-        with torch.autocast(device_type, enabled=False):
-            return _decode_eagerly(heatmaps, extras, *arguments)
-    # Nothing is differentiated, and a small batch feels the bookkeeping of sixty small operations. The clones
-    # are ordinary tensors again.
-    with torch.inference_mode():
-        coords, scores, covariances = eager.decode_fwd(heatmaps, *arguments, extras=extras)
-    coords = coords.clone(memory_format=torch.contiguous_format)
-    return coords, scores.clone(), None if covariances is None else covariances.clone()
 
 
 def _decode_fake(heatmaps: Tensor, *arguments: Any, **extras: Any) -> tuple[Tensor, Tensor, Tensor]:

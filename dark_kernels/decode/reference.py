@@ -54,7 +54,6 @@ def decode_reference(
     if keypoint_indices is not None:
         heatmaps = heatmaps[:, keypoint_indices]
     maps = heatmaps if heatmaps.dtype == torch.float64 else heatmaps.float()
-    height, width = maps.shape[-2:]
 
     blurred = blur(maps, recipe)
     searched = blurred if recipe.argmax_on == "blurred" and recipe.blur_kernel_size > 1 else maps
@@ -67,7 +66,50 @@ def decode_reference(
     refinable = valid & (maps.amax(dim=(-2, -1)) < math.inf)  # an infinite peak is as fine as its pixel
 
     coords = torch.stack([x, y], dim=-1).to(maps.dtype)
-    hessian = None
+    offset, covariances, refinable = take_step(searched, blurred, x, y, refinable, recipe)
+    if offsets is not None:
+        offset = step_offsets(offsets.to(maps.dtype), x, y) * offset_scale
+        refinable = refinable & offset.isfinite().all(dim=-1)
+    coords = torch.where(refinable[..., None], coords + offset, coords)
+    if image_transform is not None:
+        linear, shift = image_transform.to(maps.dtype).split([2, 1], dim=-1)
+        coords = coords @ linear.mT + shift.mT
+    coords = torch.where(valid[..., None], coords, recipe.invalid)
+    scores = peaks * recipe.score_scale + recipe.score_offset
+
+    if not covariance:
+        return coords, scores, None
+    assert covariances is not None, "decode() refuses covariance=True for a stencil without a Hessian"
+    if image_transform is not None:
+        covariances = linear[:, None] @ covariances @ linear[:, None].mT
+        covariances.diagonal(dim1=-2, dim2=-1).clamp_(min=0)  # rounding must not push a variance below zero
+    return coords, scores, covariances
+
+
+def take_step(
+    searched: Tensor,  # [B, K, H, W]
+    blurred: Tensor,  # [B, K, H, W]
+    x: Tensor,
+    y: Tensor,
+    refinable: Tensor,
+    recipe: Recipe,
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """From the pixels of peaks to their places between pixels.
+
+    Args:
+        searched: The maps whose peaks these are.
+        blurred: The smoothed maps, rescaled if the recipe says so.
+        x, y: The peaks' pixels: [B, K], or [B, K, P] for several peaks of each map.
+        refinable: Which peaks may move at all, of the same shape.
+        recipe: Whose stencil.
+
+    Returns:
+        The step [..., 2], the covariances [..., 2, 2] (None without a Hessian; NaN where a peak stays on its pixel),
+        and which peaks move.
+    """
+    height, width = blurred.shape[-2:]
+    offset = torch.zeros((*x.shape, 2), dtype=blurred.dtype, device=blurred.device)
+    covariances = None
     if recipe.has_hessian:
         logs = blurred.clamp(recipe.clip_min, recipe.clip_max).log()
         if recipe.stencil == "wide":
@@ -76,33 +118,14 @@ def decode_reference(
         else:
             _, hessian, offset = step_compact(logs, x, y)
         refinable = refinable & offset.isfinite().all(dim=-1)
+        covariances = covariance_from_hessian(hessian, recipe)
+        covariances = torch.where(refinable[..., None, None], covariances, math.nan)
     elif recipe.stencil != "none":
         offset, moves = step_quarter(searched, x, y, legacy=recipe.stencil == "quarter_legacy")
         offset = offset + recipe.extra_shift * moves
-    elif offsets is not None:
-        offset = step_offsets(offsets.to(maps.dtype), x, y) * offset_scale
-        refinable = refinable & offset.isfinite().all(dim=-1)
-    else:
-        offset = torch.zeros_like(coords)
-
     if recipe.max_offset is not None:
         offset = offset.clamp(-recipe.max_offset, recipe.max_offset)
-    coords = torch.where(refinable[..., None], coords + offset, coords)
-    if image_transform is not None:
-        linear, shift = image_transform.to(maps.dtype).split([2, 1], dim=-1)
-        coords = coords @ linear.mT + shift.mT
-    coords = torch.where(valid[..., None], coords, recipe.invalid)
-    scores = peaks * recipe.score_scale + recipe.score_offset
-
-    covariances = None
-    if covariance:
-        assert hessian is not None, "decode() refuses covariance=True for a stencil without a Hessian"
-        covariances = covariance_from_hessian(hessian, recipe)
-        covariances = torch.where(refinable[..., None, None], covariances, math.nan)
-        if image_transform is not None:
-            covariances = linear[:, None] @ covariances @ linear[:, None].mT
-            covariances.diagonal(dim1=-2, dim2=-1).clamp_(min=0)  # rounding must not push a variance below zero
-    return coords, scores, covariances
+    return offset, covariances, refinable
 
 
 def blur(maps: Tensor, recipe: Recipe) -> Tensor:
@@ -174,10 +197,13 @@ def find_peak(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _read(maps: Tensor, x: Tensor, y: Tensor, dx: int, dy: int) -> Tensor:
-    """maps[..., y + dy, x + dx], each coordinate held inside the map (the border pixel repeats)."""
+    """maps[b, k, y + dy, x + dx], each coordinate held inside the map (the border pixel repeats).
+
+    For x and y [B, K], or [B, K, P] for several pixels of each map.
+    """
     height, width = maps.shape[-2:]
     index = (y + dy).clamp(0, height - 1) * width + (x + dx).clamp(0, width - 1)
-    return maps.flatten(2).gather(-1, index[..., None]).squeeze(-1)
+    return maps.flatten(2).gather(-1, index[..., None].flatten(2)).view(index.shape)
 
 
 def _symmetric(xx: Tensor, xy: Tensor, yy: Tensor) -> Tensor:
@@ -228,7 +254,7 @@ def step_quarter(maps: Tensor, x: Tensor, y: Tensor, legacy: bool) -> tuple[Tens
     """A quarter of a pixel towards the larger neighbour on each axis, and where the border rule allows it.
 
     Returns:
-        offset [B, K, 2] and moves [B, K, 2], zero or one.
+        offset [..., 2] and moves [..., 2], zero or one.
     """
     height, width = maps.shape[-2:]
     if legacy:

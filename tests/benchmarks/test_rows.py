@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import measure, peers, rows, test_decode, test_nll, test_simcc, test_soft_argmax, workloads
+from benchmarks import measure, peers, rows, test_decode, test_nll, test_peaks, test_simcc, test_soft_argmax, workloads
 from benchmarks.rows import Row
 from benchmarks.workloads import Workload
 from dark_kernels import recipes
@@ -25,6 +25,7 @@ SMALL = Workload("W1", (2, 3, 40, 30), "a small one")
 def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     caches = (test_decode._inputs, test_decode._compared, test_decode._truth, test_nll._inputs, test_nll._truth)
     caches += (test_simcc.inputs_of, test_simcc._truth, test_soft_argmax.inputs_of, test_soft_argmax._truth)
+    caches += (test_peaks.inputs_of, test_peaks._truth)
     monkeypatch.setattr(workloads, "ALL", (SMALL,))
     yield
     for cache in caches:
@@ -250,6 +251,41 @@ def test_soft_argmax_cases_have_rows() -> None:
             assert set(case.rows) <= set(test_soft_argmax.ROWS)
     made = test_soft_argmax.ROWS[test_soft_argmax.READ_ONLY](test_soft_argmax.Case(SMALL), "cpu")
     made.compare(made.call(test_soft_argmax.inputs_of(SMALL, "float32", "cpu")[0]))
+
+
+# --- peaks --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", ["blobs", "noise"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_peaks_rows_compare_their_output(dtype: str, values: Any) -> None:
+    case = test_peaks.Case(SMALL, dtype, values=values)
+    maps = test_peaks.inputs_of(case, "cpu")[0]
+    for name in (test_peaks.OURS, test_peaks.REFERENCE, test_peaks.READ_ONLY):
+        made = test_peaks.ROWS[name](case, "cpu")
+        made.compare(made.call(maps))
+    made = test_peaks.ROWS[test_peaks.OURS](case, "cpu")
+    peaks = made.call(maps)
+    for wrong, words in (
+        (peaks._replace(coords=peaks.coords + 0.01), "compared peaks are wrong"),
+        (peaks._replace(scores=peaks.scores * 1.01), "other peaks"),
+        (peaks._replace(counts=peaks.counts + 1), "other numbers of peaks"),
+    ):
+        with pytest.raises(AssertionError, match=words):
+            made.compare(wrong)
+    if dtype == "float32":  # of many equal values in float16 the pooled map keeps all
+        made = test_peaks.ROWS[test_peaks.POOL](case, "cpu")
+        values_of_peaks, index = made.call(maps)
+        made.compare((values_of_peaks, index))
+        with pytest.raises(peers.Wrong, match="values of peaks are off"):
+            made.compare((values_of_peaks + 1, index))
+
+
+def test_peaks_cases_have_rows() -> None:
+    for cases in (test_peaks.CPU_CASES, test_peaks.CUDA_CASES):
+        assert len({str(case) for case in cases}) == len(cases)
+        for case in cases:
+            assert set(case.rows) <= set(test_peaks.ROWS)
 
 
 # --- losses -------------------------------------------------------------------------------------------------

@@ -1,0 +1,109 @@
+"""find_peaks(): what users call."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .._checks import check_count, check_heatmaps, check_name, check_number, check_recipe
+from ..backends import check_backend, is_plain
+from ..recipes import DARKPOSE, Recipe
+from ..types import Peaks
+from .library import find_peaks_directly, find_peaks_operator
+from .reference import find_peaks_reference
+
+MOST_PEAKS = 128  # a list of that many fits in the registers of a warp
+PLATEAUS = ("first", "all", "none")
+
+
+def find_peaks(
+    heatmaps: Tensor,  # [B, K, H, W]
+    max_peaks: int,
+    threshold: float = 0.0,
+    window: int = 3,
+    recipe: Recipe = DARKPOSE,
+    plateau: str = "first",
+    backend: str = "auto",
+    *,
+    covariance: bool = False,
+) -> Peaks:
+    """Turn heatmaps with several keypoints in a map, as bottom-up networks make them, into their best peaks.
+
+    A pixel is a peak if it exceeds `threshold` and all neighbours in the `window` x `window` square around it; of equal
+    neighbours see `plateau`. The best `max_peaks` of each map are kept, by descending value, of equal ones the first in
+    row-major order, and each is refined as `decode` refines the one that it finds (see there for recipes and
+    covariances): if that exceeds the threshold it is in the first slot, with `plateau="first"` or "all". On CUDA, ROCm
+    and XPU this is one launch that reads each element once from device memory.
+
+    All shapes are known beforehand and nothing waits for the device. Slots that no peak takes hold `recipe.invalid`
+    for both coordinates, 0 for the score and NaN for the covariance; `counts` says how many are taken.
+
+    A map with a NaN has no peaks, as it has no keypoint. A peak stays on its pixel if its map holds +inf, or if it is
+    not positive, which a negative threshold admits. Coordinates are finite unless `recipe.invalid` is not. Little peaks
+    of noise have no shape to refine, and a step from there can leave the map: a threshold keeps them out, and
+    `recipe.max_offset` bounds the step.
+
+    The result does not depend on `heatmaps` in a differentiable way: a tensor that requires grad is accepted and the
+    outputs carry no gradient. The input is never written to.
+
+    Args:
+        heatmaps: [B, K, H, W], float16, bfloat16, float32 or float64, any strides. Arithmetic is float32, in float64
+            for float64.
+        max_peaks: P, 1 to 128, and more than a map has pixels if you like.
+        threshold: What a peak has to exceed; a finite number.
+        window: Odd, in pixels. 1 takes every pixel above the threshold for a peak. The kernel's time grows with its
+            square.
+        recipe: How a peak is refined, a row of `dark_kernels.recipes` or a `Recipe` of your own, with
+            `argmax_on="raw"`: where the smoothed map decides (MEGVII), smooth the maps first.
+        plateau: `"first"`: a pixel has to be larger than its earlier neighbours, in row-major order, and not smaller
+            than the later ones, so that of a plateau the first pixel is a peak. `"all"`: not smaller than any, as in
+            a comparison with the max-pooled map, which keeps all of a plateau. `"none"`: larger than all, which keeps
+            nothing of it. Pixels are compared within a window and not beyond: a plateau that goes on outside of it, and
+            up, or around a corner, can have a peak that a look at the whole would refuse.
+        backend: As in `decode`.
+        covariance: Also return the covariance of each peak.
+
+    Returns:
+        Peaks: `coords` [B, K, P, 2] as (x, y) in heatmap pixels with pixel centres at integers, `scores` [B, K, P],
+        `counts` [B, K] in int64, and `covariances` [B, K, P, 2, 2] in squared heatmap pixels or None; float32, or
+        float64 for float64 heatmaps.
+
+    Raises:
+        TypeError: `heatmaps` is not a dense tensor of one of the dtypes above, `recipe` is not a Recipe, or a number
+            is none.
+        ValueError: `heatmaps` is not [B, K, H, W] with H >= 1 and W >= 1; `max_peaks`, `window` or `threshold` is out
+            of its range; `plateau` or `backend` is unknown, or the backend cannot serve this tensor; the recipe
+            searches the smoothed map; `covariance` is asked of a recipe whose stencil has no Hessian.
+
+    Example:
+        >>> import torch, dark_kernels
+        >>> heatmaps = torch.rand(2, 17, 64, 48)
+        >>> peaks = dark_kernels.find_peaks(heatmaps, max_peaks=30, threshold=0.1)
+        >>> peaks.coords.shape, peaks.counts.shape
+        (torch.Size([2, 17, 30, 2]), torch.Size([2, 17]))
+    """
+    check_heatmaps(heatmaps)
+    check_recipe(recipe, covariance)
+    check_backend(backend)
+    check_count("max_peaks", max_peaks)
+    if max_peaks > MOST_PEAKS:
+        raise ValueError(f"max_peaks: got {max_peaks}, expected at most {MOST_PEAKS}")
+    check_count("window", window)
+    if window % 2 == 0:
+        raise ValueError(f"window: got {window}, expected an odd number of pixels")
+    check_number("threshold", threshold)
+    check_name("plateau", plateau, PLATEAUS)
+    if recipe.argmax_on == "blurred" and recipe.blur_kernel_size > 1:
+        raise ValueError(
+            f"recipe: got {recipe.name!r}, which looks for its peak in the smoothed map; expected argmax_on='raw' "
+            "(smooth the maps first, and take recipes.QUARTER_LEGACY, say)"
+        )
+
+    if heatmaps.requires_grad:
+        heatmaps = heatmaps.detach()
+    if backend == "reference":
+        return Peaks(*find_peaks_reference(heatmaps, max_peaks, threshold, window, recipe, plateau, covariance))
+    arguments = (max_peaks, float(threshold), window, plateau, *recipe.operator_arguments, covariance, backend)
+    if is_plain(heatmaps):
+        return Peaks(*find_peaks_directly(heatmaps, *arguments))
+    coords, scores, counts, covariances = find_peaks_operator(heatmaps, *arguments)
+    return Peaks(coords, scores, counts, covariances if covariance else None)

@@ -1,0 +1,73 @@
+"""The contract with PyTorch: schema, fake implementation, and which backend serves which device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._operators import arithmetic_dtype, run_eagerly
+from ..backends import choose
+from ..recipes import blur_taps
+from . import eager
+
+_library = torch.library.Library("dark_kernels", "FRAGMENT")
+
+_library.define(
+    "find_peaks(Tensor heatmaps, int max_peaks, float threshold, int window, str plateau, int kernel_size, "
+    "float sigma, str padding, bool rescale, float clip_min, float clip_max, str stencil, bool argmax_on_blurred, "
+    "float invalid, float max_offset, float extra_shift, float score_scale, float score_offset, "
+    "float known_variance, bool covariance, str backend) "
+    "-> (Tensor coords, Tensor scores, Tensor counts, Tensor covariances)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def empty_outputs(heatmaps: Tensor, max_peaks: int, covariance: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Uninitialised coords, scores, counts and covariances. The last has no element where none is asked for: the
+    number of outputs of an operator is fixed."""
+    shape = heatmaps.shape[:2]
+    dtype = arithmetic_dtype(heatmaps)
+    return (
+        heatmaps.new_empty((*shape, max_peaks, 2), dtype=dtype),
+        heatmaps.new_empty((*shape, max_peaks), dtype=dtype),
+        heatmaps.new_empty(shape, dtype=torch.int64),
+        heatmaps.new_empty((*shape, max_peaks, 2, 2) if covariance else (0,), dtype=dtype),
+    )
+
+
+def find_peaks_directly(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """What the operator computes, without the operator: for a plain call, which needs none of what it is for."""
+    max_peaks, threshold, window, plateau, kernel_size, sigma, *options, backend = arguments
+    covariance = options[-1]
+    serves = choose(backend, heatmaps.device.type, heatmaps.dtype).backend
+    if serves == "triton" or 0 in heatmaps.shape:
+        coords, scores, counts, covariances = empty_outputs(heatmaps, max_peaks, covariance)
+        if 0 not in heatmaps.shape:
+            from . import kernels  # Triton is imported when it first serves a call, not with the package
+
+            fourth = covariances if covariance else scores
+            kernels.find_peaks_fwd(coords, scores, counts, fourth, heatmaps, *arguments[:-1])
+        return coords, scores, counts, covariances if covariance else None
+    taps = blur_taps(kernel_size, sigma)
+    found: tuple[Tensor, Tensor, Tensor, Tensor | None] = run_eagerly(
+        eager.find_peaks_fwd, heatmaps, max_peaks, threshold, window, plateau, taps, *options
+    )
+    return found
+
+
+def _find_peaks(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    coords, scores, counts, covariances = find_peaks_directly(heatmaps, *arguments)
+    return coords, scores, counts, scores.new_empty(0) if covariances is None else covariances
+
+
+def _find_peaks_fake(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return empty_outputs(heatmaps, arguments[0], arguments[-2])
+
+
+# One implementation for all devices: it asks `choose`, so a device without Triton is served by eager.
+_library.impl("find_peaks", _find_peaks, "CompositeExplicitAutograd")
+torch.library.register_fake("dark_kernels::find_peaks", _find_peaks_fake, lib=_library)
+
+find_peaks_operator = torch.ops.dark_kernels.find_peaks.default
