@@ -5,7 +5,8 @@ pixels that the blur at the stencil's points can see. Rescaling a blurred map sh
 which no derivative sees, so the whole map is blurred only for the rare map where a clip could bind.
 
 The blur is computed in the precision of the input; from there on CPU computes in float64 whatever the input,
-since a step is a quotient of differences of nearly equal logs.
+since a step is a quotient of differences of nearly equal logs. A fit is moments of a patch, as matrix products, and
+an elimination that all maps go through together.
 """
 
 from __future__ import annotations
@@ -57,12 +58,25 @@ _COMPACT: dict[tuple[int, int], tuple[float, ...]] = {
     (1, 1): (0, 0, 0, 0, 1 / 2),
     (-1, -1): (0, 0, 0, 0, 1 / 2),
 }
-_STENCILS = {"wide": _WIDE, "compact": _COMPACT}
+_STENCILS = {"wide": _WIDE, "compact": _COMPACT, "fit": _WIDE}  # the last where nothing can be fitted
 
 # Of the derivatives 0 to 4 (dx, dy, dxx, dyy, dxy), the factors of six products: the differences of the first
 # three and the last three are dxy dy - dyy dx, dxy dx - dxx dy and dxx dyy - dxy dxy, which by Cramer's rule are
 # the numerators of the step's x and y and their common denominator.
 _CRAMER = ((4, 4, 2, 3, 2, 4), (1, 0, 3, 0, 1, 4))
+
+# A fit: how often it is solved, and what has to be left of a diagonal element of its matrix as a pivot.
+_FIT_SOLUTIONS, _FIT_PIVOT = 3, 1e-3
+# The exponents of x and y in its terms, and where its equations, right side last, are found among 5 x 5 moments of the
+# weights (exponents of y times exponents of x) and 3 x 3 moments of weights times logs.
+_FIT_TERMS = ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
+_FIT_EQUATIONS = [
+    index
+    for x, y in _FIT_TERMS
+    for index in (*((y + other_y) * 5 + x + other_x for other_x, other_y in _FIT_TERMS), 25 + y * 3 + x)
+]
+# Where its six coefficients stand in a 3 x 3 matrix of the same kind, the other three of which are zero.
+_FIT_COEFFICIENTS = [y * 3 + x for x, y in _FIT_TERMS]
 
 
 # From so many pixels on, the search of the groups that hold the maxima is worth two levels.
@@ -86,6 +100,8 @@ def decode_fwd(
     score_scale: float,
     score_offset: float,
     known_variance: float,
+    fit_radius: int,
+    target_variance: float,
     covariance: bool,
     *,
     extras: Extras = NO_EXTRAS,
@@ -102,9 +118,9 @@ def decode_fwd(
     searched = heatmaps
     if argmax_on_blurred:
         searched = _blur(heatmaps.flatten(0, 1).to(output_dtype), taps, padding).view(heatmaps.shape)
-    plan = _plan(heatmaps, taps, padding, stencil)
+    plan = _plan(heatmaps, taps, padding, stencil, fit_radius)
     same_layout = searched.stride() == heatmaps.stride() and searched.dtype == heatmaps.dtype
-    peaks, y, x = _first_maximum(searched, plan if same_layout else _plan(searched, taps, padding, stencil))
+    peaks, y, x = _first_maximum(searched, plan if same_layout else _plan(searched, taps, padding, stencil, fit_radius))
     peaks = peaks.to(output_dtype)
     scale, raw_maxima = None, peaks
     if argmax_on_blurred:
@@ -124,8 +140,13 @@ def decode_fwd(
             values = values * scale[:, None]
         logs = values.clamp_(clip_min, clip_max).log_()
         derivatives = _product(step.derivative_weights, logs.t())
+        known_variances = derivatives.new_full((1,), known_variance)
+        if step.fit is not None:
+            fitted, is_peak = _fit_gaussian(heatmaps, peaks, y, x, fit_radius, step, step.fit)
+            derivatives = torch.where(is_peak, fitted, derivatives)
+            known_variances = torch.where(is_peak, derivatives.new_full((1,), target_variance), known_variances)
         if covariance:
-            covariances = _covariances(derivatives, peaks, known_variance).to(output_dtype)
+            covariances = _covariances(derivatives, peaks, known_variances).to(output_dtype)
             covariances = covariances.view(batch, num_keypoints, 2, 2)
         # A singular Hessian makes both components infinite or NaN, and NaN comes from a peak too near the
         # border or from an infinite one (see _blur_at_stencil). The peak then stays where it is.
@@ -206,6 +227,17 @@ def _transform(coords: Tensor, covariances: Tensor | None, matrices: Tensor) -> 
 # --- what a call needs to know of the shape and the recipe, and nothing of the values --------------------
 
 
+class _FitPlan(NamedTuple):
+    """Which pixels a Gaussian is fitted to around a peak, and how their moments are summed."""
+
+    window_rows: Tensor  # as in _StencilPlan
+    window_columns: Tensor
+    vertical: Tensor  # [H, 5, window rows]: powers 0 to 4 of the distance from the peak, 0 beyond the radius
+    horizontal: Tensor  # [W, 5, window columns]
+    equations: Tensor  # [42]: see _FIT_EQUATIONS
+    coefficients: Tensor  # [6]: see _FIT_COEFFICIENTS
+
+
 class _StencilPlan(NamedTuple):
     """How to blur around a peak and step from it. Offsets are in elements from the tensor's first pixel."""
 
@@ -220,6 +252,7 @@ class _StencilPlan(NamedTuple):
     epsilon: Tensor | None  # [5, 1]: added to the derivatives for the step
     left_factors: Tensor  # [6]: see _CRAMER
     right_factors: Tensor  # [6]
+    fit: _FitPlan | None
 
 
 class _Plan(NamedTuple):
@@ -234,10 +267,10 @@ class _Plan(NamedTuple):
     stencil: _StencilPlan | None  # None for recipes that take no Taylor step
 
 
-def _plan(maps: Tensor, taps: tuple[float, ...], padding: str, stencil: str) -> _Plan:
+def _plan(maps: Tensor, taps: tuple[float, ...], padding: str, stencil: str, fit_radius: int) -> _Plan:
     # A tensor made while a CUDA graph is captured belongs to that graph, so only plans on CPU are kept.
     make = _kept_plan if maps.device.type == "cpu" else _make_plan
-    return make(maps.shape, maps.stride(), taps, padding, stencil, maps.dtype, maps.device)
+    return make(maps.shape, maps.stride(), taps, padding, stencil, fit_radius, maps.dtype, maps.device)
 
 
 def _make_plan(
@@ -246,6 +279,7 @@ def _make_plan(
     taps: tuple[float, ...],
     padding: str,
     stencil: str,
+    fit_radius: int,
     dtype: torch.dtype,
     device: torch.device,
 ) -> _Plan:
@@ -265,7 +299,7 @@ def _make_plan(
         map_starts=map_starts,
         group_step=rows * stride_h,
         line_starts=None if one_line else count(rows) * stride_h,
-        stencil=_make_stencil_plan(map_starts, shape, strides, taps, padding, stencil, dtype)
+        stencil=_make_stencil_plan(map_starts, shape, strides, taps, padding, stencil, fit_radius, dtype)
         if stencil in _STENCILS
         else None,
     )
@@ -284,22 +318,20 @@ def _make_stencil_plan(
     taps: tuple[float, ...],
     padding: str,
     stencil: str,
+    fit_radius: int,
     dtype: torch.dtype,
 ) -> _StencilPlan:
-    device, (height, width), (stride_h, stride_w) = map_starts.device, shape[2:], strides[2:]
+    device, (height, width) = map_starts.device, shape[2:]
     window_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     step_dtype = torch.float64 if device.type == "cpu" else window_dtype  # not every accelerator has float64
 
-    points, needs_room = _STENCILS[stencil], stencil == "wide"
+    points, needs_room = _STENCILS[stencil], stencil != "compact"
     reach = max(dy for dy, _ in points)
     side = 2 * reach + 1
     half_window = len(taps) - 1 + reach
-    window_height, window_width = (min(size, 2 * half_window + 1) for size in (height, width))
-    # Near a border the window is moved inside the map; the weights know.
-    first_row = (torch.arange(height, device=device) - half_window).clamp_(0, height - window_height)
-    first_column = (torch.arange(width, device=device) - half_window).clamp_(0, width - window_width)
-    vertical = _window_weights(first_row, window_height, reach, needs_room, taps, padding, window_dtype)
-    horizontal = _window_weights(first_column, window_width, reach, needs_room, taps, padding, window_dtype)
+    rows, columns = (_windows(size, half_window, device) for size in (height, width))
+    vertical = _window_weights(rows, reach, needs_room, taps, padding, window_dtype)
+    horizontal = _window_weights(columns, reach, needs_room, taps, padding, window_dtype)
     weights = [weight for row in points.values() for weight in row]
     left_factors, right_factors = (_on_device(factors, torch.int64, device) for factors in _CRAMER)
     epsilon = None
@@ -308,8 +340,8 @@ def _make_stencil_plan(
     return _StencilPlan(
         extent=1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)),
         window_starts=map_starts,
-        window_rows=(first_row[:, None] + torch.arange(window_height, device=device)) * stride_h,
-        window_columns=first_column * stride_w,
+        window_rows=rows * strides[2],
+        window_columns=columns[:, 0] * strides[3],
         vertical=vertical,
         horizontal=horizontal,
         points=_on_device([(dy + reach) * side + dx + reach for dy, dx in points], torch.int64, device),
@@ -317,6 +349,21 @@ def _make_stencil_plan(
         epsilon=epsilon,
         left_factors=left_factors,
         right_factors=right_factors,
+        fit=_make_fit_plan(shape, strides, fit_radius, step_dtype, device) if stencil == "fit" else None,
+    )
+
+
+def _make_fit_plan(
+    shape: torch.Size, strides: tuple[int, ...], radius: int, dtype: torch.dtype, device: torch.device
+) -> _FitPlan:
+    rows, columns = (_windows(size, radius, device) for size in shape[2:])
+    return _FitPlan(
+        window_rows=rows * strides[2],
+        window_columns=columns[:, 0] * strides[3],
+        vertical=_powers_of_distance(rows, radius, dtype),
+        horizontal=_powers_of_distance(columns, radius, dtype),
+        equations=_on_device(_FIT_EQUATIONS, torch.int64, device),
+        coefficients=_on_device(_FIT_COEFFICIENTS, torch.int64, device),
     )
 
 
@@ -328,23 +375,41 @@ def _on_device(numbers: Sequence[float], dtype: torch.dtype, device: torch.devic
     return torch.cat([torch.full((1,), number, dtype=dtype, device=device) for number in numbers])
 
 
+def _windows(size: int, reach: int, device: torch.device) -> Tensor:
+    """For each pixel of an axis, the pixels up to `reach` from it: [size, window].
+
+    Near a border the window is moved inside the map, and then shows others as well.
+    """
+    window = min(size, 2 * reach + 1)
+    first = (torch.arange(size, device=device) - reach).clamp_(0, size - window)
+    return first[:, None] + torch.arange(window, device=device)
+
+
+def _powers_of_distance(windows: Tensor, radius: int, dtype: torch.dtype) -> Tensor:
+    """Powers 0 to 4 of the windows' distances from their pixels, 0 beyond `radius`: [size, 5, window]."""
+    size, device = windows.shape[0], windows.device
+    distance = windows - torch.arange(size, device=device)[:, None]
+    powers = distance.unsqueeze(1) ** torch.arange(5, device=device)[:, None]
+    return (powers * (distance.abs() <= radius).unsqueeze(1)).to(dtype)
+
+
 def _window_weights(
-    first: Tensor, window: int, reach: int, needs_room: bool, taps: tuple[float, ...], padding: str, dtype: torch.dtype
+    windows: Tensor, reach: int, needs_room: bool, taps: tuple[float, ...], padding: str, dtype: torch.dtype
 ) -> Tensor:
     """Blur along one axis, as a small matrix for each place a peak can have: [size, 2 * reach + 1, window].
 
-    Row s of the matrix of peak p gives the blur at pixel p + s - reach, held inside the map, from the
-    window that begins at `first[p]`. Where a stencil that needs room would leave the map the matrix is NaN:
-    the step then is not finite, and the peak stays where it is.
+    Row s of the matrix of peak p gives the blur at pixel p + s - reach, held inside the map, from the pixels
+    `windows[p]`. Where a stencil that needs room would leave the map the matrix is NaN: the step then is not
+    finite, and the peak stays where it is.
     """
-    size, radius, device = first.shape[0], len(taps) - 1, first.device
+    (size, window), radius, device = windows.shape, len(taps) - 1, windows.device
     peak = torch.arange(size, device=device)
     points = (peak[:, None] + torch.arange(-reach, reach + 1, device=device)).clamp_(0, size - 1)
     seen = points[..., None] + torch.arange(-radius, radius + 1, device=device)
     weights = _on_device([*taps[:0:-1], *taps], dtype, device).expand(seen.shape)
     if padding == "zeros":
         weights = weights * ((seen >= 0) & (seen < size))
-    index = (_reflected(seen, size, padding) - first[:, None, None]).clamp_(0, window - 1)
+    index = (_reflected(seen, size, padding) - windows[:, :1, None]).clamp_(0, window - 1)
     matrices = torch.zeros(*points.shape, window, dtype=dtype, device=device).scatter_add_(-1, index, weights)
     if needs_room:
         inside = (peak >= reach) & (peak < size - reach)
@@ -419,13 +484,20 @@ def _gather_lines(maps: Tensor, starts: Tensor, length: int, extent: int) -> Ten
     return maps.as_strided((extent,), (1,), first).index_select(0, pixels.view(-1)).view(-1, length)
 
 
+def _gather_windows(
+    heatmaps: Tensor, y: Tensor, x: Tensor, plan: _StencilPlan, windows: _StencilPlan | _FitPlan
+) -> Tensor:
+    """The pixels around each peak: [N, window rows, window columns]."""
+    starts = windows.window_rows.index_select(0, y)
+    starts += windows.window_columns.index_select(0, x).add_(plan.window_starts).unsqueeze(1)
+    width = windows.horizontal.shape[2]
+    return _gather_lines(heatmaps, starts.view(-1), width, plan.extent).view(*starts.shape, width)
+
+
 def _blur_at_stencil(heatmaps: Tensor, peaks: Tensor, y: Tensor, x: Tensor, padding: str, plan: _StencilPlan) -> Tensor:
     """The blurred map at the stencil's points, from the window around each peak: [N, points]."""
     vertical, horizontal = plan.vertical.index_select(0, y), plan.horizontal.index_select(0, x)
-    starts = plan.window_rows.index_select(0, y)
-    starts += plan.window_columns.index_select(0, x).add_(plan.window_starts).unsqueeze(1)
-    windows = _gather_lines(heatmaps, starts.view(-1), plan.horizontal.shape[2], plan.extent).to(vertical.dtype)
-    windows = windows.view(y.shape[0], -1, windows.shape[1])
+    windows = _gather_windows(heatmaps, y, x, plan, plan).to(vertical.dtype)
     # What is blurred is the distance from the peak. So a plateau has equal numbers to the last bit, and its
     # slope vanishes beside UDP's epsilon. Zeros beyond the border would not follow, but there nothing is flat.
     level = None if padding == "zeros" else peaks.to(windows.dtype).unsqueeze(1)
@@ -524,6 +596,65 @@ def _newton_step(derivatives: Tensor, plan: _StencilPlan) -> Tensor:
     return step.narrow(0, 0, 2) / step.narrow(0, 2, 1)
 
 
+def _fit_gaussian(
+    heatmaps: Tensor,  # [B, K, H, W]
+    peaks: Tensor,  # [N]
+    y: Tensor,
+    x: Tensor,
+    radius: int,
+    plan: _StencilPlan,
+    fit: _FitPlan,
+) -> tuple[Tensor, Tensor]:
+    """Derivatives [5, N] of the log of a Gaussian fitted around each peak, and whether that is a peak: [N].
+
+    Weighted least squares of a quadratic to the log of the positive pixels, weighted first with their squares, then
+    with those of the values fitted before.
+    """
+    vertical, horizontal = fit.vertical.index_select(0, y), fit.horizontal.index_select(0, x).transpose(1, 2)
+    rows, columns = vertical.narrow(1, 0, 3).transpose(1, 2), horizontal.narrow(2, 0, 3).transpose(1, 2)
+    pixels = _gather_windows(heatmaps, y, x, plan, fit).to(vertical.dtype)
+    pixels = pixels / peaks.to(vertical.dtype).view(-1, 1, 1)
+    ignored = (pixels > 0).logical_not_()
+    logs = pixels.masked_fill_(ignored, 1.0).log_()
+    relative_logs = logs  # of the pixels, then of what was fitted to them, over its maximum
+    is_peak = (peaks > 0) & (peaks < math.inf)
+    for step in range(_FIT_SOLUTIONS):
+        weights = (2 * relative_logs).exp_().masked_fill_(ignored, 0.0)
+        moments = _product(_product(vertical, weights), horizontal)
+        of_logs = _product(_product(vertical.narrow(1, 0, 3), weights.mul_(logs)), horizontal.narrow(2, 0, 3))
+        equations = torch.cat([moments.flatten(1), of_logs.flatten(1)], dim=1).t().index_select(0, fit.equations)
+        solution, is_regular = _eliminate(equations.view(6, 7, -1))
+        c0, dx, dy, half_dxx, dxy, half_dyy = solution
+        derivatives = torch.stack([dx, dy, 2 * half_dxx, 2 * half_dyy, dxy])
+        offset = _newton_step(derivatives, plan)
+        is_peak &= is_regular & (half_dxx < 0) & (4 * half_dxx * half_dyy > dxy * dxy)
+        is_peak &= (offset.abs() <= radius).all(0)
+        if step + 1 < _FIT_SOLUTIONS:
+            maxima = c0 + (dx * offset[0] + dy * offset[1]) / 2
+            coefficients = solution.new_zeros(9, y.shape[0]).index_copy_(0, fit.coefficients, solution)
+            relative_logs = _product(_product(rows, coefficients.t().reshape(-1, 3, 3)), columns)
+            relative_logs.sub_(maxima.view(-1, 1, 1))
+    return derivatives, is_peak
+
+
+def _eliminate(equations: Tensor) -> tuple[Tensor, Tensor]:
+    """Solutions [6, N] of N symmetric systems of six equations [6, 7, N], and whether they are regular: [N].
+
+    All at once, in place, and without pivoting, which positive definite matrices do not need. What is singular ends in
+    infinities and NaN, and nobody has to wait to hear of it.
+    """
+    diagonals = equations.diagonal(dim1=0, dim2=1).t()  # [6, N]
+    lowest_pivots = diagonals * _FIT_PIVOT
+    for i in range(6):
+        row = equations[i, i + 1 :]
+        row /= equations[i, i]
+        equations[i + 1 :, i + 1 :] -= equations[i + 1 :, i : i + 1] * row
+    solutions = equations[:, 6]
+    for i in range(5, 0, -1):
+        solutions[:i] -= equations[:i, i] * solutions[i]
+    return solutions, (diagonals > lowest_pivots).all(0)
+
+
 def _quarter_step(maps: Tensor, raw_maxima: Tensor, y: Tensor, x: Tensor, extra_shift: float, legacy: bool) -> Tensor:
     """A quarter of a pixel towards the larger neighbour, and the extra shift, where the border rule acts."""
     _, num_keypoints, height, width = maps.shape
@@ -546,11 +677,11 @@ def _quarter_step(maps: Tensor, raw_maxima: Tensor, y: Tensor, x: Tensor, extra_
     return torch.where(moves, 0.25 * sign.to(raw_maxima.dtype) + extra_shift, 0.0)
 
 
-def _covariances(derivatives: Tensor, peaks: Tensor, known_variance: float) -> Tensor:
-    """-Hessian^-1 - known_variance I where that is positive semi-definite, NaN elsewhere: [N, 2, 2]."""
+def _covariances(derivatives: Tensor, peaks: Tensor, known_variances: Tensor) -> Tensor:
+    """-Hessian^-1 - known_variances I where that is positive semi-definite, NaN elsewhere: [N, 2, 2]."""
     _, _, dxx, dyy, dxy = derivatives.unbind(0)
     determinant = dxx * dyy - dxy * dxy
-    xx, xy, yy = -dyy / determinant - known_variance, dxy / determinant, -dxx / determinant - known_variance
+    xx, xy, yy = -dyy / determinant - known_variances, dxy / determinant, -dxx / determinant - known_variances
     exists = (peaks > 0) & (dxx < 0) & (determinant > 0) & (xx + yy < math.inf)
     exists &= (xx >= 0) & (yy >= 0) & (xx * yy >= xy * xy)
     covariances = torch.stack([xx, xy, xy, yy], dim=-1)

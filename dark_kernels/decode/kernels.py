@@ -346,6 +346,9 @@ def _decode_fwd_kernel(
     TAP_2: tl.constexpr,
     TAP_3: tl.constexpr,
     TAP_4: tl.constexpr,
+    FIT_RADIUS: tl.constexpr,
+    FIT_WINDOW: tl.constexpr,
+    TARGET_VARIANCE: tl.constexpr,
 ):
     """One program decodes one map.
 
@@ -405,6 +408,7 @@ def _decode_fwd_kernel(
         FLIP, STENCIL, PADDING, RESCALE, ARGMAX_ON_BLURRED, HAS_COVARIANCE, CLIP_MIN, CLIP_MAX, MAX_OFFSET,
         EXTRA_SHIFT, KNOWN_VARIANCE, WINDOW, TILE_SIDE, HALO_SIDE, SCAN_POINTS, LANES,
         RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
+        FIT_RADIUS, FIT_WINDOW, TARGET_VARIANCE,
     )  # fmt: skip
     if HAS_OFFSETS:
         offset_ptr = offsets_ptr + batch * offsets_stride_b + keypoint * offsets_stride_k

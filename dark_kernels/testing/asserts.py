@@ -206,7 +206,6 @@ def _fits_another_peak(
 
 def _decode_at(maps: Tensor, recipe: Recipe, covariance: bool, x: Tensor, y: Tensor) -> Keypoints:
     """What the reference would say if the maxima stood at x and y."""
-    height, width = maps.shape[-2:]
     blurred = reference.blur(maps, recipe)
     if recipe.rescale:
         blurred = reference.rescale(blurred, maps)
@@ -216,13 +215,8 @@ def _decode_at(maps: Tensor, recipe: Recipe, covariance: bool, x: Tensor, y: Ten
     coords = torch.stack([x, y], -1).double()
     offset, hessian = torch.zeros_like(coords), None
     if recipe.has_hessian:
-        logs = blurred.clamp(recipe.clip_min, recipe.clip_max).log()
-        if recipe.stencil == "wide":
-            _, hessian, offset = reference.step_wide(logs, x, y)
-            refinable = refinable & (x >= 2) & (x <= width - 3) & (y >= 2) & (y <= height - 3)
-        else:
-            _, hessian, offset = reference.step_compact(logs, x, y)
-        refinable = refinable & offset.isfinite().all(-1)
+        hessian, offset, moves, known_variance = reference.step_to_maximum(maps, blurred, x, y, recipe)
+        refinable = refinable & moves
     elif recipe.stencil != "none":
         offset, moves = reference.step_quarter(searched, x, y, legacy=recipe.stencil == "quarter_legacy")
         offset = offset + recipe.extra_shift * moves
@@ -233,7 +227,7 @@ def _decode_at(maps: Tensor, recipe: Recipe, covariance: bool, x: Tensor, y: Ten
     covariances = None
     if covariance:
         assert hessian is not None
-        covariances = reference.covariance_from_hessian(hessian, recipe)
+        covariances = reference.covariance_from_hessian(hessian, known_variance)
         covariances = torch.where(refinable[..., None, None], covariances, math.nan)
     return Keypoints(coords, peaks * recipe.score_scale + recipe.score_offset, covariances)
 
