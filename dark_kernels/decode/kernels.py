@@ -454,6 +454,7 @@ def launch_shape(
     on_blurred: bool = False,
     window: int = 16,
     has_flipped: bool = False,
+    fit_window: int = 16,
 ) -> dict[str, Any]:
     """How a program goes about a map of that many pixels of that many bytes, with so many lanes a warp.
 
@@ -467,6 +468,8 @@ def launch_shape(
         num_warps = 4
     if window > 64:  # 16 rows of which fill the registers of a warp
         num_warps = max(num_warps, min(window // 32, 16))
+    if fit_window > 16:  # all of which stays in registers
+        num_warps = max(num_warps, 4)
     loads = 16 if element_size == 2 and 4096 < num_pixels <= 16384 else 8
     if has_flipped:  # a mirrored pixel is a load of its own, and its address takes registers
         loads = element_size
@@ -508,7 +511,7 @@ def decode_fwd(
         num_channels, height, width = shape[1:]
         constants = recipe_constants(*arguments)
         on_blurred = constants["ARGMAX_ON_BLURRED"]
-        about = (lanes_of(device), on_blurred, constants["WINDOW"], extras.flipped is not None)
+        about = (lanes_of(device), on_blurred, constants["WINDOW"], extras.flipped is not None, constants["FIT_WINDOW"])
         program = launch_shape(height * width, heatmaps.element_size(), *about)
         _, flipped, offsets, transform, keypoint_indices, flip_indices = maps
         offset_strides = offsets.stride() if offsets.dim() == 5 else (0, 0, 0, 0, 0)
