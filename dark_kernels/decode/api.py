@@ -313,5 +313,5 @@ def _check(heatmaps: Tensor, recipe: Recipe, covariance: bool, backend: str) -> 
     if covariance and not recipe.has_hessian:
         raise ValueError(
             f"covariance: got True with recipe {recipe.name!r}, whose stencil {recipe.stencil!r} has no "
-            "Hessian; expected stencil 'wide' or 'compact'"
+            "Hessian; expected stencil 'wide', 'compact' or 'fit'"
         )

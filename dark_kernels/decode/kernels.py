@@ -528,8 +528,7 @@ def decode_fwd(
                 "HAS_PARTS": is_interleaved,
                 **_index_flags(heatmaps, flipped, program["BLOCK_SIZE"] * program["LOADS"]),
                 **program,
-                # A search in tiles with a wide halo would spill at 96.
-                **register_limit(128 if on_blurred and constants["HALO_SIDE"] > 32 else 96),
+                **register_limit(_num_registers(constants)),
                 "FLIP": extras.flip,
                 "HAS_KEYPOINT_INDICES": extras.keypoint_indices is not None,
                 "HAS_TRANSFORM": extras.image_transform is not None,
@@ -539,6 +538,13 @@ def decode_fwd(
             },
             key,
         )
+
+
+def _num_registers(constants: dict[str, Any]) -> int:
+    """How many a thread may use. What would spill at 96: a search in tiles with a wide halo, and six equations."""
+    if constants["ARGMAX_ON_BLURRED"] and constants["HALO_SIDE"] > 32:
+        return 128
+    return 112 if constants["STENCIL"] == "fit" else 96
 
 
 def _maps_and_indices(heatmaps: Tensor, extras: Extras) -> tuple[Tensor, ...]:

@@ -160,7 +160,7 @@ def test_blurring_in_blocks_changes_nothing(padding: str, monkeypatch: pytest.Mo
 def test_two_levels_find_the_same_maximum(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for layout in ("contiguous", "channels_last", "transposed"):
         maps = testing.with_layout(testing.heatmaps_of_kinds([kind], 2, 3, 32, 24, seed=5), layout)
-        plan = eager._plan(maps, (1.0,), "zeros", "none")
+        plan = eager._plan(maps, (1.0,), "zeros", "none", 0)
         assert plan.rows > 1
         monkeypatch.setattr(eager, "_MANY_PIXELS", 10**9)
         one = eager._first_maximum(maps, plan)
