@@ -40,7 +40,7 @@ def decode(
     For each map: find the first maximum in row-major order, smooth the map around it, and take one Newton
     step towards the maximum of the log of the smoothed map (DARK: Zhang et al., "Distribution-Aware
     Coordinate Representation for Human Pose Estimation", CVPR 2020, eq. 4 to 12), or what else the recipe
-    says. On CUDA, ROCm and XPU this is one launch that reads each element once; channels_last maps take two.
+    says: `recipes.FIT` fits a Gaussian to the pixels around the maximum, and holds at the border of a map. On CUDA, ROCm and XPU this is one launch that reads each element once; channels_last maps take two.
 
     C is the number of maps of an image and K that of the keypoints asked for, which is C without `keypoint_indices`.
 

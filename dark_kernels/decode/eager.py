@@ -68,15 +68,13 @@ _CRAMER = ((4, 4, 2, 3, 2, 4), (1, 0, 3, 0, 1, 4))
 # A fit: how often it is solved, and what has to be left of a diagonal element of its matrix as a pivot.
 _FIT_SOLUTIONS, _FIT_PIVOT = 3, 1e-3
 # The exponents of x and y in its terms, and where its equations, right side last, are found among 5 x 5 moments of the
-# weights (exponents of y times exponents of x) and 3 x 3 moments of weights times logs.
+# weights (exponents of x times exponents of y) and as many of the weights times the logs.
 _FIT_TERMS = ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
 _FIT_EQUATIONS = [
     index
     for x, y in _FIT_TERMS
-    for index in (*((y + other_y) * 5 + x + other_x for other_x, other_y in _FIT_TERMS), 25 + y * 3 + x)
+    for index in (*((x + other_x) * 5 + y + other_y for other_x, other_y in _FIT_TERMS), 25 + x * 5 + y)
 ]
-# Where its six coefficients stand in a 3 x 3 matrix of the same kind, the other three of which are zero.
-_FIT_COEFFICIENTS = [y * 3 + x for x, y in _FIT_TERMS]
 
 
 # From so many pixels on, the search of the groups that hold the maxima is worth two levels.
@@ -230,12 +228,13 @@ def _transform(coords: Tensor, covariances: Tensor | None, matrices: Tensor) -> 
 class _FitPlan(NamedTuple):
     """Which pixels a Gaussian is fitted to around a peak, and how their moments are summed."""
 
-    window_rows: Tensor  # as in _StencilPlan
-    window_columns: Tensor
-    vertical: Tensor  # [H, 5, window rows]: powers 0 to 4 of the distance from the peak, 0 beyond the radius
-    horizontal: Tensor  # [W, 5, window columns]
+    rows: Tensor  # [H, side]: those around a peak in that row, held inside the map, in elements from its first pixel
+    columns: Tensor  # [W, side]
+    rows_exist: Tensor  # [H, side]
+    columns_exist: Tensor  # [W, side]
+    powers: Tensor  # [side, 5]: powers 0 to 4 of the distance from the peak
+    terms: Tensor  # [6, side * side]: see _FIT_TERMS
     equations: Tensor  # [42]: see _FIT_EQUATIONS
-    coefficients: Tensor  # [6]: see _FIT_COEFFICIENTS
 
 
 class _StencilPlan(NamedTuple):
@@ -356,14 +355,18 @@ def _make_stencil_plan(
 def _make_fit_plan(
     shape: torch.Size, strides: tuple[int, ...], radius: int, dtype: torch.dtype, device: torch.device
 ) -> _FitPlan:
-    rows, columns = (_windows(size, radius, device) for size in shape[2:])
+    distance = torch.arange(-radius, radius + 1, device=device)
+    rows, columns = (torch.arange(size, device=device)[:, None] + distance for size in shape[2:])
+    powers = (distance[:, None] ** torch.arange(5, device=device)).to(dtype)
+    terms = [(powers[:, y, None] * powers[:, x]).view(-1) for x, y in _FIT_TERMS]
     return _FitPlan(
-        window_rows=rows * strides[2],
-        window_columns=columns[:, 0] * strides[3],
-        vertical=_powers_of_distance(rows, radius, dtype),
-        horizontal=_powers_of_distance(columns, radius, dtype),
+        rows=rows.clamp(0, shape[2] - 1) * strides[2],
+        columns=columns.clamp(0, shape[3] - 1) * strides[3],
+        rows_exist=(rows >= 0) & (rows < shape[2]),
+        columns_exist=(columns >= 0) & (columns < shape[3]),
+        powers=powers,
+        terms=torch.stack(terms),
         equations=_on_device(_FIT_EQUATIONS, torch.int64, device),
-        coefficients=_on_device(_FIT_COEFFICIENTS, torch.int64, device),
     )
 
 
@@ -383,14 +386,6 @@ def _windows(size: int, reach: int, device: torch.device) -> Tensor:
     window = min(size, 2 * reach + 1)
     first = (torch.arange(size, device=device) - reach).clamp_(0, size - window)
     return first[:, None] + torch.arange(window, device=device)
-
-
-def _powers_of_distance(windows: Tensor, radius: int, dtype: torch.dtype) -> Tensor:
-    """Powers 0 to 4 of the windows' distances from their pixels, 0 beyond `radius`: [size, 5, window]."""
-    size, device = windows.shape[0], windows.device
-    distance = windows - torch.arange(size, device=device)[:, None]
-    powers = distance.unsqueeze(1) ** torch.arange(5, device=device)[:, None]
-    return (powers * (distance.abs() <= radius).unsqueeze(1)).to(dtype)
 
 
 def _window_weights(
@@ -484,20 +479,13 @@ def _gather_lines(maps: Tensor, starts: Tensor, length: int, extent: int) -> Ten
     return maps.as_strided((extent,), (1,), first).index_select(0, pixels.view(-1)).view(-1, length)
 
 
-def _gather_windows(
-    heatmaps: Tensor, y: Tensor, x: Tensor, plan: _StencilPlan, windows: _StencilPlan | _FitPlan
-) -> Tensor:
-    """The pixels around each peak: [N, window rows, window columns]."""
-    starts = windows.window_rows.index_select(0, y)
-    starts += windows.window_columns.index_select(0, x).add_(plan.window_starts).unsqueeze(1)
-    width = windows.horizontal.shape[2]
-    return _gather_lines(heatmaps, starts.view(-1), width, plan.extent).view(*starts.shape, width)
-
-
 def _blur_at_stencil(heatmaps: Tensor, peaks: Tensor, y: Tensor, x: Tensor, padding: str, plan: _StencilPlan) -> Tensor:
     """The blurred map at the stencil's points, from the window around each peak: [N, points]."""
     vertical, horizontal = plan.vertical.index_select(0, y), plan.horizontal.index_select(0, x)
-    windows = _gather_windows(heatmaps, y, x, plan, plan).to(vertical.dtype)
+    starts = plan.window_rows.index_select(0, y)
+    starts += plan.window_columns.index_select(0, x).add_(plan.window_starts).unsqueeze(1)
+    windows = _gather_lines(heatmaps, starts.view(-1), plan.horizontal.shape[2], plan.extent).to(vertical.dtype)
+    windows = windows.view(y.shape[0], -1, windows.shape[1])
     # What is blurred is the distance from the peak. So a plateau has equal numbers to the last bit, and its
     # slope vanishes beside UDP's epsilon. Zeros beyond the border would not follow, but there nothing is flat.
     level = None if padding == "zeros" else peaks.to(windows.dtype).unsqueeze(1)
@@ -610,20 +598,27 @@ def _fit_gaussian(
     Weighted least squares of a quadratic to the log of the positive pixels, weighted first with their squares, then
     with those of the values fitted before.
     """
-    vertical, horizontal = fit.vertical.index_select(0, y), fit.horizontal.index_select(0, x).transpose(1, 2)
-    rows, columns = vertical.narrow(1, 0, 3).transpose(1, 2), horizontal.narrow(2, 0, 3).transpose(1, 2)
-    pixels = _gather_windows(heatmaps, y, x, plan, fit).to(vertical.dtype)
-    pixels = pixels / peaks.to(vertical.dtype).view(-1, 1, 1)
-    ignored = (pixels > 0).logical_not_()
-    logs = pixels.masked_fill_(ignored, 1.0).log_()
+    dtype, num_maps, side = fit.powers.dtype, y.shape[0], fit.powers.shape[0]
+    rows = fit.rows.index_select(0, y).add_(plan.window_starts.unsqueeze(1))
+    index = rows.unsqueeze(2) + fit.columns.index_select(0, x).unsqueeze(1)
+    pixels = heatmaps.as_strided((plan.extent,), (1,), heatmaps.storage_offset())
+    pixels = pixels.index_select(0, index.view(-1)).to(dtype).view(num_maps, side, side)
+    pixels = pixels / peaks.to(dtype).view(-1, 1, 1)
+    taken = fit.rows_exist.index_select(0, y).unsqueeze(2) & fit.columns_exist.index_select(0, x).unsqueeze(1)
+    ignored = taken.logical_and_(pixels > 0).logical_not_().view(num_maps, -1)
+    logs = pixels.view(num_maps, -1).masked_fill_(ignored, 1.0).log_()
     relative_logs = logs  # of the pixels, then of what was fitted to them, over its maximum
     is_peak = (peaks > 0) & (peaks < math.inf)
+    weighted = logs.new_empty(num_maps, 2, side * side)
+    weights, weighted_logs = weighted.unbind(1)
     for step in range(_FIT_SOLUTIONS):
-        weights = (2 * relative_logs).exp_().masked_fill_(ignored, 0.0)
-        moments = _product(_product(vertical, weights), horizontal)
-        of_logs = _product(_product(vertical.narrow(1, 0, 3), weights.mul_(logs)), horizontal.narrow(2, 0, 3))
-        equations = torch.cat([moments.flatten(1), of_logs.flatten(1)], dim=1).t().index_select(0, fit.equations)
-        solution, is_regular = _eliminate(equations.view(6, 7, -1))
+        torch.mul(relative_logs, 2, out=weights).exp_().masked_fill_(ignored, 0.0)
+        torch.mul(weights, logs, out=weighted_logs)
+        # Over columns [2 N side, side], then over rows [2 N 5, side].
+        moments = _product(weighted.view(-1, side), fit.powers)
+        moments = _product(moments.view(-1, side, 5).transpose(1, 2).reshape(-1, side), fit.powers)
+        equations = moments.view(num_maps, -1).t().index_select(0, fit.equations).view(6, 7, -1)
+        solution, is_regular = _eliminate(equations)
         c0, dx, dy, half_dxx, dxy, half_dyy = solution
         derivatives = torch.stack([dx, dy, 2 * half_dxx, 2 * half_dyy, dxy])
         offset = _newton_step(derivatives, plan)
@@ -631,9 +626,7 @@ def _fit_gaussian(
         is_peak &= (offset.abs() <= radius).all(0)
         if step + 1 < _FIT_SOLUTIONS:
             maxima = c0 + (dx * offset[0] + dy * offset[1]) / 2
-            coefficients = solution.new_zeros(9, y.shape[0]).index_copy_(0, fit.coefficients, solution)
-            relative_logs = _product(_product(rows, coefficients.t().reshape(-1, 3, 3)), columns)
-            relative_logs.sub_(maxima.view(-1, 1, 1))
+            relative_logs = _product(solution.t(), fit.terms).sub_(maxima.unsqueeze(1))
     return derivatives, is_peak
 
 
