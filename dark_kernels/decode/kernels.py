@@ -354,8 +354,9 @@ def _decode_fwd_kernel(
 
     Bytes it must move: B K H W elements read, twice as many with a mirrored map for each, and B K (12 or 28) bytes
     written. What it moves from device memory: the same. After the scan it reads a patch of about (k + 4)^2 elements
-    (a fit one of (2 r + 1)^2, and the other only where it fails) that the scan has just brought into the cache. Only where a clip could bind, and where the recipe searches the
-    blurred map, it walks the whole map a second time (see `needs_scale` in `_triton/refine.py`).
+    that the scan has just brought into the cache, or for a fit one of (2 r + 1)^2, and the other where the fit fails.
+    Only where a clip could bind, and where the recipe searches the blurred map, it walks the whole map a second time
+    (see `needs_scale` in `_triton/refine.py`).
 
     Where HAS_PARTS `_scan_parts_kernel` has read the maps.
     """
