@@ -203,17 +203,19 @@ def _fit_step(
     weights times powers of the distance: rows are summed first, for each power, and those sums over the columns.
     """
     PIVOT: tl.constexpr = 1e-3  # of a diagonal element that must be left of it, or the equations are singular
-    row = tl.arange(0, FIT_WINDOW) - FIT_RADIUS
-    row_exists = (row <= FIT_RADIUS) & (y + row >= 0) & (y + row < height)
-    column_exists = (row <= FIT_RADIUS) & (x + row >= 0) & (x + row < width)
+    distance = tl.arange(0, FIT_WINDOW) - FIT_RADIUS
+    row = y + distance
+    column = x + distance
+    row_exists = (distance <= FIT_RADIUS) & (row >= 0) & (row < height)
+    column_exists = (distance <= FIT_RADIUS) & (column >= 0) & (column < width)
     exists = row_exists[:, None] & column_exists[None, :]
     pixels = load_pixels(
-        map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, (y + row)[:, None],
-        (x + row)[None, :], exists, FLIP,
+        map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, row[:, None], column[None, :],
+        exists, FLIP,
     )  # fmt: skip
     exists = exists & (pixels > 0)
     logs = tl.where(exists, _log_ratio(pixels, level), 0.0)
-    u = row.to(tl.float32)  # of columns, and of rows as v
+    u = distance.to(tl.float32)  # of columns, and of rows as v
     u2 = u * u
     u3 = u2 * u
     u4 = u2 * u2

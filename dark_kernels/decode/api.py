@@ -58,8 +58,8 @@ def decode(
         recipe: Which decoder, a row of `dark_kernels.recipes` or a `Recipe` of your own.
         covariance: Also return the covariance of each keypoint: minus the inverse Hessian of the log of
             the smoothed map at the peak, less what the blur added, or the covariance of the Gaussian that was
-            fitted (and less `recipe.target_sigma` squared, if given). NaN where the peak is invalid, was not refined, or is not a maximum with a
-            positive semi-definite rest.
+            fitted; less `recipe.target_sigma` squared, if given. NaN where the peak is invalid, was not
+            refined, or is not a maximum with a positive semi-definite rest.
         backend: `"auto"` (Triton where the device has it, else eager), `"triton"`, `"eager"` (vectorised
             PyTorch on any device) or `"reference"` (the definition: whole maps, slow). float64 is served by
             eager where Triton is asked for.
