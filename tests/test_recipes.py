@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import math
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -177,6 +178,16 @@ def test_replace_works_the_derived_fields_out_anew() -> None:
     assert wide.blur_sigma == 2.9
     assert len(wide.taps) == 9
     assert wide.operator_arguments[:2] == (17, 2.9)
+
+
+def test_the_readme_shows_these_rows() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    table = readme.partition("<!-- recipes:begin -->\n")[2].partition("<!-- recipes:end -->")[0]
+    summaries = [recipe.summary() for recipe in recipes.ALL]
+    lines = [list(summaries[0]), ["---"] * len(summaries[0]), *(list(summary.values()) for summary in summaries)]
+    assert [line.strip("|").split("|") for line in table.splitlines()] == [
+        [cell if cell == "---" else f" {cell} " for cell in line] for line in lines
+    ]
 
 
 def test_only_a_fit_is_told_of_its_radius() -> None:
