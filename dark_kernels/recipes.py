@@ -324,8 +324,8 @@ ARGMAX = Recipe(name="argmax", blur="none", rescale=False, stencil="none")
 """The pixel with the largest value."""
 
 FIT = Recipe(name="fit", stencil="fit")
-"""Weighted least squares of a Gaussian around the peak: this library's own, as accurate beside a border as inside, and
-closer to the Cramer-Rao bound than the published ones. mmpose's DARK where nothing can be fitted."""
+"""This library's own: the centre of a Gaussian that is fitted to the pixels around the peak (Guo, 2011), which stays
+accurate at the border of a map. mmpose's DARK where nothing can be fitted."""
 
 ALL: tuple[Recipe, ...] = (
     DARKPOSE,
