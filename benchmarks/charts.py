@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks import results, targets
 
-_OURS, _FLOOR, _INK, _FAINT = "#0072B2", "#595959", "#222222", "#D9D9D9"
+_OURS, _FLOOR, INK, FAINT = "#0072B2", "#595959", "#222222", "#D9D9D9"
 _PEERS = ("#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 _MARKS = {"contiguous": "o", "channels_last": "s"}
 
@@ -108,7 +108,7 @@ def _draw_ratios(figure_class: Any, record: dict[str, Any], groups: list[targets
             text += f"  {row['row']}" + (f" ({row['note']})" if row["note"] else "")
             longest = max(longest, len(text))
             axes.annotate(
-                text, (max(ratio, 1), position), (4, 0), textcoords="offset points", va="center", size=8, color=_INK
+                text, (max(ratio, 1), position), (4, 0), textcoords="offset points", va="center", size=8, color=INK
             )
             position += 1
         ticks.append((first + position - 1) / 2)
@@ -128,8 +128,8 @@ def _draw_ratios(figure_class: Any, record: dict[str, Any], groups: list[targets
     axes.set_yticks(ticks, labels, size=9)
     axes.set_xlabel("time over ours (log scale); left of the line the other one is faster")
     axes.set_title(_title(record, groups), loc="left", size=11, pad=16)
-    axes.grid(axis="x", color=_FAINT, linewidth=0.6)
-    _quiet(axes)
+    axes.grid(axis="x", color=FAINT, linewidth=0.6)
+    quiet(axes)
     return figure
 
 
@@ -169,8 +169,8 @@ def _draw_roofline(figure_class: Any, record: dict[str, Any], groups: list[targe
         axes.xaxis.set_major_formatter(EngFormatter(unit="B", sep=" "))
         axes.set_title(dtype, size=10)
         axes.set_xlabel("bytes that have to be moved")
-        axes.grid(color=_FAINT, linewidth=0.6)
-        _quiet(axes)
+        axes.grid(color=FAINT, linewidth=0.6)
+        quiet(axes)
     panels[0].set_ylabel("GB/s")
     # Whole decades: only powers of ten are ticked.
     panels[0].set_ylim(10 ** math.floor(math.log10(lowest)), 10 ** math.ceil(math.log10(1.2 * highest)))
@@ -193,9 +193,9 @@ def _draw_roofline(figure_class: Any, record: dict[str, Any], groups: list[targe
     return figure
 
 
-def _quiet(axes: Any) -> None:
+def quiet(axes: Any) -> None:
     axes.minorticks_off()
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.tick_params(colors=_INK, labelsize=9)
+    axes.tick_params(colors=INK, labelsize=9)

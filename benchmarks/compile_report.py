@@ -103,6 +103,7 @@ def _decode_calls(full: bool) -> Iterator[Call]:
     taps_17 = dataclasses.replace(recipes.DARKPOSE, name="darkpose k=17", kernel_size=17)
     taps_61 = dataclasses.replace(recipes.DARKPOSE, name="darkpose k=61", kernel_size=61)
     taps_5 = dataclasses.replace(recipes.DARKPOSE, name="darkpose k=5", kernel_size=5)
+    fit_15 = dataclasses.replace(recipes.FIT, name="fit r=15", fit_radius=15)
     w1, w2, w3 = workloads.W1, workloads.W2, workloads.W3
     everywhere = {
         ("darkpose +cov", "W1", "float32"),
@@ -110,6 +111,9 @@ def _decode_calls(full: bool) -> Iterator[Call]:
         ("mmpose_legacy_udp", "W2", "bfloat16"),
         ("mmpose_udp +cov", "W3", "float32"),
         ("darkpose k=17 +cov", "W2", "bfloat16"),
+        ("fit +cov", "W1", "float32"),
+        ("fit +cov", "W2", "float16"),
+        ("fit r=15 +cov", "W2", "float32"),
     }
     some, two = {"darkpose", "mmpose_udp", "megvii", "argmax"}, {"darkpose", "megvii"}
 
@@ -130,7 +134,7 @@ def _decode_calls(full: bool) -> Iterator[Call]:
 
     for workload in (w1, w2, w3):
         for dtype in workloads.DTYPES:
-            for recipe in [*all_recipes, taps_17, taps_61, taps_5]:
+            for recipe in [*all_recipes, taps_17, taps_61, taps_5, fit_15]:
                 is_whole = workload is w1 and dtype == "float32"
                 is_first = recipe.name in (some if dtype == "float32" else two) and workload is not w1
                 name = recipe.name + (" +cov" if recipe.has_hessian else "")
@@ -183,6 +187,7 @@ def _decode_extras_calls(full: bool) -> Iterator[Call]:
     yield call("offsets", UDP_COMBINED, workloads.W1, "float32", "offsets offset_scale")
     yield call("flip, indices, image", recipes.MMPOSE_UDP, workloads.W1, "float16", everything)
     yield call("flip, indices, image", recipes.DARKPOSE, workloads.W1, "float32", everything, "channels_last")
+    yield call("fit, flip, image", recipes.FIT, workloads.W2, "float32", everything)
     if full:
         for recipe in recipes.ALL:
             yield call(f"{recipe.name} flip", recipe, workloads.W3, "float32", flip)

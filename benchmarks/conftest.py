@@ -36,7 +36,7 @@ def device(pytestconfig: pytest.Config) -> str:
 def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, Any]:
     """What a time depends on. No host name: results are published."""
     device = config.getoption("--bench-device", default="cpu")
-    cpu, cores = _cpu_name(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cpu, cores = cpu_name(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     on_gpu = device == "cuda" and torch.cuda.is_available()
     return {
         "device": device,
@@ -75,7 +75,7 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_
     output_json["skipped"] = _skipped
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     try:
         with open("/proc/cpuinfo") as lines:
             names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -115,7 +115,7 @@ def _skipped_by_reason(skipped: Iterable[dict[str, str]]) -> dict[str, list[str]
     return reasons
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], num_words: int) -> list[str]:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], num_words: int) -> list[str]:
     """Markdown, the columns behind the first `num_words` flush right."""
     line = "|" + "---|" * num_words + "---:|" * (len(header) - num_words)
     return ["| " + " | ".join(header) + " |", line, *("| " + " | ".join(cells) + " |" for cells in rows)]
@@ -147,7 +147,7 @@ def _operation_table(rows: list[dict[str, Any]], on_gpu: bool) -> list[str]:
             ]
         lines.append([*cells, times(row["ratio"]) if row["ratio"] and (ours or is_peer) else ""])
         previous = maps
-    return _table(header, lines, num_words=2)
+    return table(header, lines, num_words=2)
 
 
 def _maps(row: dict[str, Any]) -> str:
@@ -177,7 +177,7 @@ def _target_table(verdicts: Sequence[targets.Verdict]) -> list[str]:
         share = f"{len(verdict.numbers) - len(verdict.missed)} of {len(verdict.numbers)}" if verdict.numbers else ""
         word = f"**{verdict.word}**" if verdict.word == "missed" else verdict.word
         lines.append([target.what, target.wanted, word, share, "; ".join(details)])
-    return _table(["what", "target", "", "groups", "worst, or all that miss"], lines, num_words=5)
+    return table(["what", "target", "", "groups", "worst, or all that miss"], lines, num_words=5)
 
 
 def _case(group: targets.Group) -> str:
@@ -205,7 +205,7 @@ def short_section(record: dict[str, Any]) -> str:
                 ", ".join(others),
             ]
         )
-    text = [*_heading(record), "", *_table(["float32", "time", "of the floor", "others"], lines, num_words=1)]
+    text = [*_heading(record), "", *table(["float32", "time", "of the floor", "others"], lines, num_words=1)]
     verdicts = targets.evaluate(record)
     measured = [verdict for verdict in verdicts if verdict.numbers]
     if measured:
@@ -225,7 +225,7 @@ def load_all(folder: Path) -> list[dict[str, Any]]:
     Raises:
         SchemaError: A file is not what it should be, or there is none.
     """
-    records = [results.load(path) for path in sorted(folder.glob("*.json"))]
+    records = [results.load(path) for path in results.device_files(folder)]
     if not records:
         raise results.SchemaError(f"{folder.name}: holds no results; run python -m benchmarks.run first")
     return sorted(records, key=_on_gpu)
@@ -267,7 +267,7 @@ def regressions(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, boo
     ]
     header = ["group", "what", "before", "after", "slower", "noise"]
     title = f"{name}, {commits}: {len(slower)} of {len(changes)} rows are slower by more than the noise."
-    return "\n".join([title, "", *_table(header, rows, num_words=2)]) + "\n", True
+    return "\n".join([title, "", *table(header, rows, num_words=2)]) + "\n", True
 
 
 def insert(readme: str, text: str) -> str:

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 SCHEMA = 2
+# The one file beside those of the devices: see accuracy.py.
+ACCURACY = "accuracy.json"
 
 _STATISTICS = ("min", "max", "mean", "median", "iqr", "stddev", "rounds")
 _NUMBER = (int, float)
@@ -130,22 +132,23 @@ def _short(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) and math.isfinite(value) else value
 
 
+def check_fields(record: Any, expected: Mapping[str, Any], at: str) -> None:
+    """Raise SchemaError unless `record` is an object with these fields, of these types; numbers are finite."""
+    if not isinstance(record, dict):
+        raise SchemaError(f"{at}: got {type(record).__name__}, expected an object")
+    for name, kind in expected.items():
+        if name not in record:
+            raise SchemaError(f"{at}: field {name!r} is missing")
+        value = record[name]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise SchemaError(f"{at}.{name}: got {value!r}, expected {_words(kind)}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SchemaError(f"{at}.{name}: got {value!r}, expected a finite number")
+
+
 def check(results: Any, where: str = "results") -> None:
     """Raise SchemaError unless `results` has every field, of its type."""
-
-    def fields(record: Any, expected: Mapping[str, Any], at: str) -> None:
-        if not isinstance(record, dict):
-            raise SchemaError(f"{at}: got {type(record).__name__}, expected an object")
-        for name, kind in expected.items():
-            if name not in record:
-                raise SchemaError(f"{at}: field {name!r} is missing")
-            value = record[name]
-            if not isinstance(value, kind) or isinstance(value, bool):
-                raise SchemaError(f"{at}.{name}: got {value!r}, expected {_words(kind)}")
-            if isinstance(value, float) and not math.isfinite(value):
-                raise SchemaError(f"{at}.{name}: got {value!r}, expected a finite number")
-
-    fields(results, {"schema": int}, where)
+    check_fields(results, {"schema": int}, where)
     if results["schema"] != SCHEMA:
         raise SchemaError(f"{where}.schema: got {results['schema']}, expected {SCHEMA}; run the benchmarks again")
     top = {
@@ -156,16 +159,16 @@ def check(results: Any, where: str = "results") -> None:
         "wrong": list,
         "skipped": list,
     }
-    fields(results, top, where)
-    fields(results["machine_info"], MACHINE_FIELDS, f"{where}.machine_info")
-    fields(results["commit_info"], {"id": str}, f"{where}.commit_info")
+    check_fields(results, top, where)
+    check_fields(results["machine_info"], MACHINE_FIELDS, f"{where}.machine_info")
+    check_fields(results["commit_info"], {"id": str}, f"{where}.commit_info")
     if not results["benchmarks"]:
         raise SchemaError(f"{where}.benchmarks: is empty, expected at least one row")
     for i, benchmark in enumerate(results["benchmarks"]):
         at = f"{where}.benchmarks[{i}]"
-        fields(benchmark, {"group": str, "name": str, "stats": dict, "extra_info": dict}, at)
-        fields(benchmark["stats"], dict.fromkeys(_STATISTICS, _NUMBER), f"{at}.stats")
-        fields(benchmark["extra_info"], ROW_FIELDS, f"{at}.extra_info")
+        check_fields(benchmark, {"group": str, "name": str, "stats": dict, "extra_info": dict}, at)
+        check_fields(benchmark["stats"], dict.fromkeys(_STATISTICS, _NUMBER), f"{at}.stats")
+        check_fields(benchmark["extra_info"], ROW_FIELDS, f"{at}.extra_info")
         if benchmark["extra_info"]["role"] not in ROLES:
             raise SchemaError(
                 f"{at}.extra_info.role: got {benchmark['extra_info']['role']!r}, expected one of {', '.join(ROLES)}"
@@ -175,15 +178,20 @@ def check(results: Any, where: str = "results") -> None:
                 f"{at}.extra_info.seconds: got {benchmark['extra_info']['seconds']}, expected more than 0"
             )
     for i, wrong in enumerate(results["wrong"]):
-        fields(wrong, {"group": str, "extra_info": dict, "reason": str}, f"{where}.wrong[{i}]")
-        fields(wrong["extra_info"], IDENTITY_FIELDS, f"{where}.wrong[{i}].extra_info")
+        check_fields(wrong, {"group": str, "extra_info": dict, "reason": str}, f"{where}.wrong[{i}]")
+        check_fields(wrong["extra_info"], IDENTITY_FIELDS, f"{where}.wrong[{i}].extra_info")
     for i, skipped in enumerate(results["skipped"]):
-        fields(skipped, {"name": str, "reason": str}, f"{where}.skipped[{i}]")
+        check_fields(skipped, {"name": str, "reason": str}, f"{where}.skipped[{i}]")
 
 
 def _words(kind: Any) -> str:
     kinds = kind if isinstance(kind, tuple) else (kind,)
     return " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
+
+
+def device_files(folder: Path) -> list[Path]:
+    """The results files in a folder, one a device."""
+    return sorted(path for path in folder.glob("*.json") if path.name != ACCURACY)
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -88,6 +88,8 @@ CPU_CASES: tuple[Case, ...] = (
     Case(W2, values="noise"),
     Case(W2, recipe=recipes.MMPOSE_UDP),
     Case(W2, recipe=recipes.ARGMAX),
+    Case(W1, recipe=recipes.FIT, rows=_MINIMUM),
+    Case(W2, recipe=recipes.FIT),
     Case(W1, recipe=recipes.MEGVII, rows=_MINIMUM),
     *_published_cases(W1, W2),
 )
@@ -108,6 +110,7 @@ CUDA_CASES: tuple[Case, ...] = (
     Case(W2, recipe=recipes.MMPOSE_UDP, rows=_MINIMUM),
     Case(W2, recipe=recipes.ARGMAX, rows=_MINIMUM),
     Case(W2, recipe=recipes.MEGVII, rows=_MINIMUM),
+    *(Case(workload, recipe=recipes.FIT, rows=_MINIMUM) for workload in (W1, W2, W3)),
     *_published_cases(W1, W2, W3),
 )
 

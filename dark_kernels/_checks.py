@@ -114,7 +114,7 @@ def check_recipe(recipe: Recipe, covariance: bool) -> None:
     if covariance and not recipe.has_hessian:
         raise ValueError(
             f"covariance: got True with recipe {recipe.name!r}, whose stencil {recipe.stencil!r} has no "
-            "Hessian; expected stencil 'wide' or 'compact'"
+            "Hessian; expected stencil 'wide', 'compact' or 'fit'"
         )
 
 

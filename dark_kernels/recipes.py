@@ -1,8 +1,9 @@
-"""Published decoders as rows of data.
+"""Decoders as rows of data.
 
 A `Recipe` says how one decoder turns a heatmap into a keypoint: how it smooths, where it looks for the
 maximum, how it refines it, and what it returns where there is nothing to find. The rows at the end of this
-file reproduce published decoders to within 1e-4 heatmap pixels; `dataclasses.replace` makes new ones.
+file reproduce published decoders to within 1e-4 heatmap pixels, but for `FIT`, which is this library's own;
+`dataclasses.replace` makes new ones.
 
     >>> import dataclasses
     >>> from dark_kernels import recipes
@@ -23,6 +24,7 @@ __all__ = [
     "ALL",
     "ARGMAX",
     "DARKPOSE",
+    "FIT",
     "MEGVII",
     "MMPOSE_DARK",
     "MMPOSE_LEGACY_UDP",
@@ -50,8 +52,10 @@ _OPENCV_TABLES: dict[int, tuple[float, ...]] = {
 
 _BLURS = ("opencv", "gaussian", "none")
 _PADDINGS = ("zeros", "reflect", "symmetric")
-_STENCILS = ("wide", "compact", "quarter", "quarter_legacy", "none")
+_STENCILS = ("wide", "compact", "fit", "quarter", "quarter_legacy", "none")
 _ARGMAX_ON = ("raw", "blurred")
+# A patch of 31 x 31 pixels, which a kernel still holds in registers.
+_LARGEST_FIT_RADIUS = 15
 
 
 def opencv_sigma(kernel_size: int) -> float:
@@ -118,8 +122,10 @@ class Recipe:
             `clip_min` is positive.
         stencil: `"wide"` is the Taylor step of the DARK paper's code (Zhang et al., CVPR 2020, eq. 7 to
             10) with derivatives over two pixels; `"compact"` the one of UDP (Huang et al., CVPR 2020)
-            over one pixel; `"quarter"` and `"quarter_legacy"` move a quarter of a pixel towards the
-            larger neighbour under mmpose 1.x's and HRNet's border rule; `"none"` stays on the pixel.
+            over one pixel; `"fit"` goes to the centre of a Gaussian fitted to the raw pixels around the peak
+            (see `fit_radius`), which no border bends; `"quarter"` and `"quarter_legacy"` move a quarter of a
+            pixel towards the larger neighbour under mmpose 1.x's and HRNet's border rule; `"none"` stays on
+            the pixel.
         invalid: Both coordinates of a keypoint whose peak is not positive (or is NaN).
         argmax_on: Whether the peak, its score and a quarter step are read from the `"raw"` or from the
             `"blurred"` (and rescaled) map.
@@ -129,6 +135,12 @@ class Recipe:
         score_scale, score_offset: score = peak * score_scale + score_offset.
         target_sigma: Standard deviation in pixels of the Gaussian targets the network was trained on. If
             given, its square is subtracted from covariances, so that they tell what the network adds.
+        fit_radius: Stencil `"fit"` takes the pixels up to so far from the peak on each axis, 1 to 15, as far as
+            they lie inside the map and are positive. Weighted least squares of a quadratic to their log, with the
+            squares of the pixels for weights, then twice with the squares of the fitted values (Guo, "A simple
+            algorithm for fitting a Gaussian function", IEEE Signal Processing Magazine, 2011). Where that is no peak
+            within those pixels, the step is that of `"wide"` with the recipe's blur, rescaling and clip, which
+            serve nothing else. Other stencils do not look at it.
 
     Raises:
         ValueError: A field is out of its range; the message says what came and what was expected.
@@ -142,7 +154,7 @@ class Recipe:
     rescale: bool = True
     clip_min: float = 1e-10
     clip_max: float = math.inf
-    stencil: Literal["wide", "compact", "quarter", "quarter_legacy", "none"] = "wide"
+    stencil: Literal["wide", "compact", "fit", "quarter", "quarter_legacy", "none"] = "wide"
     invalid: float = -1.0
     argmax_on: Literal["raw", "blurred"] = "raw"
     max_offset: float | None = None
@@ -150,6 +162,7 @@ class Recipe:
     score_scale: float = 1.0
     score_offset: float = 0.0
     target_sigma: float | None = None
+    fit_radius: int = 5
 
     def __post_init__(self) -> None:
         def require(condition: bool, field: str, expected: str) -> None:
@@ -180,6 +193,10 @@ class Recipe:
         for field in ("extra_shift", "score_scale", "score_offset"):
             value = getattr(self, field)
             require(_is_number(value) and math.isfinite(value), field, "a finite number")
+        radius = self.fit_radius
+        is_int = isinstance(radius, Integral) and not isinstance(radius, bool)
+        require(is_int and 1 <= radius <= _LARGEST_FIT_RADIUS, "fit_radius", f"an int from 1 to {_LARGEST_FIT_RADIUS}")
+        require(self.stencil != "fit" or self.argmax_on == "raw", "argmax_on", "'raw' with stencil='fit'")
         # The operator takes numbers and flags, not recipes. They are worked out here, once, so that a call
         # pays nothing for them and torch.compile has nothing of it to trace.
         object.__setattr__(self, "_operator_arguments", self._resolve())
@@ -214,9 +231,19 @@ class Recipe:
         return blur_taps(self.blur_kernel_size, 0.0 if self._uses_table else self.blur_sigma)
 
     @property
+    def target_variance(self) -> float:
+        """What is known of the variance of an unsmoothed blob: `target_sigma` squared, or 0."""
+        return float((self.target_sigma or 0.0) ** 2)
+
+    @property
+    def known_variance(self) -> float:
+        """What is known of the variance of a smoothed blob: that of the blur and `target_variance`."""
+        return float(self.blur_sigma**2 + self.target_variance)
+
+    @property
     def has_hessian(self) -> bool:
         """Whether the stencil computes second derivatives, which a covariance needs."""
-        return self.stencil in ("wide", "compact")
+        return self.stencil in ("wide", "compact", "fit")
 
     def summary(self) -> dict[str, str]:
         """The recipe as a row of text: what it does at each step, blank where it doesn't take that step."""
@@ -229,7 +256,7 @@ class Recipe:
             "padding": self.padding if smooths else "",
             "rescale": ("yes" if self.rescale else "no") if smooths else "",
             "clip": f"{self.clip_min:g} to {self.clip_max:g}" if self.has_hessian else "",
-            "stencil": self.stencil,
+            "stencil": f"fit r={self.fit_radius}" if self.stencil == "fit" else self.stencil,
             "invalid": f"{self.invalid:g}",
             "argmax on": argmax_on,
         }
@@ -242,6 +269,7 @@ class Recipe:
         kernel_size = int(self.blur_kernel_size)
         # Without a blur the blurred map is the raw map, so one of the two names is enough below.
         smooths = kernel_size > 1
+        fits = self.stencil == "fit"
         return (
             kernel_size,
             0.0 if self._uses_table else float(self.blur_sigma),
@@ -256,7 +284,9 @@ class Recipe:
             float(self.extra_shift),
             float(self.score_scale),
             float(self.score_offset),
-            float(self.blur_sigma**2 + (self.target_sigma or 0.0) ** 2),
+            self.known_variance,
+            int(self.fit_radius) if fits else 0,
+            self.target_variance if fits else 0.0,
         )
 
 
@@ -308,6 +338,10 @@ MEGVII = Recipe(
 ARGMAX = Recipe(name="argmax", blur="none", rescale=False, stencil="none")
 """The pixel with the largest value."""
 
+FIT = Recipe(name="fit", stencil="fit")
+"""This library's own: the centre of a Gaussian that is fitted to the pixels around the peak (Guo, 2011), which stays
+accurate at the border of a map. mmpose's DARK where nothing can be fitted."""
+
 ALL: tuple[Recipe, ...] = (
     DARKPOSE,
     MMPOSE_DARK,
@@ -319,11 +353,12 @@ ALL: tuple[Recipe, ...] = (
     QUARTER_LEGACY,
     MEGVII,
     ARGMAX,
+    FIT,
 )
 
 
 def get(name: str) -> Recipe:
-    """The published recipe of that name, upper or lower case.
+    """The row of that name, upper or lower case.
 
     Raises:
         ValueError: There is none; the message lists the names.

@@ -45,6 +45,9 @@ def any_recipe(draw: st.DrawFn) -> Recipe:
         changes["padding"] = draw(st.sampled_from(("zeros", "reflect", "symmetric")))
         changes["rescale"] = draw(st.booleans())
         changes["argmax_on"] = draw(st.sampled_from(("raw", "raw", "blurred")))
+    if recipe.stencil == "fit":
+        changes["fit_radius"] = draw(st.sampled_from((1, 2, 3, 5, 7, 8, 15)))
+        changes["argmax_on"] = "raw"
     changes["max_offset"] = draw(st.sampled_from((None, 0.5, 1.0)))
     changes["invalid"] = draw(st.sampled_from((recipe.invalid, 0.0, -1.0, float("nan"))))
     changes["target_sigma"] = draw(st.sampled_from((None, 1.0)))

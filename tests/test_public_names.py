@@ -33,8 +33,8 @@ from dark_kernels.integrations import darkpose, transformers
 
 MODULES = [module.name for module in pkgutil.walk_packages(dark_kernels.__path__, "dark_kernels.")]
 ROWS = [
-    "ARGMAX", "DARKPOSE", "MEGVII", "MMPOSE_DARK", "MMPOSE_LEGACY_UDP", "MMPOSE_UDP", "QUARTER", "QUARTER_LEGACY",
-    "SAPIENS_HF", "VITPOSE_HF",
+    "ARGMAX", "DARKPOSE", "FIT", "MEGVII", "MMPOSE_DARK", "MMPOSE_LEGACY_UDP", "MMPOSE_UDP", "QUARTER",
+    "QUARTER_LEGACY", "SAPIENS_HF", "VITPOSE_HF",
 ]  # fmt: skip
 
 
@@ -162,7 +162,10 @@ def test_keypoints_and_recipe() -> None:
     assert Keypoints._fields == ("coords", "scores", "covariances")
     assert SimCCKeypoints._fields == ("coords", "scores", "visibility")
     public = [name for name in vars(Recipe) if not name.startswith("_") and isinstance(vars(Recipe)[name], property)]
-    assert public == ["operator_arguments", "blur_kernel_size", "blur_sigma", "taps", "has_hessian"]
+    assert public == [
+        "operator_arguments", "blur_kernel_size", "blur_sigma", "taps", "target_variance", "known_variance",
+        "has_hessian",
+    ]  # fmt: skip
 
 
 def test_kept_poses() -> None:

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import math
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ ROWS: dict[str, tuple[Any, ...]] = {
     "mmpose_legacy_udp": ("opencv", 11, 2.0, "reflect", False, 1e-3, 50.0, "compact", "raw", -1.0),
     "vitpose_hf": ("gaussian", 11, 0.8, "symmetric", False, 1e-3, 50.0, "compact", "raw", -1.0),
     "sapiens_hf": ("gaussian", 11, 2.0, "zeros", True, 1e-3, 50.0, "compact", "raw", -1.0),
+    # This library's own: mmpose's DARK where nothing can be fitted.
+    "fit": ("opencv", 11, 2.0, "zeros", True, 1e-10, math.inf, "fit", "raw", -1.0),
     "megvii": ("opencv", 11, 2.0, "zeros", True, 1e-10, math.inf, "quarter_legacy", "blurred", -1.0),
 }
 UNSMOOTHED = {"quarter": "quarter", "quarter_legacy": "quarter_legacy", "argmax": "none"}
@@ -29,7 +32,7 @@ UNSMOOTHED = {"quarter": "quarter", "quarter_legacy": "quarter_legacy", "argmax"
 
 def test_every_row_is_listed() -> None:
     assert {recipe.name for recipe in recipes.ALL} == {*ROWS, *UNSMOOTHED}
-    assert len({recipe.name for recipe in recipes.ALL}) == len(recipes.ALL) == 10
+    assert len({recipe.name for recipe in recipes.ALL}) == len(recipes.ALL) == 11
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -42,6 +45,7 @@ def test_rows(name: str) -> None:
     assert actual == ROWS[name]
     assert recipe.max_offset is None
     assert recipe.target_sigma is None
+    assert recipe.fit_radius == 5
     extra = (0.5, 1 / 255, 0.5) if name == "megvii" else (0.0, 1.0, 0.0)
     assert (recipe.extra_shift, recipe.score_scale, recipe.score_offset) == extra
 
@@ -76,6 +80,7 @@ def test_fields_and_their_defaults() -> None:
         "score_scale": 1.0,
         "score_offset": 0.0,
         "target_sigma": None,
+        "fit_radius": 5,
     }
 
 
@@ -175,6 +180,25 @@ def test_replace_works_the_derived_fields_out_anew() -> None:
     assert wide.operator_arguments[:2] == (17, 2.9)
 
 
+def test_the_readme_shows_these_rows() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    table = readme.partition("<!-- recipes:begin -->\n")[2].partition("<!-- recipes:end -->")[0]
+    summaries = [recipe.summary() for recipe in recipes.ALL]
+    lines = [list(summaries[0]), ["---"] * len(summaries[0]), *(list(summary.values()) for summary in summaries)]
+    assert [line.strip("|").split("|") for line in table.splitlines()] == [
+        [cell if cell == "---" else f" {cell} " for cell in line] for line in lines
+    ]
+
+
+def test_only_a_fit_is_told_of_its_radius() -> None:
+    """So no other kernel is compiled anew for a field that it does not look at."""
+    for recipe in recipes.ALL:
+        changed = dataclasses.replace(recipe, fit_radius=7)
+        assert (changed.operator_arguments == recipe.operator_arguments) == (recipe is not recipes.FIT)
+    fit = dataclasses.replace(recipes.FIT, target_sigma=1.5)
+    assert fit.operator_arguments[-3:] == (4.0 + 2.25, 5, 2.25) == (fit.known_variance, 5, fit.target_variance)
+
+
 def test_get_takes_either_case() -> None:
     for recipe in recipes.ALL:
         assert recipes.get(recipe.name) is recipes.get(recipe.name.upper()) is recipe
@@ -213,6 +237,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"clip_min": "low"}, r"Recipe.clip_min: got 'low', expected a positive number"),
     ({"extra_shift": math.nan}, r"Recipe.extra_shift: got nan, expected a finite number"),
     ({"score_scale": math.inf}, r"Recipe.score_scale: got inf, expected a finite number"),
+    ({"fit_radius": 0}, r"Recipe.fit_radius: got 0, expected an int from 1 to 15"),
+    ({"fit_radius": 16}, r"Recipe.fit_radius: got 16, expected an int from 1 to 15"),
+    ({"fit_radius": 5.0}, r"Recipe.fit_radius: got 5.0, expected an int from 1 to 15"),
+    ({"fit_radius": True}, r"Recipe.fit_radius: got True, expected an int from 1 to 15"),
+    ({"stencil": "fit", "argmax_on": "blurred"}, r"Recipe.argmax_on: got 'blurred', expected 'raw' with stencil='fit'"),
     ({"score_offset": -math.inf}, r"Recipe.score_offset: got -inf, expected a finite number"),
 ]
 

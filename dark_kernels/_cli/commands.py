@@ -287,7 +287,7 @@ def info() -> None:
 
 @app.command("recipes")
 def recipes() -> None:
-    """Show the published decoders and their fields."""
+    """Show the decoders and their fields."""
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for column in ALL[0].summary():
         table.add_column(column, no_wrap=True)

@@ -5,7 +5,8 @@ pixels that the blur at the stencil's points can see. Rescaling a blurred map sh
 which no derivative sees, so the whole map is blurred only for the rare map where a clip could bind.
 
 The blur is computed in the precision of the input; from there on CPU computes in float64 whatever the input,
-since a step is a quotient of differences of nearly equal logs.
+since a step is a quotient of differences of nearly equal logs. A fit is moments of a patch, as matrix products, and
+an elimination that all maps go through together.
 """
 
 from __future__ import annotations
@@ -57,12 +58,23 @@ _COMPACT: dict[tuple[int, int], tuple[float, ...]] = {
     (1, 1): (0, 0, 0, 0, 1 / 2),
     (-1, -1): (0, 0, 0, 0, 1 / 2),
 }
-_STENCILS = {"wide": _WIDE, "compact": _COMPACT}
+_STENCILS = {"wide": _WIDE, "compact": _COMPACT, "fit": _WIDE}  # the last where nothing can be fitted
 
 # Of the derivatives 0 to 4 (dx, dy, dxx, dyy, dxy), the factors of six products: the differences of the first
 # three and the last three are dxy dy - dyy dx, dxy dx - dxx dy and dxx dyy - dxy dxy, which by Cramer's rule are
 # the numerators of the step's x and y and their common denominator.
 _CRAMER = ((4, 4, 2, 3, 2, 4), (1, 0, 3, 0, 1, 4))
+
+# A fit: how often it is solved, and what has to be left of a diagonal element of its matrix as a pivot.
+_FIT_SOLUTIONS, _FIT_PIVOT = 3, 1e-3
+# The exponents of x and y in its terms, and where its equations, right side last, are found among 5 x 5 moments of the
+# weights (exponents of x times exponents of y) and as many of the weights times the logs.
+_FIT_TERMS = ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
+_FIT_EQUATIONS = [
+    index
+    for x, y in _FIT_TERMS
+    for index in (*((x + other_x) * 5 + y + other_y for other_x, other_y in _FIT_TERMS), 25 + x * 5 + y)
+]
 
 
 # From so many pixels on, the search of the groups that hold the maxima is worth two levels.
@@ -87,6 +99,8 @@ def decode_fwd(
     score_scale: float,
     score_offset: float,
     known_variance: float,
+    fit_radius: int,
+    target_variance: float,
     covariance: bool,
     *,
     extras: Extras = NO_EXTRAS,
@@ -103,9 +117,12 @@ def decode_fwd(
     searched = heatmaps
     if argmax_on_blurred:
         searched = _blur(heatmaps.flatten(0, 1).to(output_dtype), taps, padding).view(heatmaps.shape)
-    plan = make_plan(heatmaps, taps, padding, stencil)
-    same_layout = searched.stride() == heatmaps.stride() and searched.dtype == heatmaps.dtype
-    peaks, y, x = _first_maximum(searched, plan if same_layout else make_plan(searched, taps, padding, stencil))
+    plan = make_plan(heatmaps, taps, padding, stencil, fit_radius)
+    if searched.stride() == heatmaps.stride() and searched.dtype == heatmaps.dtype:
+        search_plan = plan
+    else:
+        search_plan = make_plan(searched, taps, padding, stencil, fit_radius)
+    peaks, y, x = _first_maximum(searched, search_plan)
     peaks = peaks.to(output_dtype)
     scale, raw_maxima = None, peaks
     if argmax_on_blurred:
@@ -117,7 +134,7 @@ def decode_fwd(
     coords = torch.stack([x, y])  # [2, N] up to the end: long rows are what vectors like
     offset, covariances = refine(
         heatmaps, searched, peaks, raw_maxima, y, x, scale, taps, padding, rescale, clip_min, clip_max, stencil,
-        max_offset, extra_shift, known_variance, covariance, plan.stencil,
+        max_offset, extra_shift, known_variance, fit_radius, target_variance, covariance, plan.stencil,
     )  # fmt: skip
     if offset is not None:
         coords = coords + offset
@@ -155,6 +172,8 @@ def refine(
     max_offset: float,
     extra_shift: float,
     known_variance: float,
+    fit_radius: int,
+    target_variance: float,
     covariance: bool,
     plan: StencilPlan | None,
     map_index: Tensor | None = None,  # [N]
@@ -190,8 +209,13 @@ def refine(
             values = values * scale[:, None]
         logs = values.clamp_(clip_min, clip_max).log_()
         derivatives = _product(plan.derivative_weights, logs.t())
+        known_variances = derivatives.new_full((1,), known_variance)
+        if plan.fit is not None:
+            fitted, is_peak = _fit_gaussian(heatmaps, peaks, y, x, fit_radius, plan, plan.fit)
+            derivatives = torch.where(is_peak, fitted, derivatives)
+            known_variances = torch.where(is_peak, derivatives.new_full((1,), target_variance), known_variances)
         if covariance:
-            covariances = _covariances(derivatives, peaks, known_variance).to(peaks.dtype)
+            covariances = _covariances(derivatives, peaks, known_variances).to(peaks.dtype)
         # A singular Hessian makes both components infinite or NaN, and NaN comes from a peak too near the
         # border or from an infinite one (see _blur_at_stencil). The peak then stays where it is.
         offset = _newton_step(derivatives, plan).nan_to_num_(0.0, 0.0, 0.0)
@@ -265,6 +289,18 @@ def _transform(coords: Tensor, covariances: Tensor | None, matrices: Tensor) -> 
 # --- what a call needs to know of the shape and the recipe, and nothing of the values --------------------
 
 
+class _FitPlan(NamedTuple):
+    """Which pixels a Gaussian is fitted to around a peak, and how their moments are summed."""
+
+    rows: Tensor  # [H, side]: those around a peak in that row, held inside the map, in elements from its first pixel
+    columns: Tensor  # [W, side]
+    rows_exist: Tensor  # [H, side]
+    columns_exist: Tensor  # [W, side]
+    powers: Tensor  # [side, 5]: powers 0 to 4 of the distance from the peak
+    terms: Tensor  # [6, side * side]: see _FIT_TERMS
+    equations: Tensor  # [42]: see _FIT_EQUATIONS
+
+
 class StencilPlan(NamedTuple):
     """How to blur around a peak and step from it. Offsets are in elements from the tensor's first pixel."""
 
@@ -279,6 +315,7 @@ class StencilPlan(NamedTuple):
     epsilon: Tensor | None  # [5, 1]: added to the derivatives for the step
     left_factors: Tensor  # [6]: see _CRAMER
     right_factors: Tensor  # [6]
+    fit: _FitPlan | None
 
 
 class Plan(NamedTuple):
@@ -293,11 +330,11 @@ class Plan(NamedTuple):
     stencil: StencilPlan | None  # None for recipes that take no Taylor step
 
 
-def make_plan(maps: Tensor, taps: tuple[float, ...], padding: str, stencil: str) -> Plan:
+def make_plan(maps: Tensor, taps: tuple[float, ...], padding: str, stencil: str, fit_radius: int = 0) -> Plan:
     """What a call needs to know of maps of this shape, layout and place."""
     # A tensor made while a CUDA graph is captured belongs to that graph, so only plans on CPU are kept.
     make = _kept_plan if maps.device.type == "cpu" else _make_plan
-    return make(maps.shape, maps.stride(), taps, padding, stencil, maps.dtype, maps.device)
+    return make(maps.shape, maps.stride(), taps, padding, stencil, fit_radius, maps.dtype, maps.device)
 
 
 def _make_plan(
@@ -306,6 +343,7 @@ def _make_plan(
     taps: tuple[float, ...],
     padding: str,
     stencil: str,
+    fit_radius: int,
     dtype: torch.dtype,
     device: torch.device,
 ) -> Plan:
@@ -325,7 +363,7 @@ def _make_plan(
         map_starts=map_starts,
         group_step=rows * stride_h,
         line_starts=None if one_line else count(rows) * stride_h,
-        stencil=_make_stencil_plan(map_starts, shape, strides, taps, padding, stencil, dtype)
+        stencil=_make_stencil_plan(map_starts, shape, strides, taps, padding, stencil, fit_radius, dtype)
         if stencil in _STENCILS
         else None,
     )
@@ -344,22 +382,20 @@ def _make_stencil_plan(
     taps: tuple[float, ...],
     padding: str,
     stencil: str,
+    fit_radius: int,
     dtype: torch.dtype,
 ) -> StencilPlan:
-    device, (height, width), (stride_h, stride_w) = map_starts.device, shape[2:], strides[2:]
+    device, (height, width) = map_starts.device, shape[2:]
     window_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     step_dtype = torch.float64 if device.type == "cpu" else window_dtype  # not every accelerator has float64
 
-    points, needs_room = _STENCILS[stencil], stencil == "wide"
+    points, needs_room = _STENCILS[stencil], stencil != "compact"
     reach = max(dy for dy, _ in points)
     side = 2 * reach + 1
     half_window = len(taps) - 1 + reach
-    window_height, window_width = (min(size, 2 * half_window + 1) for size in (height, width))
-    # Near a border the window is moved inside the map; the weights know.
-    first_row = (torch.arange(height, device=device) - half_window).clamp_(0, height - window_height)
-    first_column = (torch.arange(width, device=device) - half_window).clamp_(0, width - window_width)
-    vertical = _window_weights(first_row, window_height, reach, needs_room, taps, padding, window_dtype)
-    horizontal = _window_weights(first_column, window_width, reach, needs_room, taps, padding, window_dtype)
+    rows, columns = (_windows(size, half_window, device) for size in (height, width))
+    vertical = _window_weights(rows, reach, needs_room, taps, padding, window_dtype)
+    horizontal = _window_weights(columns, reach, needs_room, taps, padding, window_dtype)
     weights = [weight for row in points.values() for weight in row]
     left_factors, right_factors = (_on_device(factors, torch.int64, device) for factors in _CRAMER)
     epsilon = None
@@ -368,8 +404,8 @@ def _make_stencil_plan(
     return StencilPlan(
         extent=1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)),
         window_starts=map_starts,
-        window_rows=(first_row[:, None] + torch.arange(window_height, device=device)) * stride_h,
-        window_columns=first_column * stride_w,
+        window_rows=rows * strides[2],
+        window_columns=columns[:, 0] * strides[3],
         vertical=vertical,
         horizontal=horizontal,
         points=_on_device([(dy + reach) * side + dx + reach for dy, dx in points], torch.int64, device),
@@ -377,6 +413,25 @@ def _make_stencil_plan(
         epsilon=epsilon,
         left_factors=left_factors,
         right_factors=right_factors,
+        fit=_make_fit_plan(shape, strides, fit_radius, step_dtype, device) if stencil == "fit" else None,
+    )
+
+
+def _make_fit_plan(
+    shape: torch.Size, strides: tuple[int, ...], radius: int, dtype: torch.dtype, device: torch.device
+) -> _FitPlan:
+    distance = torch.arange(-radius, radius + 1, device=device)
+    rows, columns = (torch.arange(size, device=device)[:, None] + distance for size in shape[2:])
+    powers = (distance[:, None] ** torch.arange(5, device=device)).to(dtype)
+    terms = [(powers[:, y, None] * powers[:, x]).view(-1) for x, y in _FIT_TERMS]
+    return _FitPlan(
+        rows=rows.clamp(0, shape[2] - 1) * strides[2],
+        columns=columns.clamp(0, shape[3] - 1) * strides[3],
+        rows_exist=(rows >= 0) & (rows < shape[2]),
+        columns_exist=(columns >= 0) & (columns < shape[3]),
+        powers=powers,
+        terms=torch.stack(terms),
+        equations=_on_device(_FIT_EQUATIONS, torch.int64, device),
     )
 
 
@@ -388,23 +443,33 @@ def _on_device(numbers: Sequence[float], dtype: torch.dtype, device: torch.devic
     return torch.cat([torch.full((1,), number, dtype=dtype, device=device) for number in numbers])
 
 
+def _windows(size: int, reach: int, device: torch.device) -> Tensor:
+    """For each pixel of an axis, the pixels up to `reach` from it: [size, window].
+
+    Near a border the window is moved inside the map, and then shows others as well.
+    """
+    window = min(size, 2 * reach + 1)
+    first = (torch.arange(size, device=device) - reach).clamp_(0, size - window)
+    return first[:, None] + torch.arange(window, device=device)
+
+
 def _window_weights(
-    first: Tensor, window: int, reach: int, needs_room: bool, taps: tuple[float, ...], padding: str, dtype: torch.dtype
+    windows: Tensor, reach: int, needs_room: bool, taps: tuple[float, ...], padding: str, dtype: torch.dtype
 ) -> Tensor:
     """Blur along one axis, as a small matrix for each place a peak can have: [size, 2 * reach + 1, window].
 
-    Row s of the matrix of peak p gives the blur at pixel p + s - reach, held inside the map, from the
-    window that begins at `first[p]`. Where a stencil that needs room would leave the map the matrix is NaN:
-    the step then is not finite, and the peak stays where it is.
+    Row s of the matrix of peak p gives the blur at pixel p + s - reach, held inside the map, from the pixels
+    `windows[p]`. Where a stencil that needs room would leave the map the matrix is NaN: the step then is not
+    finite, and the peak stays where it is.
     """
-    size, radius, device = first.shape[0], len(taps) - 1, first.device
+    (size, window), radius, device = windows.shape, len(taps) - 1, windows.device
     peak = torch.arange(size, device=device)
     points = (peak[:, None] + torch.arange(-reach, reach + 1, device=device)).clamp_(0, size - 1)
     seen = points[..., None] + torch.arange(-radius, radius + 1, device=device)
     weights = _on_device([*taps[:0:-1], *taps], dtype, device).expand(seen.shape)
     if padding == "zeros":
         weights = weights * ((seen >= 0) & (seen < size))
-    index = (_reflected(seen, size, padding) - first[:, None, None]).clamp_(0, window - 1)
+    index = (_reflected(seen, size, padding) - windows[:, :1, None]).clamp_(0, window - 1)
     matrices = torch.zeros(*points.shape, window, dtype=dtype, device=device).scatter_add_(-1, index, weights)
     if needs_room:
         inside = (peak >= reach) & (peak < size - reach)
@@ -595,6 +660,70 @@ def _newton_step(derivatives: Tensor, plan: StencilPlan) -> Tensor:
     return step.narrow(0, 0, 2) / step.narrow(0, 2, 1)
 
 
+def _fit_gaussian(
+    heatmaps: Tensor,  # [B, K, H, W]
+    peaks: Tensor,  # [N]
+    y: Tensor,
+    x: Tensor,
+    radius: int,
+    plan: StencilPlan,
+    fit: _FitPlan,
+) -> tuple[Tensor, Tensor]:
+    """Derivatives [5, N] of the log of a Gaussian fitted around each peak, and whether that is a peak: [N].
+
+    Weighted least squares of a quadratic to the log of the positive pixels, weighted first with their squares, then
+    with those of the values fitted before.
+    """
+    dtype, num_maps, side = fit.powers.dtype, y.shape[0], fit.powers.shape[0]
+    rows = fit.rows.index_select(0, y).add_(plan.window_starts.unsqueeze(1))
+    index = rows.unsqueeze(2) + fit.columns.index_select(0, x).unsqueeze(1)
+    pixels = heatmaps.as_strided((plan.extent,), (1,), heatmaps.storage_offset())
+    pixels = pixels.index_select(0, index.view(-1)).to(dtype).view(num_maps, side, side)
+    pixels = pixels / peaks.to(dtype).view(-1, 1, 1)
+    taken = fit.rows_exist.index_select(0, y).unsqueeze(2) & fit.columns_exist.index_select(0, x).unsqueeze(1)
+    ignored = taken.logical_and_(pixels > 0).logical_not_().view(num_maps, -1)
+    logs = pixels.view(num_maps, -1).masked_fill_(ignored, 1.0).log_()
+    relative_logs = logs  # of the pixels, then of what was fitted to them, over its maximum
+    is_peak = (peaks > 0) & (peaks < math.inf)
+    weighted = logs.new_empty(num_maps, 2, side * side)
+    weights, weighted_logs = weighted.unbind(1)
+    for step in range(_FIT_SOLUTIONS):
+        torch.mul(relative_logs, 2, out=weights).exp_().masked_fill_(ignored, 0.0)
+        torch.mul(weights, logs, out=weighted_logs)
+        # Over columns [2 N side, side], then over rows [2 N 5, side].
+        moments = _product(weighted.view(-1, side), fit.powers)
+        moments = _product(moments.view(-1, side, 5).transpose(1, 2).reshape(-1, side), fit.powers)
+        equations = moments.view(num_maps, -1).t().index_select(0, fit.equations).view(6, 7, -1)
+        solution, is_regular = _eliminate(equations)
+        c0, dx, dy, half_dxx, dxy, half_dyy = solution
+        derivatives = torch.stack([dx, dy, 2 * half_dxx, 2 * half_dyy, dxy])
+        offset = _newton_step(derivatives, plan)
+        is_peak &= is_regular & (half_dxx < 0) & (4 * half_dxx * half_dyy > dxy * dxy)
+        is_peak &= (offset.abs() <= radius).all(0)
+        if step + 1 < _FIT_SOLUTIONS:
+            maxima = c0 + (dx * offset[0] + dy * offset[1]) / 2
+            relative_logs = _product(solution.t(), fit.terms).sub_(maxima.unsqueeze(1))
+    return derivatives, is_peak
+
+
+def _eliminate(equations: Tensor) -> tuple[Tensor, Tensor]:
+    """Solutions [6, N] of N symmetric systems of six equations [6, 7, N], and whether they are regular: [N].
+
+    All at once, in place, and without pivoting, which positive definite matrices do not need. What is singular ends in
+    infinities and NaN, and nobody has to wait to hear of it.
+    """
+    diagonals = equations.diagonal(dim1=0, dim2=1).t()  # [6, N]
+    lowest_pivots = diagonals * _FIT_PIVOT
+    for i in range(6):
+        row = equations[i, i + 1 :]
+        row /= equations[i, i]
+        equations[i + 1 :, i + 1 :] -= equations[i + 1 :, i : i + 1] * row
+    solutions = equations[:, 6]
+    for i in range(5, 0, -1):
+        solutions[:i] -= equations[:i, i] * solutions[i]
+    return solutions, (diagonals > lowest_pivots).all(0)
+
+
 def _quarter_step(
     maps: Tensor,  # [B, K, H, W]
     raw_maxima: Tensor,  # [N]
@@ -625,11 +754,11 @@ def _quarter_step(
     return torch.where(moves, 0.25 * sign.to(raw_maxima.dtype) + extra_shift, 0.0)
 
 
-def _covariances(derivatives: Tensor, peaks: Tensor, known_variance: float) -> Tensor:
-    """-Hessian^-1 - known_variance I where that is positive semi-definite, NaN elsewhere: [N, 2, 2]."""
+def _covariances(derivatives: Tensor, peaks: Tensor, known_variances: Tensor) -> Tensor:
+    """-Hessian^-1 - known_variances I where that is positive semi-definite, NaN elsewhere: [N, 2, 2]."""
     _, _, dxx, dyy, dxy = derivatives.unbind(0)
     determinant = dxx * dyy - dxy * dxy
-    xx, xy, yy = -dyy / determinant - known_variance, dxy / determinant, -dxx / determinant - known_variance
+    xx, xy, yy = -dyy / determinant - known_variances, dxy / determinant, -dxx / determinant - known_variances
     exists = (peaks > 0) & (dxx < 0) & (determinant > 0) & (xx + yy < math.inf)
     exists &= (xx >= 0) & (yy >= 0) & (xx * yy >= xy * xy)
     covariances = torch.stack([xx, xy, xy, yy], dim=-1)

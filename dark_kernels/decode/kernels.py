@@ -314,13 +314,17 @@ def _decode_fwd_kernel(
     TAP_2: tl.constexpr,
     TAP_3: tl.constexpr,
     TAP_4: tl.constexpr,
+    FIT_RADIUS: tl.constexpr,
+    FIT_WINDOW: tl.constexpr,
+    TARGET_VARIANCE: tl.constexpr,
 ):
     """One program decodes one map.
 
     Bytes it must move: B K H W elements read, twice as many with a mirrored map for each, and B K (12 or 28) bytes
     written. What it moves from device memory: the same. After the scan it reads a patch of about (k + 4)^2 elements
-    that the scan has just brought into the cache. Only where a clip could bind, and where the recipe searches the
-    blurred map, it walks the whole map a second time (see `needs_scale` in `_triton/refine.py`).
+    that the scan has just brought into the cache, or for a fit one of (2 r + 1)^2, and the other where the fit fails.
+    Only where a clip could bind, and where the recipe searches the blurred map, it walks the whole map a second time
+    (see `needs_scale` in `_triton/refine.py`).
 
     Where HAS_PARTS `_scan_parts_kernel` has read the maps.
     """
@@ -373,6 +377,7 @@ def _decode_fwd_kernel(
         FLIP, STENCIL, PADDING, RESCALE, ARGMAX_ON_BLURRED, HAS_COVARIANCE, CLIP_MIN, CLIP_MAX, MAX_OFFSET,
         EXTRA_SHIFT, KNOWN_VARIANCE, WINDOW, TILE_SIDE, HALO_SIDE, SCAN_POINTS, LANES,
         RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
+        FIT_RADIUS, FIT_WINDOW, TARGET_VARIANCE,
     )  # fmt: skip
     if HAS_OFFSETS:
         offset_ptr = offsets_ptr + batch * offsets_stride_b + keypoint * offsets_stride_k
@@ -418,6 +423,7 @@ def launch_shape(
     on_blurred: bool = False,
     window: int = 16,
     has_flipped: bool = False,
+    fit_window: int = 16,
 ) -> dict[str, Any]:
     """How a program goes about a map of that many pixels of that many bytes, with so many lanes a warp.
 
@@ -431,6 +437,8 @@ def launch_shape(
         num_warps = 4
     if window > 64:  # 16 rows of which fill the registers of a warp
         num_warps = max(num_warps, min(window // 32, 16))
+    if fit_window > 16:  # all of which stays in registers
+        num_warps = max(num_warps, 4)
     loads = 16 if element_size == 2 and 4096 < num_pixels <= 16384 else 8
     if has_flipped:  # a mirrored pixel is a load of its own, and its address takes registers
         loads = element_size
@@ -472,7 +480,7 @@ def decode_fwd(
         num_channels, height, width = shape[1:]
         constants = recipe_constants(*arguments)
         on_blurred = constants["ARGMAX_ON_BLURRED"]
-        about = (lanes_of(device), on_blurred, constants["WINDOW"], extras.flipped is not None)
+        about = (lanes_of(device), on_blurred, constants["WINDOW"], extras.flipped is not None, constants["FIT_WINDOW"])
         program = launch_shape(height * width, heatmaps.element_size(), *about)
         _, flipped, offsets, transform, keypoint_indices, flip_indices = maps
         offset_strides = offsets.stride() if offsets.dim() == 5 else (0, 0, 0, 0, 0)
@@ -489,8 +497,7 @@ def decode_fwd(
                 "HAS_PARTS": is_interleaved,
                 **index_flags(heatmaps, flipped, program["BLOCK_SIZE"] * program["LOADS"]),
                 **program,
-                # A search in tiles with a wide halo would spill at 96.
-                **register_limit(128 if on_blurred and constants["HALO_SIDE"] > 32 else 96),
+                **register_limit(_num_registers(constants)),
                 "FLIP": extras.flip,
                 "HAS_KEYPOINT_INDICES": extras.keypoint_indices is not None,
                 "HAS_TRANSFORM": extras.image_transform is not None,
@@ -500,6 +507,13 @@ def decode_fwd(
             },
             key,
         )
+
+
+def _num_registers(constants: dict[str, Any]) -> int:
+    """How many a thread may use. What would spill at 96: a search in tiles with a wide halo, and six equations."""
+    if constants["ARGMAX_ON_BLURRED"] and constants["HALO_SIDE"] > 32:
+        return 128
+    return 112 if constants["STENCIL"] == "fit" else 96
 
 
 def _maps_and_indices(heatmaps: Tensor, extras: Extras) -> tuple[Tensor, ...]:

@@ -4,12 +4,14 @@ Slow on purpose and readable on purpose. Every other backend is proved against t
 
 Sources: F. Zhang et al., "Distribution-Aware Coordinate Representation for Human Pose Estimation",
 CVPR 2020 (smoothing: eq. 11, rescaling: eq. 12, Taylor step: eq. 4 to 10); J. Huang et al., "The Devil is in
-the Details: Delving into Unbiased Data Processing for Human Pose Estimation", CVPR 2020 (compact stencil).
+the Details: Delving into Unbiased Data Processing for Human Pose Estimation", CVPR 2020 (compact stencil);
+H. Guo, "A simple algorithm for fitting a Gaussian function", IEEE Signal Processing Magazine 28(5), 2011 (fit).
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +20,11 @@ from ..recipes import Recipe
 
 # What UDP's published code adds to the diagonal of the Hessian: float32 machine epsilon.
 _COMPACT_EPSILON = 1.1920929e-7
+
+# A fit is solved so often: once weighted with the pixels' values, then with those of the fit before.
+FIT_SOLUTIONS = 3
+# Its equations are singular where of a diagonal element of their matrix no more than this is left as a pivot.
+FIT_PIVOT = 1e-3
 
 
 def decode_reference(
@@ -107,18 +114,12 @@ def take_step(
         The step [..., 2], the covariances [..., 2, 2] (None without a Hessian; NaN where a peak stays on its pixel),
         and which peaks move.
     """
-    height, width = blurred.shape[-2:]
     offset = torch.zeros((*x.shape, 2), dtype=blurred.dtype, device=blurred.device)
     covariances = None
     if recipe.has_hessian:
-        logs = blurred.clamp(recipe.clip_min, recipe.clip_max).log()
-        if recipe.stencil == "wide":
-            _, hessian, offset = step_wide(logs, x, y)
-            refinable = refinable & (x >= 2) & (x <= width - 3) & (y >= 2) & (y <= height - 3)
-        else:
-            _, hessian, offset = step_compact(logs, x, y)
-        refinable = refinable & offset.isfinite().all(dim=-1)
-        covariances = covariance_from_hessian(hessian, recipe)
+        hessian, offset, moves, known_variance = step_to_maximum(searched, blurred, x, y, recipe)
+        refinable = refinable & moves
+        covariances = covariance_from_hessian(hessian, known_variance)
         covariances = torch.where(refinable[..., None, None], covariances, math.nan)
     elif recipe.stencil != "none":
         offset, moves = step_quarter(searched, x, y, legacy=recipe.stencil == "quarter_legacy")
@@ -218,6 +219,43 @@ def _newton_step(gradient: Tensor, hessian: Tensor) -> Tensor:
     return torch.stack([(dxy * dy - dyy * dx) / determinant, (dxy * dx - dxx * dy) / determinant], dim=-1)
 
 
+class Step(NamedTuple):
+    """Where a stencil sees the maximum of the log.
+
+    Attributes:
+        hessian: [B, K, 2, 2], of the log.
+        offset: [B, K, 2] from the peak's pixel.
+        moves: [B, K], whether the peak may take it.
+        known_variance: [B, K], what minus the inverse Hessian exceeds the keypoint's covariance by.
+    """
+
+    hessian: Tensor
+    offset: Tensor
+    moves: Tensor
+    known_variance: Tensor
+
+
+def step_to_maximum(maps: Tensor, blurred: Tensor, x: Tensor, y: Tensor, recipe: Recipe) -> Step:
+    """The step of a recipe whose stencil has a Hessian, from the raw maps and the smoothed (and rescaled) ones."""
+    height, width = maps.shape[-2:]
+    logs = blurred.clamp(recipe.clip_min, recipe.clip_max).log()
+    if recipe.stencil == "compact":
+        _, hessian, offset = step_compact(logs, x, y)
+        moves = torch.ones_like(x, dtype=torch.bool)
+    else:
+        _, hessian, offset = step_wide(logs, x, y)
+        moves = (x >= 2) & (x <= width - 3) & (y >= 2) & (y <= height - 3)
+    moves = moves & offset.isfinite().all(dim=-1)
+    known_variance = torch.full_like(offset[..., 0], recipe.known_variance)
+    if recipe.stencil == "fit":
+        fitted_hessian, fitted_offset, is_peak = fit_gaussian(maps, x, y, recipe.fit_radius)
+        hessian = torch.where(is_peak[..., None, None], fitted_hessian, hessian)
+        offset = torch.where(is_peak[..., None], fitted_offset, offset)
+        known_variance = torch.where(is_peak, recipe.target_variance, known_variance)
+        moves = moves | is_peak
+    return Step(hessian, offset, moves, known_variance)
+
+
 def step_wide(logs: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradient, Hessian and Taylor step with the derivatives of the DARK paper's code.
 
@@ -248,6 +286,56 @@ def step_compact(logs: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Te
     hessian = _symmetric(dxx, dxy, dyy)
     identity = torch.eye(2, dtype=logs.dtype, device=logs.device)
     return gradient, hessian, _newton_step(gradient, hessian + _COMPACT_EPSILON * identity)
+
+
+def fit_gaussian(maps: Tensor, x: Tensor, y: Tensor, radius: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A Gaussian fitted to the pixels around each peak (Guo, 2011).
+
+    The log of a Gaussian is a quadratic in the distance (u, v) from the peak's pixel,
+
+        q = c0 + c1 u + c2 v + c3 u^2 + c4 u v + c5 v^2,
+
+    and is fitted to the log of the pixels up to `radius` away on each axis, those that lie inside the map and are
+    positive. Equal noise on all pixels h is noise of 1 / h on their logs, so that least squares weight a pixel with
+    h^2. Where h is mostly noise that is a bad guess at its own size, so twice more the equations are solved with the
+    squares of the fitted values, exp(2 q), for weights.
+
+    A fit fails where one of the three is no peak: where the equations are singular (see FIT_PIVOT), the quadratic has
+    no maximum, or has it farther from the peak's pixel than `radius` on one of the axes.
+
+    Returns:
+        The Hessian of the log [B, K, 2, 2], the maximum's offset from the peak's pixel [B, K, 2], and whether the fit
+        is a peak [B, K]; the first two mean nothing where it is none.
+    """
+    height, width = maps.shape[-2:]
+    distance = torch.arange(-radius, radius + 1, device=maps.device)
+    v, u = (each.flatten() for each in torch.meshgrid(distance, distance, indexing="ij"))
+    row, column = y[..., None] + v, x[..., None] + u  # [..., pixels]
+    index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+    # Relative to the peak: squares stay far from overflow.
+    values = maps.flatten(2).gather(-1, index.flatten(2)).view(index.shape) / _read(maps, x, y, 0, 0)[..., None]
+    taken = (row >= 0) & (row < height) & (column >= 0) & (column < width) & (values > 0)
+    logs = torch.where(taken, values, 1.0).log()
+    powers = torch.stack([torch.ones_like(u), u, v, u * u, u * v, v * v], dim=-1).to(maps.dtype)  # [pixels, 6]
+
+    relative_logs = logs  # of the values, then of those fitted, over their maximum
+    is_peak = torch.ones_like(x, dtype=torch.bool)
+    for _ in range(FIT_SOLUTIONS):
+        weights = torch.where(taken, (2 * relative_logs).exp(), 0.0)
+        weighted = weights[..., None] * powers
+        matrix = weighted.mT @ powers
+        factor, _ = torch.linalg.cholesky_ex(matrix)
+        coefficients = torch.cholesky_solve(weighted.mT @ logs[..., None], factor)[..., 0]
+        pivots = factor.diagonal(dim1=-2, dim2=-1) ** 2
+        is_peak = is_peak & (pivots > FIT_PIVOT * matrix.diagonal(dim1=-2, dim2=-1)).all(dim=-1)
+
+        c0, c1, c2, c3, c4, c5 = coefficients.unbind(-1)
+        gradient, hessian = torch.stack([c1, c2], dim=-1), _symmetric(2 * c3, c4, 2 * c5)
+        offset = _newton_step(gradient, hessian)
+        is_peak = is_peak & (c3 < 0) & (4 * c3 * c5 - c4 * c4 > 0) & (offset.abs() <= radius).all(dim=-1)
+        maximum = c0 + (gradient * offset).sum(dim=-1) / 2
+        relative_logs = coefficients @ powers.mT - maximum[..., None]
+    return hessian, offset, is_peak
 
 
 def step_quarter(maps: Tensor, x: Tensor, y: Tensor, legacy: bool) -> tuple[Tensor, Tensor]:
@@ -301,7 +389,7 @@ def merge_flipped(heatmaps: Tensor, flipped: Tensor, flip_indices: Tensor, shift
     return heatmaps.to(dtype) / 2 + flipped_back / 2
 
 
-def covariance_from_hessian(hessian: Tensor, recipe: Recipe) -> Tensor:
+def covariance_from_hessian(hessian: Tensor, known_variance: Tensor) -> Tensor:
     """-hessian^-1 less what the blur (and, if asked, the training target) added; NaN where that is no covariance.
 
     For a Gaussian blob the log is a quadratic, so finite differences are exact and this recovers the blob's
@@ -309,8 +397,7 @@ def covariance_from_hessian(hessian: Tensor, recipe: Recipe) -> Tensor:
     """
     dxx, dxy, dyy = hessian[..., 0, 0], hessian[..., 0, 1], hessian[..., 1, 1]
     determinant = dxx * dyy - dxy * dxy
-    known = recipe.blur_sigma**2 + (recipe.target_sigma or 0.0) ** 2
-    xx, xy, yy = -dyy / determinant - known, dxy / determinant, -dxx / determinant - known
+    xx, xy, yy = -dyy / determinant - known_variance, dxy / determinant, -dxx / determinant - known_variance
     is_maximum = (dxx < 0) & (determinant > 0)
     is_covariance = is_maximum & (xx >= 0) & (yy >= 0) & (xx * yy >= xy * xy) & (xx + yy < math.inf)
     return torch.where(is_covariance[..., None, None], _symmetric(xx, xy, yy), math.nan)

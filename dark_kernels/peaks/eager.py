@@ -37,6 +37,8 @@ def find_peaks_fwd(
     score_scale: float,
     score_offset: float,
     known_variance: float,
+    fit_radius: int,
+    target_variance: float,
     covariance: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """coords [B, K, P, 2], scores [B, K, P], counts [B, K] and covariances [B, K, P, 2, 2] (None unless asked for).
@@ -64,8 +66,8 @@ def find_peaks_fwd(
         peaks, peak_y, peak_x = (each.reshape(-1).index_select(0, slots) for each in (values, y, x))
         offset, covariances_found = refine(
             heatmaps, heatmaps, peaks, maxima.index_select(0, map_index), peak_y, peak_x, None, taps, padding, rescale,
-            clip_min, clip_max, stencil, max_offset, extra_shift, known_variance, covariance,
-            make_plan(heatmaps, taps, padding, stencil).stencil, map_index,
+            clip_min, clip_max, stencil, max_offset, extra_shift, known_variance, fit_radius, target_variance,
+            covariance, make_plan(heatmaps, taps, padding, stencil, fit_radius).stencil, map_index,
         )  # fmt: skip
         assert offset is not None
         moves = refinable.index_select(0, slots)

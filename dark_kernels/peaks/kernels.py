@@ -151,6 +151,9 @@ def _find_peaks_fwd_kernel(
     TAP_2: tl.constexpr,
     TAP_3: tl.constexpr,
     TAP_4: tl.constexpr,
+    FIT_RADIUS: tl.constexpr,
+    FIT_WINDOW: tl.constexpr,
+    TARGET_VARIANCE: tl.constexpr,
 ):
     """One program finds the peaks of one map.
 
@@ -224,7 +227,7 @@ def _find_peaks_fwd_kernel(
             height, width, y, x, peak, raw_maximum, scale, refinable,
             "none", STENCIL, PADDING, RESCALE, ARGMAX_ON_BLURRED, HAS_COVARIANCE, CLIP_MIN, CLIP_MAX, MAX_OFFSET,
             EXTRA_SHIFT, KNOWN_VARIANCE, WINDOW, TILE_SIDE, HALO_SIDE, SCAN_POINTS, LANES,
-            RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
+            RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4, FIT_RADIUS, FIT_WINDOW, TARGET_VARIANCE,
         )  # fmt: skip
         place = first_slot + number
         tl.store(coords_ptr + place * 2, coord_x)
@@ -238,15 +241,19 @@ def _find_peaks_fwd_kernel(
             tl.store(covariance_ptr + 3, covariance_yy)
 
 
-def launch_shape(num_pixels: int, element_size: int, lanes: int = 32, window: int = 16) -> dict[str, Any]:
+def launch_shape(
+    num_pixels: int, element_size: int, lanes: int = 32, window: int = 16, fit_window: int = 16
+) -> dict[str, Any]:
     """How a program goes about a map of that many pixels of that many bytes, with so many lanes a warp.
 
     As in decode: a warp a map, since the list and the refinements are chains of short steps, and two for large maps,
-    of which there are few. `window`: of the blur.
+    of which there are few. `window`: of the blur; `fit_window`: of a fit, which stays in registers.
     """
     num_warps = 1 if num_pixels <= 16384 else 2
     if window > 64:  # 16 rows of which fill the registers of a warp
         num_warps = min(window // 32, 16)
+    if fit_window > 16:
+        num_warps = max(num_warps, 4)
     return {
         "BLOCK_SIZE": lanes * num_warps * 16 // element_size,  # loads of 16 bytes a thread
         "LOADS": 8,
@@ -277,7 +284,8 @@ def find_peaks_fwd(
             return
         batch, num_keypoints, height, width = shape
         constants = recipe_constants(*recipe_arguments)
-        program = launch_shape(height * width, heatmaps.element_size(), lanes_of(device), constants["WINDOW"])
+        windows = constants["WINDOW"], constants["FIT_WINDOW"]
+        program = launch_shape(height * width, heatmaps.element_size(), lanes_of(device), *windows)
         launch(
             _find_peaks_fwd_kernel,
             (batch * num_keypoints, 1, 1),

@@ -404,7 +404,7 @@ REFUSED: list[Any] = [
     ("no recipe", lambda: (GOOD, None), TypeError, ["recipe", "NoneType", "Recipe"]),
     *[
         (f"covariance of {recipe.name}", lambda recipe=recipe: (GOOD, recipe, True), ValueError,
-         ["covariance", repr(recipe.name), repr(recipe.stencil), "'wide'", "'compact'"])
+         ["covariance", repr(recipe.name), repr(recipe.stencil), "'wide'", "'compact'", "'fit'"])
         for recipe in recipes.ALL if not recipe.has_hessian
     ],
 ]  # fmt: skip

@@ -27,7 +27,7 @@ DATA = Path(__file__).parent.parent / "data"
 COCO_FLIP = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
 KINDS = ["noisy_blob", "weak_blob", "noise", "negative", "blob"]
 # Recipes that differ in how they read a map: at its peak, beside it, in a window, everywhere.
-SOME_RECIPES = [recipes.DARKPOSE, recipes.VITPOSE_HF, recipes.QUARTER, recipes.MEGVII, recipes.ARGMAX]
+SOME_RECIPES = [recipes.DARKPOSE, recipes.VITPOSE_HF, recipes.FIT, recipes.QUARTER, recipes.MEGVII, recipes.ARGMAX]
 
 
 def by_name(recipe: Recipe) -> str:

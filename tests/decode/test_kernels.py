@@ -140,7 +140,7 @@ def test_is_good_to_a_ten_thousandth_of_a_pixel_on_blobs(recipe: Recipe, triton_
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (37, 1), (2, 2), (3, 5), (32, 32), (33, 32), (47, 47)])
 def test_outputs_are_written_whole_for_any_size(size: tuple[int, int], triton_device: torch.device) -> None:
     """Sizes around the block of the scan, 1024 and 2048 pixels; NaN in an output means that it was not written."""
-    for recipe in (recipes.DARKPOSE, recipes.MMPOSE_UDP, recipes.QUARTER, recipes.ARGMAX):
+    for recipe in (recipes.DARKPOSE, recipes.MMPOSE_UDP, recipes.FIT, recipes.QUARTER, recipes.ARGMAX):
         heatmaps = testing.heatmaps_of_kinds(["noisy_blob", "negative"], 1, 2, *size, seed=6).to(triton_device)
         actual = decode_poisoned(heatmaps, recipe, recipe.has_hessian)
         testing.assert_decodes_like_reference(actual, heatmaps, recipe, testing.TRITON)

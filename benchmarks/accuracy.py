@@ -1,0 +1,473 @@
+"""How far decoders are from the truth, and from what could be known of it: docs/accuracy.md.
+
+    python -m benchmarks.accuracy             measures, writes results/accuracy.json, docs/accuracy.md and its picture
+    python -m benchmarks.accuracy --report    writes the page and the picture from the file
+    python -m benchmarks.accuracy --check     exit code 1 if docs/accuracy.md is not what the file says
+
+Three experiments, seeded, on maps that are made here, so that the truth is known:
+
+- blobs: Gaussians of sigma 2 to 3 px with white noise, all recipes on the same maps. *Inside* means that the centre
+  is 7 px or more from every border, as far as decoders look; *border*, that it is within 2.4 px of one.
+- distance: the same at a given distance from one border.
+- jitter: what a network learns where annotators disagree. Each of sixteen clicks beside the keypoint, with a Gaussian
+  error of so many pixels on each axis; its click is rounded to a pixel, as usual targets are, and gives a Gaussian of
+  sigma 2; the map is the mean of these, with noise.
+
+An error is the mean distance in heatmap pixels. The Cramer-Rao bound is that of a decoder without bias which knows that
+there is one round Gaussian in white noise and sees the whole map, but neither its amplitude nor its width.
+
+accuracy.json:
+
+{
+  "schema": 1, "datetime": ..., "commit": ..., "options": {"maps": a case, "seed"},
+  "machine": {"device_name", "python", "torch", "numpy"},
+  "rows": [{"experiment", "place", "size", "peak": [low, high], "noise", "distance", "jitter": or null where it is not
+            varied, "bound": pixels or null, "annotators": error of the mean of their clicks, or null,
+            "errors": {recipe: pixels}}]
+}
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import dark_kernels
+from benchmarks import charts, report, results
+from benchmarks.conftest import cpu_name
+from benchmarks.run import commit_of
+from dark_kernels import Recipe, recipes
+
+_ROOT = Path(__file__).resolve().parent.parent
+PICTURE = "accuracy.png"
+
+SCHEMA = 1
+_NUMBER = (int, float)
+_MAYBE = (int, float, type(None))
+FIELDS: dict[str, Any] = {
+    "schema": int, "datetime": str, "commit": str, "options": dict, "machine": dict, "rows": list,
+}  # fmt: skip
+OPTION_FIELDS: dict[str, Any] = {"maps": int, "seed": int}
+MACHINE_FIELDS: dict[str, Any] = {"device_name": str, "python": str, "torch": str, "numpy": str}
+ROW_FIELDS: dict[str, Any] = {
+    "experiment": str, "place": str, "size": int, "peak": list, "noise": _NUMBER, "distance": _MAYBE, "jitter": _MAYBE,
+    "bound": _MAYBE, "annotators": _MAYBE, "errors": dict,
+}  # fmt: skip
+
+# Where "inside" begins: the blur of the published decoders sees 5 px, and their stencil 2 more.
+_MARGIN = 7.0
+_BORDER = 2.4
+_SIGMAS = (2.0, 3.0)
+_ANNOTATORS, _TARGET_SIGMA = 16, 2.0
+
+PEAKS = (1.0, 0.5, 0.25, 0.1)
+NOISES = (0.0, 0.005, 0.01, 0.02, 0.05)
+SIZES = (16, 32, 64, 128)
+DISTANCES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
+JITTERS = (0.0, 0.5, 1.0, 1.5, 2.0)
+
+
+class Case(NamedTuple):
+    """One row of the results: what the maps of a case hold."""
+
+    experiment: str
+    place: str = "inside"
+    size: int = 64
+    peak: tuple[float, float] = (0.5, 1.0)
+    noise: float = 0.01
+    distance: float | None = None
+    jitter: float | None = None
+
+
+USUAL = {place: Case("blobs", place) for place in ("inside", "border")}
+
+
+def cases() -> Iterator[Case]:
+    for usual in USUAL.values():
+        yield usual
+        for noise in NOISES:
+            for peak in PEAKS:
+                yield usual._replace(peak=(peak, peak), noise=noise)
+        for size in SIZES:
+            if size != usual.size:
+                yield usual._replace(size=size)
+    for distance in DISTANCES:
+        yield Case("distance", "border", distance=distance)
+    for jitter in JITTERS:
+        yield Case("jitter", peak=(1.0, 1.0), jitter=jitter)
+
+
+class Sample(NamedTuple):
+    """N maps and what is known of them."""
+
+    heatmaps: Tensor  # [N, H, W] float32
+    centers: Tensor  # [N, 2] as (x, y)
+    sigmas: Tensor  # [N]
+    peaks: Tensor  # [N]
+    clicks: Tensor | None  # [N, annotators, 2], for the experiment with jitter
+
+
+def make_maps(case: Case, count: int, generator: torch.Generator) -> Sample:
+    """The maps of a case."""
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    last = case.size - 1.0
+    centers = uniform(_MARGIN, last - _MARGIN, count, 2)
+    if case.place == "border":
+        near = uniform(0.0, _BORDER, count) if case.distance is None else torch.full((count,), case.distance).double()
+        side, axis = torch.randint(0, 2, (2, count), generator=generator)
+        centers[torch.arange(count), axis] = torch.where(side == 0, near, last - near)
+    sigmas, peaks, clicks = uniform(*_SIGMAS, count), uniform(*case.peak, count), None
+    if case.jitter is None:
+        maps = peaks[:, None, None] * _gaussians(centers, sigmas, case.size)
+    else:
+        deviations = torch.randn(count, _ANNOTATORS, 2, generator=generator, dtype=torch.float64)
+        clicks = centers[:, None] + case.jitter * deviations
+        sigmas = torch.full_like(sigmas, _TARGET_SIGMA)
+        targets = (clicks + 0.5).trunc()
+        maps = torch.stack([_gaussians(target, sigmas, case.size) for target in targets.unbind(1)]).mean(0)
+        maps = maps * peaks[:, None, None]
+    maps = maps.float() + case.noise * torch.randn(maps.shape, generator=generator)
+    return Sample(maps, centers, sigmas, peaks, clicks)
+
+
+def _gaussians(centers: Tensor, sigmas: Tensor, size: int) -> Tensor:
+    """Blobs of height one: [N, size, size]."""
+    x, y = _profiles(centers, sigmas, size)
+    return y[:, :, None] * x[:, None, :]
+
+
+def _profiles(centers: Tensor, sigmas: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Blobs along x and y: two of [N, size]."""
+    pixels = torch.arange(size, dtype=torch.float64)
+    x, y = ((-0.5 * ((pixels - c[:, None]) / sigmas[:, None]) ** 2).exp() for c in centers.unbind(-1))
+    return x, y
+
+
+def cramer_rao_bound(sample: Sample, size: int, noise: float) -> Tensor:
+    """The least mean distance of a decoder without bias: [N] in pixels.
+
+    Fisher's information of x, y, amplitude and sigma is J' J / noise^2, with J the derivatives of the map's pixels. The
+    upper left 2 x 2 block of its inverse bounds the covariance of x and y, and the mean length of a Gaussian error with
+    that covariance is sqrt(pi / 2) times the mean of its standard deviation over all directions.
+    """
+    profiles = _profiles(sample.centers, sample.sigmas, size)
+    pixels = torch.arange(size, dtype=torch.float64)
+    sigmas, peaks = sample.sigmas[:, None], sample.peaks[:, None]
+    # Each derivative is a sum of products of a function of x and one of y, and so are the sums over pixels.
+    u, v = ((pixels - center[:, None]) / sigmas for center in sample.centers.unbind(-1))
+    (x, y), one = profiles, torch.ones_like(u)
+    derivatives: list[list[tuple[Tensor, Tensor]]] = [
+        [(peaks / sigmas * u, one)],
+        [(peaks / sigmas * one, v)],
+        [(one, one)],
+        [(peaks / sigmas * u * u, one), (peaks / sigmas * one, v * v)],
+    ]
+    information = torch.stack(
+        [
+            torch.stack(
+                [
+                    torch.stack([(a * c * x * x).sum(-1) * (b * d * y * y).sum(-1) for a, b in row for c, d in column])
+                    .sum(0)
+                    for column in derivatives
+                ],
+                dim=-1,
+            )
+            for row in derivatives
+        ],
+        dim=-2,
+    )  # fmt: skip
+    covariances = noise**2 * information.inverse()[:, :2, :2]
+    angles = torch.arange(64, dtype=torch.float64) * (math.pi / 64)
+    directions = torch.stack([angles.cos(), angles.sin()], -1)
+    variances = torch.einsum("di,nij,dj->nd", directions, covariances, directions)
+    return math.sqrt(math.pi / 2) * variances.sqrt().mean(-1)
+
+
+def decode(heatmaps: Tensor, recipe: Recipe) -> Tensor:
+    """Coordinates [N, 2]."""
+    scaled = heatmaps * 255 if recipe == recipes.MEGVII else heatmaps
+    return dark_kernels.decode(scaled[None], recipe).coords[0].double()
+
+
+def measure(case: Case, count: int, seed: int) -> dict[str, Any]:
+    """One row of the results."""
+    sample = make_maps(case, count, torch.Generator().manual_seed(seed))
+
+    def error(coords: Tensor) -> float:
+        return float(f"{(coords - sample.centers).norm(dim=-1).mean().item():.6g}")
+
+    bound, annotators = None, None
+    if sample.clicks is not None:
+        annotators = error(sample.clicks.mean(1))
+    elif case.noise > 0:
+        bound = float(f"{cramer_rao_bound(sample, case.size, case.noise).mean().item():.6g}")
+    errors = {recipe.name: error(decode(sample.heatmaps, recipe)) for recipe in recipes.ALL}
+    return {
+        **case._asdict(), "peak": list(case.peak), "bound": bound, "annotators": annotators, "errors": errors,
+    }  # fmt: skip
+
+
+def run(count: int, seed: int, chosen: Iterable[Case]) -> dict[str, Any]:
+    """All rows, and where they come from."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "schema": SCHEMA,
+        "datetime": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "commit": commit_of(_ROOT),
+        "options": {"maps": count, "seed": seed},
+        "machine": {
+            "device_name": f"{cpu_name()}, {cores} cores",
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "rows": [measure(case, count, seed + index) for index, case in enumerate(chosen)],
+    }
+
+
+# --- the file ---------------------------------------------------------------------------------------------
+
+
+def check(record: Any, where: str = results.ACCURACY) -> None:
+    """Raise SchemaError unless `record` has every field, of its type."""
+    results.check_fields(record, {"schema": int}, where)
+    if record["schema"] != SCHEMA:
+        raise results.SchemaError(f"{where}.schema: got {record['schema']}, expected {SCHEMA}; measure again")
+    results.check_fields(record, FIELDS, where)
+    results.check_fields(record["options"], OPTION_FIELDS, f"{where}.options")
+    results.check_fields(record["machine"], MACHINE_FIELDS, f"{where}.machine")
+    for i, row in enumerate(record["rows"]):
+        results.check_fields(row, ROW_FIELDS, f"{where}.rows[{i}]")
+        results.check_fields(row["errors"], dict.fromkeys(row["errors"], _NUMBER), f"{where}.rows[{i}].errors")
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A checked results file.
+
+    Raises:
+        SchemaError: It is not JSON, or not of this schema.
+    """
+    try:
+        record = json.loads(path.read_text())
+    except ValueError as error:
+        raise results.SchemaError(f"{path.name}: is not JSON ({error})") from error
+    check(record, path.name)
+    return dict(record)
+
+
+# --- the page ---------------------------------------------------------------------------------------------
+
+
+def _row(record: Mapping[str, Any], case: Case) -> dict[str, Any]:
+    """The row of a case.
+
+    Raises:
+        SchemaError: There is none.
+    """
+    wanted = {**case._asdict(), "peak": list(case.peak)}
+    for row in record["rows"]:
+        if all(row[name] == value for name, value in wanted.items()):
+            return dict(row)
+    raise results.SchemaError(f"{results.ACCURACY}: has no row for {case}; measure again")
+
+
+def pixels(error: float | None) -> str:
+    """Three digits, no exponent; nothing below 1e-4."""
+    if error is None:
+        return ""
+    if error < 1e-4:
+        return "0"
+    return f"{error:.{max(0, 2 - math.floor(math.log10(error)))}f}"
+
+
+def _columns(record: Mapping[str, Any], header: Sequence[str], chosen: Sequence[Case], last: str) -> list[str]:
+    """A table of all recipes: a column for each case; below them the bound, or what else is the best there is."""
+    rows = [_row(record, case) for case in chosen]
+    lines = [[name, *(pixels(row["errors"][name]) for row in rows)] for name in rows[0]["errors"]]
+    lines.append([last, *(pixels(row["bound"] if row["bound"] is not None else row["annotators"]) for row in rows)])
+    return report.table(["recipe", *header], lines, num_words=1)
+
+
+_BOUND = "Cramer-Rao bound"
+
+
+def page(record: Mapping[str, Any]) -> str:
+    """What docs/accuracy.md says."""
+    machine, options = record["machine"], record["options"]
+    usual = [_row(record, USUAL[place]) for place in ("inside", "border")]
+    table = [
+        [name, *(cell for row in usual for cell in (pixels(row["errors"][name]),
+                                                    report.times(row["errors"][name] / row["bound"])))]
+        for name in usual[0]["errors"]
+    ]  # fmt: skip
+    table.append([_BOUND, *(cell for row in usual for cell in (pixels(row["bound"]), "1"))])
+
+    def peaks(place: str, noise: float) -> list[Case]:
+        return [USUAL[place]._replace(peak=(peak, peak), noise=noise) for peak in PEAKS]
+
+    def noises(place: str) -> list[Case]:
+        return [USUAL[place]._replace(peak=(1.0, 1.0), noise=noise) for noise in NOISES]
+
+    def sizes(place: str) -> list[Case]:
+        return [USUAL[place]._replace(size=size) for size in SIZES]
+
+    lines = [
+        "# Accuracy",
+        "",
+        "Written by `python -m benchmarks.accuracy`; changes here are lost.",
+        "",
+        f"Mean distance from the true centre in heatmap pixels, over {options['maps']} maps a number.",
+        "All recipes decode the same maps: one Gaussian of sigma 2 to 3 px and white noise; 64 x 64 px, peak 0.5 to 1",
+        "and noise 0.01 unless a table says otherwise.",
+        f"*Inside*: {_MARGIN:g} px or more from every border. *Border*: within {_BORDER:g} px of one.",
+        "The Cramer-Rao bound is that of a decoder without bias that knows neither amplitude nor width and sees the",
+        "whole map; *times* is error over bound. A decoder with a bias may be below it.",
+        "What a network errs is not in these numbers, but for the last table.",
+        "",
+        f"Commit {record['commit']}, {record['datetime'][:10]}, seed {options['seed']}, Python {machine['python']}, "
+        f"torch {machine['torch']}, {machine['device_name']}.",
+        "",
+        f"![Errors of recipes over noise, peak, distance from a border and annotators' jitter](accuracy/{PICTURE})",
+        "",
+        *report.table(["recipe", "inside", "times", "border", "times"], table, num_words=1),
+        "",
+        "`megvii` adds half a pixel to where it has moved, by the convention of its maps.",
+        "",
+    ]
+    for title, header, chosen in (
+        ("Noise, peak 1, inside", [f"{noise:g}" for noise in NOISES], noises("inside")),
+        ("Noise, peak 1, border", [f"{noise:g}" for noise in NOISES], noises("border")),
+        ("Peak, noise 0.01, inside", [f"{peak:g}" for peak in PEAKS], peaks("inside", 0.01)),
+        ("Peak, noise 0.01, border", [f"{peak:g}" for peak in PEAKS], peaks("border", 0.01)),
+        ("Peak, noise 0.05, inside", [f"{peak:g}" for peak in PEAKS], peaks("inside", 0.05)),
+        ("Size of the map, inside", [f"{size} px" for size in SIZES], sizes("inside")),
+        ("Size of the map, border", [f"{size} px" for size in SIZES], sizes("border")),
+        (
+            "Distance from a border", [f"{distance:g} px" for distance in DISTANCES],
+            [Case("distance", "border", distance=distance) for distance in DISTANCES],
+        ),
+    ):  # fmt: skip
+        lines += [f"## {title}", "", *_columns(record, header, chosen, _BOUND), ""]
+    jitters = [Case("jitter", peak=(1.0, 1.0), jitter=jitter) for jitter in JITTERS]
+    lines += [
+        "## Annotators who disagree",
+        "",
+        "A network that is trained on one Gaussian a sample does not return one, but the mean of what it has been",
+        f"taught: here of {_ANNOTATORS} Gaussians of sigma {_TARGET_SIGMA:g}, each on the pixel nearest to where an",
+        "annotator clicked, with a standard deviation of so many pixels on each axis around the keypoint, and noise",
+        "0.01. No decoder can be expected to beat the mean of the clicks. Without jitter the rounding of the targets",
+        "is all that there is to see, and nothing finds what it has lost.",
+        "",
+        *_columns(record, [f"{jitter:g} px" for jitter in JITTERS], jitters, "mean of the clicks"),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+# Recipes that differ in the picture; the others lie on one of these.
+_DRAWN = {
+    "argmax": "#999999", "quarter": "#E69F00", "darkpose": "#0072B2", "mmpose_udp": "#56B4E9", "vitpose_hf": "#CC79A7",
+    "fit": "#D55E00",
+}  # fmt: skip
+
+
+def draw(record: Mapping[str, Any], folder: Path) -> Path | None:
+    """The picture of the page; None where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        print(f"no picture: matplotlib is not installed ({error})")
+        return None
+    figure = Figure(figsize=(10, 7.5), layout="constrained")
+    panels = figure.subplots(2, 2)
+    inside = USUAL["inside"]
+    contents: list[tuple[str, str, Sequence[float], list[Case], str]] = [
+        ("Noise (peak 1, inside)", "standard deviation", NOISES[1:],
+         [inside._replace(peak=(1.0, 1.0), noise=noise) for noise in NOISES[1:]], "bound"),
+        ("Peak (noise 0.01, inside)", "peak", PEAKS, [inside._replace(peak=(peak, peak)) for peak in PEAKS], "bound"),
+        ("Distance from a border", "px", DISTANCES,
+         [Case("distance", "border", distance=distance) for distance in DISTANCES], "bound"),
+        ("Annotators who disagree", "jitter, px", JITTERS,
+         [Case("jitter", peak=(1.0, 1.0), jitter=jitter) for jitter in JITTERS], "annotators"),
+    ]  # fmt: skip
+    for axes, (title, label, positions, chosen, best) in zip(panels.flat, contents, strict=True):
+        rows = [_row(record, case) for case in chosen]
+        for name, color in _DRAWN.items():
+            axes.plot(positions, [row["errors"][name] for row in rows], "o-", color=color, markersize=4, label=name)
+        words = "Cramer-Rao bound" if best == "bound" else "mean of the clicks"
+        axes.plot(positions, [row[best] for row in rows], "--", color=charts.INK, label=words)
+        if best == "bound":
+            axes.set_yscale("log")
+        if label in ("standard deviation", "peak"):
+            axes.set_xscale("log")
+            axes.set_xticks(positions, [f"{position:g}" for position in positions])
+        axes.set_title(title, loc="left", size=10)
+        axes.set_xlabel(label)
+        axes.set_ylabel("mean error, px")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.10g}")
+        axes.grid(color=charts.FAINT, linewidth=0.6)
+        charts.quiet(axes)
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    more, others = panels[1, 1].get_legend_handles_labels()
+    figure.legend(
+        [*handles, more[-1]], [*labels, others[-1]], loc="outside lower center", ncols=4, frameon=False, fontsize=9
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / PICTURE, dpi=110)
+    return folder / PICTURE
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=Path, default=_ROOT / "benchmarks" / "results", help="folder of accuracy.json")
+    parser.add_argument("--docs", type=Path, default=_ROOT / "docs", help="folder of accuracy.md and its picture")
+    parser.add_argument("--maps", type=int, default=2000, help="of a case (2000)")
+    parser.add_argument("--seed", type=int, default=0)
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--report", action="store_true", help="measure nothing, write the page from the file")
+    action.add_argument("--check", action="store_true", help="exit code 1 if the page is not what the file says")
+    options = parser.parse_args(arguments)
+    path, docs = options.output / results.ACCURACY, options.docs / "accuracy.md"
+    try:
+        if not options.report and not options.check:
+            started = time.perf_counter()
+            record = run(options.maps, options.seed, cases())
+            check(record)
+            options.output.mkdir(parents=True, exist_ok=True)
+            rows = ",\n".join(json.dumps(row) for row in record["rows"])
+            head = json.dumps({**record, "rows": []}, indent=1)
+            path.write_text(head.replace('"rows": []', f'"rows": [\n{rows}\n]') + "\n")
+            print(f"{len(record['rows'])} cases in {time.perf_counter() - started:.0f} s: {path}")
+        record = load(path)
+        text = page(record)
+        if options.check:
+            if docs.exists() and docs.read_text() == text:
+                return 0
+            print(f"{docs.name} is not what {path.name} says: run python -m benchmarks.accuracy --report")
+            return 1
+    except (results.SchemaError, OSError) as error:
+        print(f"benchmarks.accuracy: {error}", file=sys.stderr)
+        return 2
+    docs.parent.mkdir(parents=True, exist_ok=True)
+    docs.write_text(text)
+    draw(record, options.docs / "accuracy")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
