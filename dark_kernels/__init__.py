@@ -2,6 +2,14 @@
 
 from . import nn, recipes
 from .decode import decode
+from .encode import encode
+from .heatmap_loss import (
+    heatmap_adaptive_wing,
+    heatmap_cross_entropy,
+    heatmap_focal,
+    heatmap_js,
+    heatmap_mse,
+)
 from .mixture_nll import gaussian_mixture_nll
 from .nll import gaussian_nll, linear_gaussian_nll
 from .recipes import Recipe
@@ -14,8 +22,14 @@ __all__ = [
     "Recipe",
     "__version__",
     "decode",
+    "encode",
     "gaussian_mixture_nll",
     "gaussian_nll",
+    "heatmap_adaptive_wing",
+    "heatmap_cross_entropy",
+    "heatmap_focal",
+    "heatmap_js",
+    "heatmap_mse",
     "linear_gaussian_nll",
     "nn",
     "recipes",
