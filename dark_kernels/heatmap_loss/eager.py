@@ -72,7 +72,7 @@ def _without_denormals(targets: Targets) -> Targets:
     """The same in place, but for values below 1e-19 (float32), which are 0: arithmetic with products that underflow
     takes a CPU ten times as long."""
     for factor in (targets.rows, targets.columns):
-        torch.nn.functional.threshold_(factor, math.sqrt(torch.finfo(factor.dtype).tiny), 0.0)
+        factor.masked_fill_(factor < math.sqrt(torch.finfo(factor.dtype).tiny), 0.0)
     return targets
 
 
