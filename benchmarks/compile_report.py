@@ -326,7 +326,7 @@ ROOMS: tuple[Room, ...] = (
         "dark_kernels.encode.kernels",
         _encode_calls,
         loads={},
-        stores={"_encode_fwd_kernel": ("_encode_fwd_kernel",)},
+        stores={"_encode_fwd_kernel": ("_store_pixels",)},
     ),
     Room(
         "heatmap_loss",

@@ -12,6 +12,13 @@ from .._triton.launch import launch, on_device_of
 from .._triton.targets import EXACT_PIXELS, draw_targets, find_pixels, load_person, load_spread, weight_of_crowd
 
 
+@triton.jit
+def _store_pixels(map_ptr, pixel, num_pixels, values):
+    """[1, P] pixels of a contiguous map."""
+    mask = (pixel < num_pixels)[None, :]
+    tl.store(map_ptr + pixel.to(tl.int64)[None, :], values.to(map_ptr.dtype.element_ty), mask=mask)
+
+
 @triton.jit(do_not_specialize=["num_people", "num_keypoints"])
 def _encode_fwd_kernel(
     heatmaps_ptr,  # [B, K, H, W], contiguous
@@ -62,9 +69,7 @@ def _encode_fwd_kernel(
         num_people, batch, keypoint, exists, height, width, radius, exponent, row, column, ENCODING, HAS_VISIBLE,
         SEVERAL,
     )  # fmt: skip
-    offset = index.to(tl.int64) * num_pixels
-    pointers = heatmaps_ptr + offset + pixel[None, :].to(tl.int64)
-    tl.store(pointers, values.to(heatmaps_ptr.dtype.element_ty), mask=(pixel < num_pixels)[None, :])
+    _store_pixels(heatmaps_ptr + index.to(tl.int64) * num_pixels, pixel, num_pixels, values)
     if block == 0:
         weight = weight_of_crowd(
             first_weight, keypoints_ptr, keypoints_stride_b, keypoints_stride_n, keypoints_stride_k,

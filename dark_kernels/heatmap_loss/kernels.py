@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._triton.launch import launch, on_device_of
+from .._triton.launch import REGISTER_LIMIT, lanes_of, launch, on_device_of
 from .._triton.targets import EXACT_PIXELS, draw_targets, find_pixels, load_person, load_spread, weight_of_crowd
 from .options import HIGHEST_PROBABILITY, LOWEST_PROBABILITY, Options
 
@@ -403,13 +403,13 @@ def _heatmap_loss_bwd_kernel(
     row, column = find_pixels(pixel, width, IS_SMALL)
     mask = counts[:, None] & (pixel < num_pixels)[None, :]
     map_ptr = heatmaps_ptr + batch * heatmaps_stride_b + keypoint * heatmaps_stride_k
-    heatmap = _load_pixels(map_ptr, heatmaps_stride_h, heatmaps_stride_w, pixel, row, column, mask, 0.0, IS_FLAT)
     target = draw_targets(
         first_weight, x, y, left, right, top, bottom, keypoints_ptr, keypoints_stride_b, keypoints_stride_n,
         keypoints_stride_k, keypoints_stride_c, visible_ptr, visible_stride_b, visible_stride_n, visible_stride_k,
         num_people, batch, keypoint, exists, height, width, radius, exponent, row, column, ENCODING, HAS_VISIBLE,
         SEVERAL,
     )  # fmt: skip
+    heatmap = _load_pixels(map_ptr, heatmaps_stride_h, heatmaps_stride_w, pixel, row, column, mask, 0.0, IS_FLAT)
 
     if SQUARES_WEIGHT:
         weight = 0.5 * weight * weight
@@ -456,7 +456,7 @@ def launch_shape(heatmaps: Tensor) -> dict[str, int]:
     """BLOCK_KEYPOINTS, BLOCK_PIXELS and num_warps: a run of pixels of one map, or of interleaved maps as many as share
     a sector."""
     _, num_keypoints, height, width = heatmaps.shape
-    block_size = 32 * _NUM_WARPS * _PIXELS_A_THREAD
+    block_size = lanes_of(heatmaps.device) * _NUM_WARPS * _PIXELS_A_THREAD
     block_keypoints = 1
     if heatmaps.stride(1) < heatmaps.stride(3):
         block_keypoints = min(_SECTOR // heatmaps.element_size(), triton.next_power_of_2(num_keypoints))
@@ -537,5 +537,7 @@ def _arguments(
         "IS_SMALL": height * width <= EXACT_PIXELS,
         "IS_FLAT": heatmaps.stride(2) == width * heatmaps.stride(3),
     }
+    if keypoints.shape[1] > 1:  # a loop in a loop, which would spill
+        constants.update(REGISTER_LIMIT)
     sizes = [keypoints.shape[1], num_keypoints, height, width]
     return inputs, sizes, [sigma, options.alpha, options.omega, options.epsilon, options.theta], constants

@@ -73,9 +73,7 @@ class Case:
 def every_case() -> list[Case]:
     """Each loss with each encoding, people and labels or not; the rest take turns."""
     cases = []
-    for i, (kind, encoding, people, labels) in enumerate(
-        itertools.product(KINDS, ENCODINGS, (None, 3), (False, True))
-    ):
+    for i, (kind, encoding, people, labels) in enumerate(itertools.product(KINDS, ENCODINGS, (None, 3), (False, True))):
         turn = i + i // 3
         case = Case(kind, encoding, REDUCTIONS[turn % 3], people, labels)
         if kind not in SOFTMAX and turn % 2:
@@ -230,9 +228,7 @@ def truth(inputs: Inputs, case: Case) -> Truth:
     size = heatmaps.shape[2], heatmaps.shape[3]
     target, drawn = draw_targets(people.double(), size, inputs.sigma, case.encoding, visible)
     target.requires_grad_()
-    options = Options(
-        case.kind, case.encoding, case.weighting == "hrnet", case.empty == "zero", 2.1, 14.0, 1.0, 0.5
-    )
+    options = Options(case.kind, case.encoding, case.weighting == "hrnet", case.empty == "zero", 2.1, 14.0, 1.0, 0.5)
     weight = keypoint_weight(drawn, inputs.weight, options.keeps_empty)
     if options.squares_weight:
         weight = 0.5 * weight**2
