@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from .._operators import directly
+from .._operators import directly, empty_in_huge_pages
 from ..backends import choose
 from . import eager
 
@@ -30,7 +32,7 @@ def _encode(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     serves = choose(backend, keypoints.device.type, dtype).backend
-    heatmaps, weight = _encode_fake(keypoints, visible, sigmas, sigma, height, width, encoding, dtype, backend)
+    heatmaps, weight = _make_outputs(empty_in_huge_pages, keypoints, height, width, dtype)
     if keypoints.shape[1] == 0:  # nobody
         return heatmaps.zero_(), weight.zero_()
     if weight.numel() == 0:
@@ -56,11 +58,18 @@ def _encode_fake(
     dtype: torch.dtype,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
+    return _make_outputs(torch.empty, keypoints, height, width, dtype)
+
+
+def _make_outputs(
+    make: Callable[..., Tensor], keypoints: Tensor, height: int, width: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """Uninitialised outputs."""
-    batch, num_keypoints = keypoints.shape[0], keypoints.shape[2]
+    batch, num_keypoints, device = keypoints.shape[0], keypoints.shape[2], keypoints.device
+    arithmetic = torch.float64 if dtype == torch.float64 else torch.float32
     return (
-        keypoints.new_empty((batch, num_keypoints, height, width), dtype=dtype),
-        keypoints.new_empty((batch, num_keypoints), dtype=torch.float64 if dtype == torch.float64 else torch.float32),
+        make((batch, num_keypoints, height, width), dtype=dtype, device=device),
+        torch.empty((batch, num_keypoints), dtype=arithmetic, device=device),
     )
 
 

@@ -7,12 +7,21 @@ numbers that the softmax takes, and the number of positive pixels that the focal
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._operators import OnceDifferentiable, arithmetic_dtype, cache_signatures, directly, is_channels_last, make_maps
+from .._operators import (
+    OnceDifferentiable,
+    arithmetic_dtype,
+    cache_signatures,
+    directly,
+    empty_in_huge_pages,
+    is_channels_last,
+    make_maps,
+)
 from ..backends import choose
 from . import eager
 from .options import Options
@@ -65,7 +74,7 @@ def _heatmap_loss_fake(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tenso
 def _heatmap_loss_backward(grad_loss: Tensor, saved: Tensor, heatmaps: Tensor, *arguments: Any) -> Tensor:
     *options, reduction, backend = arguments
     serves = choose(backend, heatmaps.device.type, saved.dtype).backend
-    gradient = _heatmap_loss_backward_fake(grad_loss, saved, heatmaps, *arguments)
+    gradient = _make_gradient(empty_in_huge_pages, heatmaps)
     batch, num_keypoints = heatmaps.shape[:2]
     if batch == 0 or num_keypoints == 0:
         return gradient
@@ -82,10 +91,13 @@ def _heatmap_loss_backward(grad_loss: Tensor, saved: Tensor, heatmaps: Tensor, *
 
 
 def _heatmap_loss_backward_fake(grad_loss: Tensor, saved: Tensor, heatmaps: Tensor, *arguments: Any) -> Tensor:
-    """An uninitialised gradient."""
+    return _make_gradient(torch.empty, heatmaps)
+
+
+def _make_gradient(make: Callable[..., Tensor], heatmaps: Tensor) -> Tensor:
     batch, num_keypoints, height, width = heatmaps.shape
     sizes = batch, (num_keypoints,), height, width
-    return make_maps(torch.empty, *sizes, heatmaps.dtype, heatmaps.device, is_channels_last(heatmaps))
+    return make_maps(make, *sizes, heatmaps.dtype, heatmaps.device, is_channels_last(heatmaps))
 
 
 def _somebody(keypoints: Tensor, visible: Tensor | None) -> tuple[Tensor, Tensor | None]:
