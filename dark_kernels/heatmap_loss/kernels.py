@@ -445,18 +445,22 @@ def _heatmap_loss_bwd_kernel(
 
 # --- launchers ---------------------------------------------------------------------------------------------
 
-# Pixels of a thread, of one or two loads of 16 bytes, and warps of a program. Twice the pixels would spill for several
-# people.
-_PIXELS_A_THREAD = 8
+# Bytes that a thread reads at a time, and warps a program; what decode reads its maps with.
+_BYTES_A_THREAD = 32
 _NUM_WARPS = 4
+# More pixels a thread than these do not fit into the registers of a softmax, or of several people.
+_MOST_PIXELS = 8
 _SECTOR = 32  # bytes, the least that memory gives
 
 
-def launch_shape(heatmaps: Tensor) -> dict[str, int]:
+def launch_shape(heatmaps: Tensor, kind: str, num_people: int) -> dict[str, int]:
     """BLOCK_KEYPOINTS, BLOCK_PIXELS and num_warps: a run of pixels of one map, or of interleaved maps as many as share
     a sector."""
     _, num_keypoints, height, width = heatmaps.shape
-    block_size = lanes_of(heatmaps.device) * _NUM_WARPS * _PIXELS_A_THREAD
+    pixels = _BYTES_A_THREAD // heatmaps.element_size()
+    if num_people > 1 or kind in ("cross_entropy", "js"):
+        pixels = min(pixels, _MOST_PIXELS)
+    block_size = lanes_of(heatmaps.device) * _NUM_WARPS * pixels
     block_keypoints = 1
     if heatmaps.stride(1) < heatmaps.stride(3):
         block_keypoints = min(_SECTOR // heatmaps.element_size(), triton.next_power_of_2(num_keypoints))
@@ -524,7 +528,7 @@ def _arguments(
         # Where there is none, a pointer that is not read.
         inputs += [keypoints, *(0,) * num_strides] if tensor is None else [tensor, *tensor.stride()]
     constants = {
-        **launch_shape(heatmaps),
+        **launch_shape(heatmaps, options.kind, keypoints.shape[1]),
         "LOSS": options.kind,
         "ENCODING": options.encoding,
         "SQUARES_WEIGHT": options.squares_weight,

@@ -28,8 +28,7 @@ def paths(fields: dict[str, Any], above: tuple[str, ...] = ()) -> list[tuple[str
 
 
 def test_the_readme_is_what_the_results_say() -> None:
-    readme = README.read_text()
-    assert report.insert(readme, report.tables(report.load(report.RESULTS))) == readme, "run python -m examples.report"
+    assert report.main(["--check"]) == 0, "run python -m examples.report"
 
 
 def test_the_results_show_what_the_readme_says_of_them(record: dict[str, Any]) -> None:
@@ -83,14 +82,17 @@ def test_other_schemas_and_no_json_are_refused(record: dict[str, Any], tmp_path:
 
 
 def test_command(record: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results, readme = tmp_path / "results.json", tmp_path / "README.md"
-    results.write_text(json.dumps(record))
-    where = ["--results", str(results), "--readme", str(readme)]
+    readme = tmp_path / "README.md"
+    (tmp_path / "results.json").write_text(json.dumps(record))
+    where = ["--results", str(tmp_path), "--readme", str(readme)]
+    assert report.main(where) == 2  # no results of the heatmaps
+    (tmp_path / "heatmaps.json").write_text(report.HEATMAP_RESULTS.read_text())
     assert report.main(where) == 2  # no README
     readme.write_text("no markers")
     assert report.main(where) == 2
     assert "expected <!-- training:begin -->" in capsys.readouterr().err
-    readme.write_text(f"before\n{report.BEGIN}\n{report.END}\nafter\n")
+    markers = [report.BEGIN, report.END, report.HEATMAP_BEGIN, report.HEATMAP_END]
+    readme.write_text("\n".join(["before", *markers, "after\n"]))
     assert report.main([*where, "--check"]) == 1
     assert report.main(where) == 0
     assert report.main([*where, "--check"]) == 0
@@ -99,4 +101,24 @@ def test_command(record: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureF
     assert text.endswith("after\n")
     capsys.readouterr()
     assert report.main([*where, "--print"]) == 0
-    assert capsys.readouterr().out in text
+    for part in capsys.readouterr().out.split("\n\n"):
+        assert part in text
+
+
+def test_errors_of_heatmaps_are_means_over_seeds() -> None:
+    record = report.load(report.HEATMAP_RESULTS, report.HEATMAP_FIELDS)
+    run = {"loss": "js", "map": 16, "encoding": "biased", "seed": 0, "mean_error": 3.0, "median_error": 1.0}
+    other = {**run, "seed": 1, "mean_error": 4.0, "median_error": 2.0}
+    table = report.heatmap_table({**record, "runs": [run, other, {**run, "encoding": "unbiased"}]})
+    header, _, row = table.splitlines()[-3:]
+    assert header == "| loss | 16 x 16, biased + quarter offset | 16 x 16, unbiased + DARK |"
+    assert row == "| Jensen-Shannon | 1.50 ± 0.71 (3.50) | 1.00 (3.00) |"
+
+
+def test_a_run_without_a_number_is_named() -> None:
+    record = report.load(report.HEATMAP_RESULTS, report.HEATMAP_FIELDS)
+    del record["runs"][1]["median_error"]
+    with pytest.raises(report.SchemaError, match=r"results\.runs\[1\]: field 'median_error' is missing"):
+        report.check(record, expected=report.HEATMAP_FIELDS)
+    with pytest.raises(report.SchemaError, match=r"results\.runs: got str, expected a list"):
+        report.check({**record, "runs": "none"}, expected=report.HEATMAP_FIELDS)
