@@ -54,7 +54,7 @@ __all__ = [
 # covariance -> log variances a keypoint
 _COVARIANCES = {"isotropic": 1, "diagonal": 2, "full": 3}
 
-Sigma = float | list[float] | tuple[float, ...] | Tensor
+_Sigma = float | list[float] | tuple[float, ...] | Tensor
 
 
 class DARKHead(nn.Module):
@@ -442,7 +442,7 @@ class _HeatmapLoss(nn.Module):
     _function: Callable[..., Tensor]
     sigma: float | Tensor
 
-    def __init__(self, sigma: Sigma, backend: str, **options: Any) -> None:
+    def __init__(self, sigma: _Sigma, backend: str, **options: Any) -> None:
         super().__init__()
         if isinstance(sigma, list | tuple):
             for number in sigma:
@@ -510,7 +510,7 @@ class HeatmapMSELoss(_HeatmapLoss):
 
     def __init__(
         self,
-        sigma: Sigma = 2.0,
+        sigma: _Sigma = 2.0,
         encoding: str = "unbiased",
         weighting: str = "mmpose",
         topk: int | None = None,
@@ -542,7 +542,7 @@ class HeatmapAdaptiveWingLoss(_HeatmapLoss):
 
     def __init__(
         self,
-        sigma: Sigma = 2.0,
+        sigma: _Sigma = 2.0,
         encoding: str = "unbiased",
         alpha: float = 2.1,
         omega: float = 14.0,
@@ -576,7 +576,7 @@ class HeatmapFocalLoss(_HeatmapLoss):
 
     def __init__(
         self,
-        sigma: Sigma = 2.0,
+        sigma: _Sigma = 2.0,
         encoding: str = "biased",
         empty: str = "skip",
         reduction: str = "mean",
@@ -602,7 +602,7 @@ class HeatmapCrossEntropyLoss(_HeatmapLoss):
 
     def __init__(
         self,
-        sigma: Sigma = 2.0,
+        sigma: _Sigma = 2.0,
         encoding: str = "unbiased",
         reduction: str = "mean",
         backend: str = "auto",
@@ -627,7 +627,7 @@ class HeatmapJSLoss(_HeatmapLoss):
 
     def __init__(
         self,
-        sigma: Sigma = 2.0,
+        sigma: _Sigma = 2.0,
         encoding: str = "unbiased",
         reduction: str = "mean",
         backend: str = "auto",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -270,8 +269,3 @@ def assert_like_truth(inputs: Inputs, case: Case, backend: str, device: torch.de
     wrong = ~(error <= bound)
     first = tuple(wrong.nonzero()[0].tolist()) if bool(wrong.any()) else ()
     assert not first, f"gradient{list(first)}: {case.id}: got {gradient[first]}, expected {expected.gradient[first]}"
-
-
-def all_functions(**fixed: Any) -> dict[str, Callable[..., Tensor]]:
-    """The losses with some arguments given."""
-    return {kind: functools.partial(function, **fixed) for kind, function in FUNCTIONS.items()}
