@@ -115,14 +115,14 @@ def test_is_the_published_loss_on_published_targets(
     backend, device = service
     kind, options, expected_of = PUBLISHED[name]
     generator = torch.Generator().manual_seed(11)
-    shape = (2, 5) if people is None else (2, people, 5)
+    shape = (1, 6) if people is None else (1, people, 6)
     keypoints = torch.rand((*shape, 2), generator=generator) * 28 - 8
     keypoints = (keypoints * 4).round() / 4
     visible = (torch.rand(shape, generator=generator) < 0.8).float()
-    weight = torch.ones(2, 5) if kind == "focal" else torch.rand(2, 5, generator=generator) + 0.5
-    heatmaps = 0.05 + 0.9 * torch.rand(2, 5, 13, 12, generator=generator)
+    weight = torch.ones(1, 6) if kind == "focal" else torch.rand(1, 6, generator=generator) + 0.5
+    heatmaps = 0.05 + 0.9 * torch.rand(1, 6, 13, 12, generator=generator)
     targets, drawn = published.draw(
-        keypoints.view(2, -1, 5, 2).numpy(), (13, 12), 2.0, encoding, visible.view(2, -1, 5).numpy()
+        keypoints.view(1, -1, 6, 2).numpy(), (13, 12), 2.0, encoding, visible.view(1, -1, 6).numpy()
     )
     counted = drawn * weight.double().numpy()
     if kind in SOFTMAX:  # where a map of zeros is no distribution
