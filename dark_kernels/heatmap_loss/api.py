@@ -66,8 +66,9 @@ def heatmap_mse(
         weight: [B, K], any dtype; 0 means not annotated.
         encoding: `"unbiased"` (DARK), `"biased"` (MSRA) or `"udp"`, see `encode`.
         weighting: `"mmpose"` or `"hrnet"`; the two differ by a factor, and for weights that are neither 0 nor 1.
-        topk: Online hard keypoint mining: of each image only the `topk` maps with the largest losses count. With
-            `"hrnet"` that is HRNet's JointsOHKMMSELoss, whose `topk` is 8.
+        topk: Online hard keypoint mining: of each image only the `topk` maps with the largest losses count; published
+            is 8. With `"hrnet"` that is HRNet's JointsOHKMMSELoss, with `"mmpose"` and weights of 0 and 1 MMPose's
+            KeypointOHKMMSELoss.
         empty: What becomes of maps whose keypoint is absent: `"skip"` ignores them, `"zero"` trains them towards zero,
             with the weight in `weight`.
         reduction: `"mean"` divides the sum of the maps' losses by B * K (by B * topk), `"sum"` by 1; `"none"` returns

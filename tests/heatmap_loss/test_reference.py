@@ -49,6 +49,11 @@ def hrnet_ohkm(heatmaps: Array, targets: Array, weight: Array, topk: int) -> flo
     return float(np.mean([np.sort(image)[::-1][:topk].sum() / topk for image in losses]))
 
 
+def mmpose_ohkm(heatmaps: Array, targets: Array, weight: Array, topk: int) -> float:
+    """KeypointOHKMMSELoss: that of HRNet without its half."""
+    return 2 * hrnet_ohkm(heatmaps, targets, weight, topk)
+
+
 def adaptive_wing(heatmaps: Array, targets: Array, weight: Array) -> float:
     alpha, omega, epsilon, theta = 2.1, 14.0, 1.0, 0.5
     total = 0.0
@@ -97,6 +102,7 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any], Callable[..., float]]] = {
     "mmpose mse": ("mse", {}, mmpose_mse),
     "hrnet mse": ("mse", {"weighting": "hrnet"}, hrnet_mse),
     "hrnet ohkm": ("mse", {"weighting": "hrnet", "topk": 3}, lambda *maps: hrnet_ohkm(*maps, topk=3)),
+    "mmpose ohkm": ("mse", {"topk": 3}, lambda *maps: mmpose_ohkm(*maps, topk=3)),
     "adaptive wing": ("adaptive_wing", {}, adaptive_wing),
     "focal": ("focal", {}, centernet_focal),
     "cross-entropy": ("cross_entropy", {}, cross_entropy),
@@ -119,7 +125,8 @@ def test_is_the_published_loss_on_published_targets(
     keypoints = torch.rand((*shape, 2), generator=generator) * 28 - 8
     keypoints = (keypoints * 4).round() / 4
     visible = (torch.rand(shape, generator=generator) < 0.8).float()
-    weight = torch.ones(1, 6) if kind == "focal" else torch.rand(1, 6, generator=generator) + 0.5
+    binary = name in ("focal", "mmpose ohkm")
+    weight = torch.ones(1, 6) if binary else torch.rand(1, 6, generator=generator) + 0.5
     heatmaps = 0.05 + 0.9 * torch.rand(1, 6, 13, 12, generator=generator)
     targets, drawn = published.draw(
         keypoints.view(1, -1, 6, 2).numpy(), (13, 12), 2.0, encoding, visible.view(1, -1, 6).numpy()
