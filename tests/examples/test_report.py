@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,23 @@ def test_the_results_show_what_the_readme_says_of_them(record: dict[str, Any]) -
     assert all(abs(peak[level] - int(level) / 100) < 0.02 for level in ("90", "95"))
     assert peak["50"] > 0.55
     assert record["seconds"]["training"] + record["seconds"]["evaluation"] < 600
+
+
+def test_the_results_show_what_the_readme_says_of_heatmaps() -> None:
+    runs: dict[tuple[str, int, str], list[float]] = {}
+    for run in report.load(report.HEATMAP_RESULTS, report.HEATMAP_FIELDS)["runs"]:
+        runs.setdefault((run["loss"], run["map"], run["encoding"]), []).append(run["median_error"])
+    means = {kind: statistics.fmean(errors) for kind, errors in runs.items()}
+    for loss in ("mse", "ohkm", "adaptive_wing", "cross_entropy", "js"):
+        is_softmax = loss in ("cross_entropy", "js")
+        gains = {side: 1 - means[loss, side, "unbiased"] / means[loss, side, "biased"] for side in (16, 32)}
+        low, high = (0.11, 0.14) if is_softmax else (0.18, 0.26)
+        assert low < gains[16] < high
+        assert min(runs[loss, 16, "biased"]) > max(runs[loss, 16, "unbiased"])
+        assert (min(runs[loss, 32, "biased"]) > max(runs[loss, 32, "unbiased"])) is is_softmax
+        assert gains[32] > 0.7 * gains[16] if is_softmax else gains[32] < gains[16] / 2
+    assert len(means) == 22
+    assert all(means["focal", 32, "biased"] < mean for kind, mean in means.items() if kind[0] != "focal")
 
 
 @pytest.mark.parametrize("path", paths(report.FIELDS), ids=".".join)
