@@ -269,7 +269,8 @@ def _heatmap_loss_calls(full: bool) -> Iterator[Call]:
 
         label = f"{kind} {encoding} {workload.name} {dtype}" + (f" {num_people} people" if num_people > 1 else "")
         label += " channels_last" if channels_last else ""
-        return Call(label, launch, not channels_last, everywhere=full or encoding != "udp")
+        everywhere = (encoding == "unbiased" and not channels_last) or (encoding == "biased" and kind == "mse")
+        return Call(label, launch, not channels_last, everywhere)
 
     w2, w3 = workloads.W2, workloads.W3
     for kind in ("mse", "adaptive_wing", "focal", "cross_entropy", "js"):
