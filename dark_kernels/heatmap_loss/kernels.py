@@ -302,7 +302,7 @@ def _heatmap_loss_fwd_kernel(
                 p = tl.exp(log_p)
                 q = tl.where(mask, target, 0.0) * scale[:, None]
                 log_middle = _log_middle(p, q)
-                of_p += tl.where(mask & (p != 0), p * (log_p - log_middle), 0.0)
+                of_p += tl.where(p != 0, p * (log_p - log_middle), 0.0)
                 of_q += tl.where(q > 0, q * (tl.log(q) - log_middle), 0.0)
             divergence_of_p = tl.sum(of_p, axis=1)
             loss_of_map = 0.5 * (divergence_of_p + tl.sum(of_q, axis=1))
