@@ -448,8 +448,9 @@ def _heatmap_loss_bwd_kernel(
 # Bytes that a thread reads at a time, and warps a program; what decode reads its maps with.
 _BYTES_A_THREAD = 32
 _NUM_WARPS = 4
-# More pixels a thread than these do not fit into the registers of a softmax, or of several people.
-_MOST_PIXELS = 8
+# More pixels a thread than these do not fit into the registers: of a softmax or of several people, and of several
+# keypoints at once.
+_MOST_PIXELS, _MOST_INTERLEAVED = 8, 4
 _SECTOR = 32  # bytes, the least that memory gives
 
 
@@ -460,10 +461,11 @@ def launch_shape(heatmaps: Tensor, kind: str, num_people: int) -> dict[str, int]
     pixels = _BYTES_A_THREAD // heatmaps.element_size()
     if num_people > 1 or kind in ("cross_entropy", "js"):
         pixels = min(pixels, _MOST_PIXELS)
-    block_size = lanes_of(heatmaps.device) * _NUM_WARPS * pixels
     block_keypoints = 1
     if heatmaps.stride(1) < heatmaps.stride(3):
         block_keypoints = min(_SECTOR // heatmaps.element_size(), triton.next_power_of_2(num_keypoints))
+        pixels = _MOST_INTERLEAVED
+    block_size = lanes_of(heatmaps.device) * _NUM_WARPS * pixels
     block_pixels = min(triton.next_power_of_2(height * width), block_size // block_keypoints)
     return {"BLOCK_KEYPOINTS": block_keypoints, "BLOCK_PIXELS": block_pixels, "num_warps": _NUM_WARPS}
 
