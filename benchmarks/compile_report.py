@@ -424,6 +424,66 @@ def _find_peaks_calls(full: bool) -> Iterator[Call]:
                     yield call(recipe, workloads.W3, dtype, 30, 3, "first", "contiguous")
 
 
+def _encode_calls(full: bool) -> Iterator[Call]:
+    """Every encoding; one person and several, W2 and W3, which differ in divisibility."""
+
+    def call(workload: Any, dtype: str, encoding: str, num_people: int) -> Call:
+        def launch(module: ModuleType) -> None:
+            batch, num_keypoints, *_ = workload.shape
+            heatmaps = torch.empty(workload.shape, dtype=workloads.DTYPES[dtype])
+            keypoints, visible = torch.empty(batch, num_people, num_keypoints, 2), None
+            if num_people > 1:
+                visible = torch.empty(batch, num_people, num_keypoints)
+            module.encode_fwd(heatmaps, torch.empty(batch, num_keypoints), keypoints, visible, None, 2.0, encoding)
+
+        label = f"{encoding} {workload.name} {dtype}" + (f" {num_people} people" if num_people > 1 else "")
+        return Call(label, launch, everywhere=True)
+
+    yield call(workloads.W2, "float32", "unbiased", 1)
+    yield call(workloads.W3, "float16", "udp", 4)
+    if full:
+        for encoding in ("unbiased", "biased", "udp"):
+            for dtype in workloads.DTYPES:
+                yield call(workloads.W1, dtype, encoding, 1)
+
+
+def _heatmap_loss_calls(full: bool) -> Iterator[Call]:
+    """Every loss; W2 and W3 contiguous, where all of them have to read and write wide, W2 channels_last."""
+
+    def call(workload: Any, dtype: str, kind: str, encoding: str, num_people: int, channels_last: bool) -> Call:
+        def launch(module: ModuleType) -> None:
+            from dark_kernels.heatmap_loss.options import Options
+
+            batch, num_keypoints, *_ = workload.shape
+            heatmaps = torch.empty(workload.shape, dtype=workloads.DTYPES[dtype])
+            if channels_last:
+                heatmaps = heatmaps.to(memory_format=torch.channels_last)
+            options = Options(kind, encoding, encoding == "biased", num_people > 1, 2.1, 14.0, 1.0, 0.5)
+            losses, saved = torch.empty(batch, num_keypoints), torch.empty(batch, num_keypoints, options.num_saved)
+            keypoints = torch.empty(batch, num_people, num_keypoints, 2)
+            visible = torch.empty(batch, num_people, num_keypoints)
+            inputs = (heatmaps, keypoints, visible, losses, None, 2.0, options)
+            module.heatmap_loss_fwd(losses, saved, *inputs)
+            module.heatmap_loss_bwd(heatmaps, torch.empty(()), 0.1, saved, *inputs)
+
+        label = f"{kind} {encoding} {workload.name} {dtype}" + (f" {num_people} people" if num_people > 1 else "")
+        label += " channels_last" if channels_last else ""
+        everywhere = (encoding == "unbiased" and not channels_last) or (encoding == "biased" and kind == "mse")
+        return Call(label, launch, not channels_last, everywhere)
+
+    w2, w3 = workloads.W2, workloads.W3
+    for kind in ("mse", "adaptive_wing", "focal", "cross_entropy", "js"):
+        yield call(w2, "float32", kind, "unbiased", 1, False)
+        yield call(w3, "float16", kind, "udp", 4, False)
+        if full:
+            for dtype in workloads.DTYPES:
+                yield call(w3, dtype, kind, "biased", 1, False)
+                yield call(w2, dtype, kind, "udp", 1, True)
+    for kind in ("mse", "adaptive_wing", "focal", "js"):
+        yield call(w3, "bfloat16", kind, "biased", 1, False)
+    yield call(w2, "float16", "mse", "unbiased", 1, True)
+
+
 def _read_calls(full: bool) -> Iterator[Call]:
     """The read-only kernel that decode is measured against must not be a slow one."""
 
@@ -478,6 +538,20 @@ ROOMS: tuple[Room, ...] = (
         "dark_kernels.peaks.kernels",
         _find_peaks_calls,
         loads={"_find_peaks_fwd_kernel": ("load_whole",)},
+    ),
+    Room(
+        "encode",
+        "dark_kernels.encode.kernels",
+        _encode_calls,
+        loads={},
+        stores={"_encode_fwd_kernel": ("_store_pixels",)},
+    ),
+    Room(
+        "heatmap_loss",
+        "dark_kernels.heatmap_loss.kernels",
+        _heatmap_loss_calls,
+        loads={"_heatmap_loss_fwd_kernel": ("_load_pixels",), "_heatmap_loss_bwd_kernel": ("_load_pixels",)},
+        stores={"_heatmap_loss_bwd_kernel": ("_heatmap_loss_bwd_kernel",)},
     ),
     Room("benchmark", "benchmarks.kernels", _read_calls, loads={"_read_maps_kernel": ("_read_maps_kernel",)}),
 )

@@ -243,6 +243,54 @@ def max_pool_and_topk(heatmaps: Tensor, max_peaks: int) -> tuple[Tensor, Tensor]
 # --- losses ---------------------------------------------------------------------------------------------------
 
 
+def numpy_targets(
+    keypoints: np.ndarray,  # [B, K, 2]
+    size: tuple[int, int],
+    sigma: float,
+    encoding: str,
+) -> np.ndarray:
+    """Target maps [B, K, H, W] as data loaders make them, one keypoint of one sample after the other, and a batch of
+    their samples: of MSRA (`"biased"`) by windows of 3 sigma, of DARK (`"unbiased"`) by whole maps. Every window has to
+    reach into its map.
+
+    Source: the papers of `dark_kernels.encode`; the way of their data loaders.
+    """
+    height, width = size
+
+    def window(target: np.ndarray, point: np.ndarray) -> None:
+        radius = round(3 * sigma)
+        offset = np.arange(-radius, radius + 1, dtype=np.float32)
+        blob = np.exp(-(offset[:, None] ** 2 + offset**2) / (2 * sigma**2))
+        x, y = (point + 0.5).astype(np.int64)
+        left, right = max(x - radius, 0), min(x + radius + 1, width)
+        top, bottom = max(y - radius, 0), min(y + radius + 1, height)
+        inside = target[top:bottom, left:right]
+        cut = blob[top - y + radius : bottom - y + radius, left - x + radius : right - x + radius]
+        np.maximum(inside, cut, out=inside)
+
+    def whole(target: np.ndarray, point: np.ndarray) -> None:
+        column, row = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
+        blob = np.exp(-((column - point[0]) ** 2 + (row - point[1]) ** 2) / (2 * sigma**2))
+        np.maximum(target, blob, out=target)
+
+    draw = window if encoding == "biased" else whole
+    samples = []
+    for points in keypoints:
+        sample = np.zeros((len(points), height, width), dtype=np.float32)
+        for target, point in zip(sample, points, strict=True):
+            draw(target, point)
+        samples.append(sample)
+    return np.stack(samples)
+
+
+def mse_on_numpy_targets(heatmaps: Tensor, keypoints: Tensor, sigma: float, encoding: str) -> Tensor:
+    """torch's mse between heatmaps [B, K, H, W] and `numpy_targets`, which are copied to the device: the sum of the
+    means of all maps."""
+    size = heatmaps.shape[2], heatmaps.shape[3]
+    targets = torch.from_numpy(numpy_targets(keypoints.cpu().numpy(), size, sigma, encoding)).to(heatmaps.device)
+    return torch.nn.functional.mse_loss(heatmaps.float(), targets, reduction="sum") / (size[0] * size[1])
+
+
 def gaussian_nll_loop(
     mean: Tensor,  # [B, K, 2, H, W]
     log_var: Tensor,  # [B, K, 1, H, W]

@@ -60,6 +60,8 @@ def run_kernels(device: str) -> int:
         calls += _run_find_peaks(heatmaps)
         for channels, distribution in ((1, "gaussian"), (2, "gaussian"), (3, "gaussian"), (1, "laplace")):
             calls += _run_losses(channels, distribution, dtype, memory_format, generator)
+        for encoding in ("unbiased", "udp"):
+            calls += _run_heatmap_losses(heatmaps, encoding, generator)
     calls += _run_poses(generator)
     if device != "cpu":
         torch.cuda.synchronize()
@@ -179,6 +181,30 @@ def _run_poses(generator: torch.Generator) -> int:
         exact = dark_kernels.vote(samples.double(), **weights, backend="reference")
         assert float((voted.coords - exact.coords).abs().max()) < 1e-4
     return 8
+
+
+def _run_heatmap_losses(heatmaps: torch.Tensor, encoding: str, generator: torch.Generator) -> int:
+    batch, num_keypoints, *size = heatmaps.shape
+    shape = (batch, 2, num_keypoints, 2)
+    # Some outside of the maps.
+    people = torch.rand(shape, generator=generator, device=heatmaps.device) * 50 - 10
+    targets, _ = dark_kernels.encode(people, (size[0], size[1]), encoding=encoding, dtype=heatmaps.dtype)
+    expected, _ = dark_kernels.encode(people, (size[0], size[1]), encoding=encoding, backend="reference")
+    eps = torch.finfo(heatmaps.dtype).eps
+    assert float((targets - expected).abs().max()) <= 32 * eps
+    losses = (
+        dark_kernels.heatmap_mse, dark_kernels.heatmap_adaptive_wing, dark_kernels.heatmap_focal,
+        dark_kernels.heatmap_cross_entropy, dark_kernels.heatmap_js,
+    )  # fmt: skip
+    for loss in losses:
+        maps = heatmaps.detach().clamp(0.05, 0.95).requires_grad_()
+        exact = maps.detach().double().requires_grad_()
+        gradients = [
+            torch.autograd.grad(loss(each, people, encoding=encoding, reduction="sum", backend=backend), each)[0]
+            for each, backend in ((maps, "auto"), (exact, "reference"))
+        ]
+        assert float((gradients[0] - gradients[1]).abs().max()) <= 64 * eps * float(gradients[1].abs().max())
+    return 1 + len(losses)
 
 
 def find_sanitizer() -> str | None:

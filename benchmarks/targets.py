@@ -113,6 +113,7 @@ class Target:
 
 _PRECISIONS = ("float32", "float16")
 _LOSSES = ("gaussian_nll forward + backward",)
+_HEATMAP_MSE = ("heatmap_mse forward + backward",)
 _EVERYTHING: dict[str, Any] = {"operations": None, "memory_format": None, "values": None, "variant": None}
 
 TARGETS: tuple[Target, ...] = (
@@ -137,6 +138,11 @@ TARGETS: tuple[Target, ...] = (
         at_most=True, operations=_LOSSES, workloads=("W1", "W2"), dtypes=_PRECISIONS, values=None, variant=None,
     ),
     Target(
+        "heatmap_mse forward + backward W2, W3", "<= 1.25 x reading the maps twice and writing them once", "cuda",
+        over_floor, 1.25, at_most=True, operations=_HEATMAP_MSE, workloads=("W2", "W3"), dtypes=_PRECISIONS,
+        values=None, variant=None,
+    ),
+    Target(
         "decode against the reference", ">= 20 x as fast", "cuda", over("reference"), 20.0,
         at_most=False, memory_format=None, values=None, variant=None,
     ),
@@ -155,6 +161,11 @@ TARGETS: tuple[Target, ...] = (
     Target(
         "decode W4 against the OpenCV loop per map", "not slower", "cpu", over("NumPy + OpenCV DARK loop"),
         1.0, at_most=False, workloads=("W4",),
+    ),
+    Target(
+        "heatmap_mse forward + backward W2 against NumPy targets and torch's mse", ">= 3 x as fast", "cpu",
+        over("NumPy targets + torch mse"), 3.0, at_most=False, operations=_HEATMAP_MSE, workloads=("W2",), values=None,
+        variant=None,
     ),
     Target(
         "everything against the reference", "not slower", "cpu", over("reference"), 1.0, at_most=False, **_EVERYTHING,

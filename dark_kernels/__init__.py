@@ -2,6 +2,14 @@
 
 from . import metrics, nn, recipes, transforms
 from .decode import decode, decode_offsets
+from .encode import encode
+from .heatmap_loss import (
+    heatmap_adaptive_wing,
+    heatmap_cross_entropy,
+    heatmap_focal,
+    heatmap_js,
+    heatmap_mse,
+)
 from .mixture_nll import gaussian_mixture_nll
 from .nll import gaussian_nll, linear_gaussian_nll
 from .nms import COCO_KAPPAS, oks, oks_nms, soft_oks_nms
@@ -26,9 +34,15 @@ __all__ = [
     "decode",
     "decode_offsets",
     "decode_simcc",
+    "encode",
     "find_peaks",
     "gaussian_mixture_nll",
     "gaussian_nll",
+    "heatmap_adaptive_wing",
+    "heatmap_cross_entropy",
+    "heatmap_focal",
+    "heatmap_js",
+    "heatmap_mse",
     "linear_gaussian_nll",
     "metrics",
     "nn",

@@ -12,6 +12,7 @@ from .recipes import Recipe
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COORDINATES = ("absolute", "offset")
+ENCODINGS = ("unbiased", "biased", "udp")
 REDUCTIONS = ("mean", "none", "sum", "mean_valid")
 
 
@@ -82,9 +83,45 @@ def check_labels(weight_name: str, target: Tensor, weight: Tensor | None, batch:
             f"target: got shape {list(target.shape)}, expected [{batch}, {num_keypoints}, 2], (x, y) of every keypoint"
         )
     check_constant("target", target)
-    check_flags(weight_name, weight, (batch, num_keypoints), "one for each keypoint")
+    check_weight(weight_name, weight, (batch, num_keypoints))
+
+
+def check_weight(name: str, weight: Tensor | None, shape: Sequence[int]) -> None:
+    """Real numbers of any dtype, one for each keypoint, or None; a constant."""
+    check_flags(name, weight, shape, "one for each keypoint")
     if weight is not None:
-        check_constant(weight_name, weight)
+        check_constant(name, weight)
+
+
+def to_float(weight: Tensor | None) -> Tensor | None:
+    """Visibilities come as booleans and integers too."""
+    return weight if weight is None or weight.is_floating_point() else weight.to(torch.float32)
+
+
+def check_keypoints(keypoints: Tensor, visible: Tensor | None) -> None:
+    """Keypoints [B, K, 2] or [B, N, K, 2] and their visibilities or None, all constants."""
+    crowd = isinstance(keypoints, Tensor) and keypoints.dim() == 4
+    check_tensor("keypoints", keypoints, 4 if crowd else 3, "[B, K, 2] or [B, N, K, 2]")
+    if keypoints.shape[-1] != 2:
+        raise ValueError(
+            f"keypoints: got shape {list(keypoints.shape)}, expected [B, K, 2] or [B, N, K, 2], (x, y) of every "
+            "keypoint"
+        )
+    check_constant("keypoints", keypoints)
+    check_weight("visible", visible, tuple(keypoints.shape[:-1]))
+
+
+def check_sigma(sigma: float | Tensor, num_keypoints: int) -> None:
+    """A positive number, or a constant [K]."""
+    if not isinstance(sigma, Tensor):
+        check_positive("sigma", sigma)
+        return
+    check_tensor("sigma", sigma, 1, "[K]")
+    if sigma.shape != (num_keypoints,):
+        raise ValueError(
+            f"sigma: got shape {list(sigma.shape)}, expected a number or [{num_keypoints}], one for each keypoint"
+        )
+    check_constant("sigma", sigma)
 
 
 def check_constant(name: str, tensor: Tensor) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -28,15 +28,35 @@ from torch import Tensor, nn
 from ._checks import check_devices, check_name, check_number, check_positive, check_size, check_tensor
 from .backends import check_backend
 from .decode.api import decode
+from .heatmap_loss.api import (
+    heatmap_adaptive_wing,
+    heatmap_cross_entropy,
+    heatmap_focal,
+    heatmap_js,
+    heatmap_mse,
+)
 from .nll.api import gaussian_nll, linear_gaussian_nll
 from .recipes import DARKPOSE, Recipe
 from .soft_argmax.api import soft_argmax
 from .types import Keypoints
 
-__all__ = ["DARKHead", "DARKLoss", "SoftArgmax", "TwoStageDecoder", "VarianceSchedule"]
+__all__ = [
+    "DARKHead",
+    "DARKLoss",
+    "HeatmapAdaptiveWingLoss",
+    "HeatmapCrossEntropyLoss",
+    "HeatmapFocalLoss",
+    "HeatmapJSLoss",
+    "HeatmapMSELoss",
+    "SoftArgmax",
+    "TwoStageDecoder",
+    "VarianceSchedule",
+]
 
 # covariance -> log variances a keypoint
 _COVARIANCES = {"isotropic": 1, "diagonal": 2, "full": 3}
+
+_Sigma = float | list[float] | tuple[float, ...] | Tensor
 
 
 class DARKHead(nn.Module):
@@ -453,6 +473,205 @@ class SoftArgmax(nn.Module):
 
     def extra_repr(self) -> str:
         return f"beta={self.beta:g}"
+
+
+class _HeatmapLoss(nn.Module):
+    """A loss of `dark_kernels.heatmap_*` with its options held. A sigma for each keypoint moves with the module."""
+
+    _function: Callable[..., Tensor]
+    sigma: float | Tensor
+
+    def __init__(self, sigma: _Sigma, backend: str, **options: Any) -> None:
+        super().__init__()
+        if isinstance(sigma, list | tuple):
+            for number in sigma:
+                check_positive("sigma", number)
+            sigma = torch.tensor(sigma, dtype=torch.float32)
+        if isinstance(sigma, Tensor):
+            check_tensor("sigma", sigma, 1, "[K]")
+            self.register_buffer("sigma", sigma, persistent=False)
+        else:
+            check_positive("sigma", sigma)
+            self.sigma = sigma
+        check_backend(backend)
+        # Raise what the loss would raise at the first batch, now: ask it for a batch of none.
+        topk = options.get("topk")
+        num_keypoints = topk if isinstance(topk, int) and topk > 0 else 1
+        empty = torch.zeros(0, num_keypoints, 1, 2, device="cpu", dtype=torch.float32)
+        type(self)._function(empty, empty[:, :, 0], backend="reference", **options)
+        self._options = {**options, "backend": backend}
+
+    def forward(
+        self,
+        heatmaps: Tensor,  # [B, K, H, W]
+        keypoints: Tensor,  # [B, K, 2] or [B, N, K, 2]
+        visible: Tensor | None = None,  # [B, K] or [B, N, K]
+        weight: Tensor | None = None,  # [B, K]
+    ) -> Tensor:
+        """The loss, [] or [B, K]. Arguments and errors as the function's."""
+        return type(self)._function(
+            heatmaps, keypoints, sigma=self.sigma, visible=visible, weight=weight, **self._options
+        )
+
+    def extra_repr(self) -> str:
+        sigma = self.sigma.tolist() if isinstance(self.sigma, Tensor) else self.sigma
+        return ", ".join(f"{name}={value!r}" for name, value in {"sigma": sigma, **self._options}.items())
+
+
+class HeatmapMSELoss(_HeatmapLoss):
+    """`dark_kernels.heatmap_mse` with its options held.
+
+    In place of MMPose's KeypointMSELoss (the default), HRNet's JointsMSELoss (`weighting="hrnet"`) and its
+    JointsOHKMMSELoss (with `topk=8` as well), which take target maps where this takes keypoints.
+
+    Args:
+        sigma: Standard deviation of the targets in heatmap pixels, positive, or one for each keypoint.
+        encoding: `"unbiased"`, `"biased"` or `"udp"`, see `dark_kernels.encode`.
+        weighting: `"mmpose"` or `"hrnet"`.
+        topk: How many maps of each image count, those with the largest losses; None for all of them.
+        empty: `"skip"` ignores maps whose keypoint is absent, `"zero"` trains them towards zero.
+        reduction: `"mean"`, `"sum"` or `"none"`.
+        backend: `"auto"`, `"triton"`, `"eager"` or `"reference"`.
+
+    Raises:
+        TypeError: A number is not one.
+        ValueError: A number is out of range or a name unknown.
+
+    Example:
+        >>> import torch
+        >>> from dark_kernels.nn import HeatmapMSELoss
+        >>> loss = HeatmapMSELoss(sigma=2.0, encoding="unbiased")
+        >>> heatmaps = torch.nn.Conv2d(32, 17, 1)(torch.rand(8, 32, 64, 48))
+        >>> loss(heatmaps, torch.rand(8, 17, 2) * 40, visible=torch.ones(8, 17)).backward()
+    """
+
+    _function = staticmethod(heatmap_mse)
+
+    def __init__(
+        self,
+        sigma: _Sigma = 2.0,
+        encoding: str = "unbiased",
+        weighting: str = "mmpose",
+        topk: int | None = None,
+        empty: str = "skip",
+        reduction: str = "mean",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(
+            sigma, encoding=encoding, weighting=weighting, topk=topk, empty=empty, reduction=reduction, backend=backend
+        )
+
+
+class HeatmapAdaptiveWingLoss(_HeatmapLoss):
+    """`dark_kernels.heatmap_adaptive_wing` with its options held.
+
+    Args:
+        sigma: Standard deviation of the targets in heatmap pixels, positive, or one for each keypoint.
+        encoding: `"unbiased"`, `"biased"` or `"udp"`.
+        alpha, omega, epsilon, theta: Of the loss.
+        empty: `"skip"` or `"zero"`.
+        reduction: `"mean"`, `"sum"` or `"none"`.
+        backend: `"auto"`, `"triton"`, `"eager"` or `"reference"`.
+
+    Raises:
+        TypeError, ValueError: As `HeatmapMSELoss`.
+    """
+
+    _function = staticmethod(heatmap_adaptive_wing)
+
+    def __init__(
+        self,
+        sigma: _Sigma = 2.0,
+        encoding: str = "unbiased",
+        alpha: float = 2.1,
+        omega: float = 14.0,
+        epsilon: float = 1.0,
+        theta: float = 0.5,
+        empty: str = "skip",
+        reduction: str = "mean",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(
+            sigma, encoding=encoding, alpha=alpha, omega=omega, epsilon=epsilon, theta=theta, empty=empty,
+            reduction=reduction, backend=backend,
+        )  # fmt: skip
+
+
+class HeatmapFocalLoss(_HeatmapLoss):
+    """`dark_kernels.heatmap_focal` with its options held: of probabilities, so put a sigmoid before it.
+
+    Args:
+        sigma: Standard deviation of the targets in heatmap pixels, positive, or one for each keypoint.
+        encoding: `"biased"`, `"unbiased"` or `"udp"`.
+        empty: `"skip"` or `"zero"`.
+        reduction: `"mean"`, `"sum"` or `"none"`.
+        backend: `"auto"`, `"triton"`, `"eager"` or `"reference"`.
+
+    Raises:
+        TypeError, ValueError: As `HeatmapMSELoss`.
+    """
+
+    _function = staticmethod(heatmap_focal)
+
+    def __init__(
+        self,
+        sigma: _Sigma = 2.0,
+        encoding: str = "biased",
+        empty: str = "skip",
+        reduction: str = "mean",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(sigma, encoding=encoding, empty=empty, reduction=reduction, backend=backend)
+
+
+class HeatmapCrossEntropyLoss(_HeatmapLoss):
+    """`dark_kernels.heatmap_cross_entropy` with its options held: of logits, whose softmax over a map is compared.
+
+    Args:
+        sigma: Standard deviation of the targets in heatmap pixels, positive, or one for each keypoint.
+        encoding: `"unbiased"`, `"biased"` or `"udp"`.
+        reduction: `"mean"`, `"sum"` or `"none"`.
+        backend: `"auto"`, `"triton"`, `"eager"` or `"reference"`.
+
+    Raises:
+        TypeError, ValueError: As `HeatmapMSELoss`.
+    """
+
+    _function = staticmethod(heatmap_cross_entropy)
+
+    def __init__(
+        self,
+        sigma: _Sigma = 2.0,
+        encoding: str = "unbiased",
+        reduction: str = "mean",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(sigma, encoding=encoding, reduction=reduction, backend=backend)
+
+
+class HeatmapJSLoss(_HeatmapLoss):
+    """`dark_kernels.heatmap_js` with its options held: of logits, whose softmax over a map is compared.
+
+    Args:
+        sigma: Standard deviation of the targets in heatmap pixels, positive, or one for each keypoint.
+        encoding: `"unbiased"`, `"biased"` or `"udp"`.
+        reduction: `"mean"`, `"sum"` or `"none"`.
+        backend: `"auto"`, `"triton"`, `"eager"` or `"reference"`.
+
+    Raises:
+        TypeError, ValueError: As `HeatmapMSELoss`.
+    """
+
+    _function = staticmethod(heatmap_js)
+
+    def __init__(
+        self,
+        sigma: _Sigma = 2.0,
+        encoding: str = "unbiased",
+        reduction: str = "mean",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(sigma, encoding=encoding, reduction=reduction, backend=backend)
 
 
 class VarianceSchedule:

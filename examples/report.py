@@ -1,4 +1,4 @@
-"""What `train_distribution` writes, and README tables made of it: never typed.
+"""What `train_distribution` and `train_heatmaps` write, and README tables made of it: never typed.
 
 python -m examples.report            rewrites README.md between its markers
 python -m examples.report --print    prints the tables
@@ -28,22 +28,35 @@ Names of `places` are argmax, quarter, dark, target, peak; of `distributions` ta
 clear (neither of the next two), occluded, blurred; a keypoint can be in both of these. Numbers of a group that no
 keypoint is in are null. All numbers are of test images but for `scale` and `losses`. PCK at p: errors below p % of
 the figure's height.
+
+`heatmaps.json`:
+
+{
+  "schema": 1, "datetime": ..., "commit": ...,
+  "options": {"steps", "batch_size", "seeds", "images"},
+  "machine": as above, "seconds": of everything,
+  "runs": [{"loss", "map": its side, "encoding", "seed", "mean_error": pixels, "median_error": pixels}, ...]
+}
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
+import statistics
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 _ROOT = Path(__file__).resolve().parent.parent
 RESULTS = _ROOT / "examples" / "results" / "results.json"
+HEATMAP_RESULTS = RESULTS.with_name("heatmaps.json")
 BEGIN, END = "<!-- training:begin -->", "<!-- training:end -->"
+HEATMAP_BEGIN, HEATMAP_END = "<!-- heatmaps:begin -->", "<!-- heatmaps:end -->"
 
 SCHEMA = 1
 GROUPS = ("all", "clear", "occluded", "blurred")
@@ -57,6 +70,15 @@ PLACES = {
 DISTRIBUTIONS = ("target", "peak")
 PCK = ("2.5", "5", "10")
 LEVELS = ("50", "90", "95")
+LOSSES = {
+    "mse": "mse",
+    "ohkm": "mse of the 8 hardest",
+    "adaptive_wing": "adaptive wing",
+    "focal": "focal",
+    "cross_entropy": "cross-entropy",
+    "js": "Jensen-Shannon",
+}
+ENCODINGS = {"biased": "biased + quarter offset", "unbiased": "unbiased + DARK"}
 
 _NUMBER = (int, float)
 _MAYBE = (int, float, type(None))
@@ -72,7 +94,7 @@ _DISTRIBUTION = {
     "coverage_scaled": _BY_LEVEL,
 }
 
-# What is where; a dict stands for an object with these fields.
+# What is where; a dict stands for an object with these fields, a list of one for a list of such.
 FIELDS: dict[str, Any] = {
     "schema": int,
     "datetime": str,
@@ -90,6 +112,18 @@ FIELDS: dict[str, Any] = {
     "peak_score": {"rank_correlation": _BY_GROUP},
     "losses": list,
 }  # fmt: skip
+RUN_FIELDS: dict[str, Any] = {
+    "loss": str, "map": int, "encoding": str, "seed": int, "mean_error": _NUMBER, "median_error": _NUMBER,
+}  # fmt: skip
+HEATMAP_FIELDS: dict[str, Any] = {
+    "schema": int,
+    "datetime": str,
+    "commit": str,
+    "options": {"steps": int, "batch_size": int, "seeds": int, "images": int},
+    "machine": FIELDS["machine"],
+    "seconds": _NUMBER,
+    "runs": [RUN_FIELDS],
+}
 
 
 class SchemaError(ValueError):
@@ -106,8 +140,14 @@ def check(record: Any, where: str = "results", expected: Any = None) -> None:
             if name not in record:
                 raise SchemaError(f"{where}: field {name!r} is missing")
             check(record[name], f"{where}.{name}", kind)
-        if expected is FIELDS and record["schema"] != SCHEMA:
+        if "schema" in expected and record["schema"] != SCHEMA:
             raise SchemaError(f"{where}.schema: got {record['schema']}, expected {SCHEMA}; run the example again")
+        return
+    if isinstance(expected, list):
+        if not isinstance(record, list):
+            raise SchemaError(f"{where}: got {type(record).__name__}, expected a list")
+        for i, each in enumerate(record):
+            check(each, f"{where}[{i}]", expected[0])
         return
     kinds = expected if isinstance(expected, tuple) else (expected,)
     if not isinstance(record, kinds) or (isinstance(record, bool) and bool not in kinds):
@@ -117,7 +157,7 @@ def check(record: Any, where: str = "results", expected: Any = None) -> None:
         raise SchemaError(f"{where}: got {record!r}, expected a finite number")
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, fields: dict[str, Any] = FIELDS) -> dict[str, Any]:
     """A checked results file.
 
     Raises:
@@ -127,7 +167,7 @@ def load(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text())
     except ValueError as error:
         raise SchemaError(f"{path.name}: is not JSON ({error})") from error
-    check(record, path.name)
+    check(record, path.name, fields)
     return dict(record)
 
 
@@ -178,6 +218,41 @@ def tables(record: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def heatmap_table(record: dict[str, Any]) -> str:
+    """Markdown: the errors of each loss, map size and encoding, and how they spread over the seeds."""
+    options, machine, runs = record["options"], record["machine"], record["runs"]
+    threads = machine["threads"]
+    words = (
+        f"Each number is of {options['seeds']} trainings of {options['steps']} steps of {options['batch_size']} images "
+        f"with different seeds, mean and standard deviation: the median error in input pixels on {options['images']} "
+        f"held-out images of 64 x 64. In brackets the mean error, which gross mistakes dominate. Everything took "
+        f"{record['seconds'] / 60:.0f} minutes on {machine['device_name']} (torch {machine['torch']}, {threads} "
+        f"thread{'s' * (threads != 1)})."
+    )
+    if machine["load"] > 0.5:
+        words += f" Other programs were running (load {machine['load']:.1f} before the start): it took too long."
+    maps = sorted({run["map"] for run in runs})
+    header = ["loss", *(f"{side} x {side}, {title}" for side in maps for title in ENCODINGS.values())]
+    rows = []
+    for name, title in LOSSES.items():
+        cells = [_spread(runs, name, side, encoding) for side in maps for encoding in ENCODINGS]
+        if any(cells):
+            rows.append([title, *cells])
+    return "\n".join([textwrap.fill(words, 118), "", *_table(header, rows)]) + "\n"
+
+
+def _spread(runs: Sequence[dict[str, Any]], loss: str, side: int, encoding: str) -> str:
+    """Mean and standard deviation of the runs of a kind; nothing where there are none."""
+    chosen = [run for run in runs if (run["loss"], run["map"], run["encoding"]) == (loss, side, encoding)]
+    if not chosen:
+        return ""
+    medians = [run["median_error"] for run in chosen]
+    text = f"{statistics.fmean(medians):.2f}"
+    if len(chosen) > 1:
+        text += f" ± {statistics.stdev(medians):.2f}"
+    return f"{text} ({statistics.fmean(run['mean_error'] for run in chosen):.2f})"
+
+
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     numbers = len(header) - (2 if header[1] == "keypoints" else 1)
     lines = ["| " + " | ".join(header) + " |", "|---" * (len(header) - numbers) + "|---:" * numbers + "|"]
@@ -192,39 +267,57 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def insert(readme: str, text: str) -> str:
+def insert(readme: str, text: str, begin: str = BEGIN, end: str = END) -> str:
     """`readme` with `text` between its markers.
 
     Raises:
         ValueError: It has no markers, or has them twice or in the wrong order.
     """
-    if readme.count(BEGIN) != 1 or readme.count(END) != 1 or readme.index(BEGIN) > readme.index(END):
-        raise ValueError(f"expected {BEGIN} and then {END}, each once")
-    head, _, rest = readme.partition(BEGIN)
-    return f"{head}{BEGIN}\n{text}{END}{rest.partition(END)[2]}"
+    if readme.count(begin) != 1 or readme.count(end) != 1 or readme.index(begin) > readme.index(end):
+        raise ValueError(f"expected {begin} and then {end}, each once")
+    head, _, rest = readme.partition(begin)
+    return f"{head}{begin}\n{text}{end}{rest.partition(end)[2]}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A part of the README that a results file says."""
+
+    results: str
+    fields: dict[str, Any]
+    text: Callable[[dict[str, Any]], str]
+    begin: str
+    end: str
+
+
+BLOCKS = (
+    Block(RESULTS.name, FIELDS, tables, BEGIN, END),
+    Block(HEATMAP_RESULTS.name, HEATMAP_FIELDS, heatmap_table, HEATMAP_BEGIN, HEATMAP_END),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.report", description=__doc__.split("\n")[0])
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=RESULTS.parent, help="folder")
     parser.add_argument("--readme", type=Path, default=_ROOT / "README.md")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--print", action="store_true", help="print the tables and write nothing")
     action.add_argument("--check", action="store_true", help="exit code 1 if the README's tables are not these")
     options = parser.parse_args(arguments)
     try:
-        text = tables(load(options.results))
+        texts = [block.text(load(options.results / block.results, block.fields)) for block in BLOCKS]
         if options.print:
-            print(text, end="")
+            print("\n".join(texts), end="")
             return 0
-        readme = options.readme.read_text()
-        updated = insert(readme, text)
+        readme = updated = options.readme.read_text()
+        for block, text in zip(BLOCKS, texts, strict=True):
+            updated = insert(updated, text, block.begin, block.end)
     except (ValueError, OSError) as error:
         print(f"examples.report: {error}", file=sys.stderr)
         return 2
     if options.check:
         if readme != updated:
-            print(f"{options.readme.name} is not what {options.results.name} says: run python -m examples.report")
+            print(f"{options.readme.name} is not what {options.results.name} say: run python -m examples.report")
             return 1
         return 0
     options.readme.write_text(updated)

@@ -56,17 +56,17 @@ _NUM_KEYPOINTS = len(stick_figures.NAMES)
 # --- network ---------------------------------------------------------------------------------------------
 
 
-def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
     )
 
 
-class _Residual(nn.Module):
+class Residual(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            _convolution(channels, channels),
+            convolution(channels, channels),
             nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
             nn.BatchNorm2d(channels),
         )
@@ -80,14 +80,14 @@ class Backbone(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.to_4 = nn.Sequential(_convolution(3, 16, 2), _convolution(16, 32, 2), _Residual(32))
-        self.to_8 = nn.Sequential(_convolution(32, 64, 2), _Residual(64))
-        self.to_16 = nn.Sequential(_convolution(64, 96, 2), _Residual(96), _Residual(96))
+        self.to_4 = nn.Sequential(convolution(3, 16, 2), convolution(16, 32, 2), Residual(32))
+        self.to_8 = nn.Sequential(convolution(32, 64, 2), Residual(64))
+        self.to_16 = nn.Sequential(convolution(64, 96, 2), Residual(96), Residual(96))
         self.from_16 = nn.ConvTranspose2d(96, 64, 4, 2, 1)
-        self.at_8 = _Residual(64)
+        self.at_8 = Residual(64)
         self.from_8 = nn.ConvTranspose2d(64, CHANNELS, 4, 2, 1)
         self.across_4 = nn.Conv2d(32, CHANNELS, 1)
-        self.at_4 = _Residual(CHANNELS)
+        self.at_4 = Residual(CHANNELS)
 
     def forward(self, images: Tensor) -> Tensor:
         at_4 = self.to_4(images - 0.5)
@@ -461,7 +461,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         **summarize(validation, test),
         "losses": losses,
     }
-    record = _short(record)
+    record = short_floats(record)
     report.check(record)
     (options.output / "results.json").write_text(json.dumps(record, indent=1) + "\n")
     draw_picture(options.output / "picture.png", network, test)
@@ -474,13 +474,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _short(value: Any) -> Any:
+def short_floats(value: Any) -> Any:
     """Five digits of every float."""
     if isinstance(value, float):
         return float(f"{value:.5g}")
     if isinstance(value, dict):
-        return {name: _short(each) for name, each in value.items()}
-    return [_short(each) for each in value] if isinstance(value, list) else value
+        return {name: short_floats(each) for name, each in value.items()}
+    return [short_floats(each) for each in value] if isinstance(value, list) else value
 
 
 if __name__ == "__main__":

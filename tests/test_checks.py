@@ -24,6 +24,14 @@ REFUSED: list[tuple[type[Exception], str, Callable[[], None]]] = [
      lambda: _checks.check_constant("x", torch.ones(2, requires_grad=True))),
     (ValueError, r"w: got shape \[3, 2\], expected \[2, 3\], one for each keypoint",
      lambda: _checks.check_labels("w", torch.ones(2, 3, 2), torch.ones(3, 2), 2, 3)),
+    (TypeError, "w: got torch.complex64, expected real numbers",
+     lambda: _checks.check_weight("w", torch.ones(2, dtype=torch.complex64), (2,))),
+    (ValueError, r"keypoints: got shape \[2, 3, 4\], expected .* \(x, y\) of every",
+     lambda: _checks.check_keypoints(torch.ones(2, 3, 4), None)),
+    (ValueError, r"visible: got shape \[2\], expected \[1, 2, 3\]",
+     lambda: _checks.check_keypoints(torch.ones(1, 2, 3, 2), torch.ones(2))),
+    (ValueError, r"sigma: got shape \[2\], expected a number or \[3\]", lambda: _checks.check_sigma(torch.ones(2), 3)),
+    (ValueError, "sigma: got -1, expected a positive number", lambda: _checks.check_sigma(-1, 3)),
     (ValueError, "z: got a tensor on meta, expected cpu, as x",
      lambda: _checks.check_devices(x=torch.ones(1), y=None, z=torch.ones(1, device="meta"))),
     (ValueError, "x: got 'c', expected one of 'a', 'b'", lambda: _checks.check_name("x", "c", ("a", "b"))),
@@ -47,6 +55,12 @@ def test_accepts() -> None:
     _checks.check_size("x", torch.ones(0, 1, 1))
     _checks.check_labels("w", torch.ones(2, 3, 2), torch.ones(2, 3, dtype=torch.bool), 2, 3)
     _checks.check_labels("w", torch.ones(2, 3, 2), None, 2, 3)
+    _checks.check_weight("w", torch.ones(2, dtype=torch.int64), (2,))
+    _checks.check_keypoints(torch.ones(2, 3, 2), torch.ones(2, 3))
+    _checks.check_keypoints(torch.ones(2, 4, 3, 2), None)
+    _checks.check_sigma(torch.ones(3), 3)
+    _checks.check_sigma(1, 3)
+    assert _checks.to_float(torch.tensor([True])).dtype == torch.float32
     _checks.check_devices(x=torch.ones(1), y=None)
     _checks.check_number("x", -1)
     for bounds in (None, (0, 0), [-math.inf, math.inf]):

@@ -1,6 +1,6 @@
 """Who imports whom: downwards only, and Triton in two places.
 
-    cli, integrations, nn  ->  <op>/api  ->  <op>/library  ->  <op>/eager, <op>/kernels  ->  _triton
+    cli, integrations, nn  ->  <op>/api  ->  <op>/library  ->  <op>/eager, <op>/kernels  ->  _triton, _targets/eager
 
 The rules read the source, so an import inside a function counts as well.
 """
@@ -26,10 +26,10 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "__init__.py": ({"api", "reference"}, set()),
     "api.py": ({"library", "options", "reference"}, {"_checks", "backends", "recipes", "types"}),
     "library.py": ({"eager", "kernels", "options"}, {"_operators", "backends", "recipes"}),
-    "eager.py": ({"options"}, {"recipes"}),
+    "eager.py": ({"options"}, {"_targets", "recipes"}),
     "kernels.py": ({"options"}, {"_triton", "recipes"}),
     "options.py": (set(), set()),
-    "reference.py": (set(), {"recipes"}),
+    "reference.py": ({"options"}, {"_targets", "recipes"}),
 }
 # A room that begins where another ends takes its steps, from the file of the same name. These are told once.
 STANDS_ON = {"peaks": "decode"}
@@ -121,6 +121,10 @@ def test_backends_know_no_recipe_by_name(path: Path) -> None:
         ("_triton/logs.py", {"_triton"}),
         ("_triton/maps.py", {"_triton"}),
         ("_triton/refine.py", {"_triton", "recipes"}),
+        ("_triton/targets.py", {"_triton"}),
+        ("_targets/__init__.py", set()),
+        ("_targets/eager.py", set()),
+        ("_targets/reference.py", set()),
     ],
 )
 def test_what_stands_below_imports_nothing_above(path: str, allowed: set[str]) -> None:
@@ -163,11 +167,21 @@ def test_testing_needs_torch_only(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.name == "reference.py"], ids=str)
-def test_references_import_torch_and_recipes_only(path: Path) -> None:
+def test_references_import_torch_and_references_only(path: Path) -> None:
+    """And what is data: recipes, and the options of their room."""
     outside = {module.split(".")[0] for module, _ in imports(path)} - set(sys.stdlib_module_names)
     assert outside <= {"torch", "dark_kernels"}
-    below = {f"{STANDS_ON[room]}.reference" for room in path.parts[:1] if room in STANDS_ON}
-    assert {module for module, _ in inside(path)} <= {"recipes", *below}
+    room = path.parts[0]
+    below = {f"{STANDS_ON[room]}.reference"} if room in STANDS_ON else set()
+    allowed = {"recipes", "_targets.reference", f"{room}.options", *below}
+    assert {module for module, _ in inside(path)} <= allowed
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.name in ("eager.py", "kernels.py")], ids=str)
+def test_backends_know_no_reference(path: Path) -> None:
+    """Three independent tellings of one truth."""
+    other = "kernels" if path.name == "eager.py" else "eager"
+    assert not {part for module, _ in inside(path) for part in module.split(".")} & {"reference", other}
 
 
 def test_no_circles() -> None:

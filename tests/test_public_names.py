@@ -9,6 +9,7 @@ import re
 import typing
 
 import pytest
+import torch
 
 import dark_kernels
 from dark_kernels import (
@@ -36,6 +37,9 @@ ROWS = [
     "ARGMAX", "DARKPOSE", "FIT", "MEGVII", "MMPOSE_DARK", "MMPOSE_LEGACY_UDP", "MMPOSE_UDP", "QUARTER",
     "QUARTER_LEGACY", "SAPIENS_HF", "VITPOSE_HF",
 ]  # fmt: skip
+HEATMAP_LOSSES = [
+    "heatmap_adaptive_wing", "heatmap_cross_entropy", "heatmap_focal", "heatmap_js", "heatmap_mse",
+]  # fmt: skip
 
 
 def test_package() -> None:
@@ -43,7 +47,7 @@ def test_package() -> None:
     assert {"SimCCKeypoints", "decode_offsets", "decode_simcc", "soft_argmax"} <= set(dark_kernels.__all__)
     assert {"COCO_KAPPAS", "KeptPoses", "oks", "oks_nms", "soft_oks_nms"} <= set(dark_kernels.__all__)
     assert {"metrics", "sample_keypoints", "variance_voting", "vote"} <= set(dark_kernels.__all__)
-    assert "gaussian_mixture_nll" in dark_kernels.__all__
+    assert {"encode", "gaussian_mixture_nll", *HEATMAP_LOSSES} <= set(dark_kernels.__all__)
     assert re.fullmatch(r"\d+\.\d+\.\d+([ab.]\S+)?", dark_kernels.__version__)
 
 
@@ -158,6 +162,23 @@ def test_gaussian_mixture_nll() -> None:
     assert all(parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for parameter in signature.parameters.values())
 
 
+def test_encode_and_heatmap_mse() -> None:
+    defaults = [
+        {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+        for function in (dark_kernels.encode, dark_kernels.heatmap_mse)
+    ]
+    empty = inspect.Parameter.empty
+    assert list(defaults[0].items()) == [
+        ("keypoints", empty), ("size", empty), ("sigma", 2.0), ("encoding", "unbiased"), ("visible", None),
+        ("dtype", torch.float32), ("backend", "auto"),
+    ]  # fmt: skip
+    assert list(defaults[1].items()) == [
+        ("heatmaps", empty), ("keypoints", empty), ("sigma", 2.0), ("visible", None), ("weight", None),
+        ("encoding", "unbiased"), ("weighting", "mmpose"), ("topk", None), ("empty", "skip"), ("reduction", "mean"),
+        ("backend", "auto"),
+    ]  # fmt: skip
+
+
 def test_keypoints_and_recipe() -> None:
     assert Keypoints._fields == ("coords", "scores", "covariances")
     assert SimCCKeypoints._fields == ("coords", "scores", "visibility")
@@ -179,7 +200,10 @@ def test_metrics() -> None:
 
 
 def test_nn() -> None:
-    assert nn.__all__ == ["DARKHead", "DARKLoss", "SoftArgmax", "TwoStageDecoder", "VarianceSchedule"]
+    assert nn.__all__ == [
+        "DARKHead", "DARKLoss", "HeatmapAdaptiveWingLoss", "HeatmapCrossEntropyLoss", "HeatmapFocalLoss",
+        "HeatmapJSLoss", "HeatmapMSELoss", "SoftArgmax", "TwoStageDecoder", "VarianceSchedule",
+    ]  # fmt: skip
     defaults = {
         nn.DARKHead: {
             "covariance": "isotropic", "stride": 4.0, "initial_log_var": None, "coordinates": "absolute",
@@ -188,6 +212,10 @@ def test_nn() -> None:
         nn.DARKLoss: {
             "stride": 4.0, "coordinates": "absolute", "distribution": "gaussian", "beta": 0.0, "log_var_bounds": None,
             "full": False, "reduction": "mean", "backend": "auto",
+        },
+        nn.HeatmapMSELoss: {
+            "sigma": 2.0, "encoding": "unbiased", "weighting": "mmpose", "topk": None, "empty": "skip",
+            "reduction": "mean", "backend": "auto",
         },
         nn.TwoStageDecoder: {
             "recipe": recipes.DARKPOSE, "heatmap_stride": None, "heatmap_shift": 0.0, "backend": "auto",

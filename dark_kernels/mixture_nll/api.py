@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from .. import _checks
@@ -114,6 +113,5 @@ def gaussian_mixture_nll(
         )
     low, high = (-math.inf, math.inf) if log_var_bounds is None else log_var_bounds
     options = (float(stride), coordinates == "offset", float(low), float(high))
-    if weight is not None and not weight.is_floating_point():  # visibilities come as booleans and integers too
-        weight = weight.to(torch.float32)
+    weight = _checks.to_float(weight)
     return gaussian_mixture_nll_function(logits, mean, log_var, target, weight, options, reduction, backend)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from .._checks import (
@@ -18,6 +17,7 @@ from .._checks import (
     check_positive,
     check_size,
     check_tensor,
+    to_float,
 )
 from ..backends import check_backend
 from .library import gaussian_nll_function, linear_gaussian_nll_function
@@ -134,7 +134,7 @@ def gaussian_nll(
             full, reduction,
         )  # fmt: skip
     options = _options(stride, coordinates, distribution, beta, fixed_log_var, log_var_bounds, full)
-    return gaussian_nll_function(mean, log_var, target, _to_float(weight), options, reduction, backend)
+    return gaussian_nll_function(mean, log_var, target, to_float(weight), options, reduction, backend)
 
 
 def linear_gaussian_nll(
@@ -239,7 +239,7 @@ def linear_gaussian_nll(
         )  # fmt: skip
     options = _options(stride, coordinates, distribution, beta, fixed_log_var, log_var_bounds, full)
     return linear_gaussian_nll_function(
-        features, weight, bias, target, _to_float(keypoint_weight), options, reduction, backend
+        features, weight, bias, target, to_float(keypoint_weight), options, reduction, backend
     )
 
 
@@ -263,11 +263,6 @@ def _options(
         max_log_var=float(high),
         full=bool(full),
     )
-
-
-def _to_float(weight: Tensor | None) -> Tensor | None:
-    """Visibilities come as booleans and integers too."""
-    return weight if weight is None or weight.is_floating_point() else weight.to(torch.float32)
 
 
 def _check_options(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -12,7 +13,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import measure, peers, rows, test_decode, test_nll, test_peaks, test_simcc, test_soft_argmax, workloads
+from benchmarks import (
+    measure,
+    peers,
+    rows,
+    test_decode,
+    test_heatmap_loss,
+    test_nll,
+    test_peaks,
+    test_simcc,
+    test_soft_argmax,
+    workloads,
+)
 from benchmarks.rows import Row
 from benchmarks.workloads import Workload
 from dark_kernels import recipes
@@ -26,6 +38,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     caches = (test_decode._inputs, test_decode._compared, test_decode._truth, test_nll._inputs, test_nll._truth)
     caches += (test_simcc.inputs_of, test_simcc._truth, test_soft_argmax.inputs_of, test_soft_argmax._truth)
     caches += (test_peaks.inputs_of, test_peaks._truth)
+    caches += (test_heatmap_loss._inputs, test_heatmap_loss._truth)
     monkeypatch.setattr(workloads, "ALL", (SMALL,))
     yield
     for cache in caches:
@@ -353,12 +366,45 @@ def test_the_floor_writes_as_many_bytes_as_the_gradients_have(function: str, dty
     assert test_nll.step_bytes(dataclasses.replace(case, backward=False)) < wanted
 
 
+HEATMAP_ROWS = [
+    *(
+        (function, encoding, function)
+        for function in test_heatmap_loss.FUNCTIONS
+        for encoding in ("unbiased", "biased")
+    ),
+    ("heatmap_mse", "unbiased", "reference"),
+    ("heatmap_mse", "unbiased", test_heatmap_loss.NUMPY),
+    ("heatmap_mse", "biased", test_heatmap_loss.NUMPY),
+]
+
+
+@pytest.mark.parametrize(("function", "encoding", "name"), HEATMAP_ROWS)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_heatmap_losses_are_those_of_the_reference(function: str, encoding: str, name: str, dtype: str) -> None:
+    case = test_heatmap_loss.Case(function, SMALL, (name,), dtype, encoding)
+    made = test_heatmap_loss.ROWS[name](case, "cpu")
+    loss, gradient = made.call(test_heatmap_loss.inputs_of(case, "cpu")[0])
+    error, _ = made.compare((loss, gradient))
+    assert error is not None
+    for wrong, message in (((loss * 1.1, gradient), "the loss is off"), ((loss, gradient * 1.1), "gradient is off")):
+        with pytest.raises(peers.Wrong, match=message):
+            made.compare(wrong)
+
+
+def test_the_floor_of_a_heatmap_loss_moves_the_maps_three_times() -> None:
+    case = test_heatmap_loss.Case("heatmap_mse", SMALL, (), "float16")
+    made = test_heatmap_loss.ROWS[test_heatmap_loss.FLOOR](case, "cpu")
+    arguments = test_heatmap_loss.inputs_of(case, "cpu")[0]
+    assert made.bytes == 3 * arguments.heatmaps.numel() * 2
+    made.compare(made.call(arguments))
+
+
 def test_cases_of_both_devices_have_rows() -> None:
-    for device in ("cpu", "cuda"):
-        cases = test_nll._cases(device)
+    for device, module in itertools.product(("cpu", "cuda"), (test_nll, test_heatmap_loss)):
+        cases = module._cases(device)
         assert len({str(case) for case in cases}) == len(cases)
         for case in cases:
-            assert set(case.rows) <= set(test_nll.ROWS)
+            assert set(case.rows) <= set(module.ROWS)
             assert [name for name in case.rows if name == case.function] == [case.function]
     for case in (*test_decode.CPU_CASES, *test_decode.CUDA_CASES):
         assert set(case.rows) <= set(test_decode.ROWS)

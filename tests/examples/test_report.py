@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,7 @@ def paths(fields: dict[str, Any], above: tuple[str, ...] = ()) -> list[tuple[str
 
 
 def test_the_readme_is_what_the_results_say() -> None:
-    readme = README.read_text()
-    assert report.insert(readme, report.tables(report.load(report.RESULTS))) == readme, "run python -m examples.report"
+    assert report.main(["--check"]) == 0, "run python -m examples.report"
 
 
 def test_the_results_show_what_the_readme_says_of_them(record: dict[str, Any]) -> None:
@@ -50,6 +50,23 @@ def test_the_results_show_what_the_readme_says_of_them(record: dict[str, Any]) -
     assert all(abs(peak[level] - int(level) / 100) < 0.02 for level in ("90", "95"))
     assert peak["50"] > 0.55
     assert record["seconds"]["training"] + record["seconds"]["evaluation"] < 600
+
+
+def test_the_results_show_what_the_readme_says_of_heatmaps() -> None:
+    runs: dict[tuple[str, int, str], list[float]] = {}
+    for run in report.load(report.HEATMAP_RESULTS, report.HEATMAP_FIELDS)["runs"]:
+        runs.setdefault((run["loss"], run["map"], run["encoding"]), []).append(run["median_error"])
+    means = {kind: statistics.fmean(errors) for kind, errors in runs.items()}
+    for loss in ("mse", "ohkm", "adaptive_wing", "cross_entropy", "js"):
+        is_softmax = loss in ("cross_entropy", "js")
+        gains = {side: 1 - means[loss, side, "unbiased"] / means[loss, side, "biased"] for side in (16, 32)}
+        low, high = (0.11, 0.14) if is_softmax else (0.18, 0.26)
+        assert low < gains[16] < high
+        assert min(runs[loss, 16, "biased"]) > max(runs[loss, 16, "unbiased"])
+        assert (min(runs[loss, 32, "biased"]) > max(runs[loss, 32, "unbiased"])) is is_softmax
+        assert gains[32] > 0.7 * gains[16] if is_softmax else gains[32] < gains[16] / 2
+    assert len(means) == 22
+    assert all(means["focal", 32, "biased"] < mean for kind, mean in means.items() if kind[0] != "focal")
 
 
 @pytest.mark.parametrize("path", paths(report.FIELDS), ids=".".join)
@@ -83,14 +100,17 @@ def test_other_schemas_and_no_json_are_refused(record: dict[str, Any], tmp_path:
 
 
 def test_command(record: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results, readme = tmp_path / "results.json", tmp_path / "README.md"
-    results.write_text(json.dumps(record))
-    where = ["--results", str(results), "--readme", str(readme)]
+    readme = tmp_path / "README.md"
+    (tmp_path / "results.json").write_text(json.dumps(record))
+    where = ["--results", str(tmp_path), "--readme", str(readme)]
+    assert report.main(where) == 2  # no results of the heatmaps
+    (tmp_path / "heatmaps.json").write_text(report.HEATMAP_RESULTS.read_text())
     assert report.main(where) == 2  # no README
     readme.write_text("no markers")
     assert report.main(where) == 2
     assert "expected <!-- training:begin -->" in capsys.readouterr().err
-    readme.write_text(f"before\n{report.BEGIN}\n{report.END}\nafter\n")
+    markers = [report.BEGIN, report.END, report.HEATMAP_BEGIN, report.HEATMAP_END]
+    readme.write_text("\n".join(["before", *markers, "after\n"]))
     assert report.main([*where, "--check"]) == 1
     assert report.main(where) == 0
     assert report.main([*where, "--check"]) == 0
@@ -99,4 +119,24 @@ def test_command(record: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureF
     assert text.endswith("after\n")
     capsys.readouterr()
     assert report.main([*where, "--print"]) == 0
-    assert capsys.readouterr().out in text
+    for part in capsys.readouterr().out.split("\n\n"):
+        assert part in text
+
+
+def test_errors_of_heatmaps_are_means_over_seeds() -> None:
+    record = report.load(report.HEATMAP_RESULTS, report.HEATMAP_FIELDS)
+    run = {"loss": "js", "map": 16, "encoding": "biased", "seed": 0, "mean_error": 3.0, "median_error": 1.0}
+    other = {**run, "seed": 1, "mean_error": 4.0, "median_error": 2.0}
+    table = report.heatmap_table({**record, "runs": [run, other, {**run, "encoding": "unbiased"}]})
+    header, _, row = table.splitlines()[-3:]
+    assert header == "| loss | 16 x 16, biased + quarter offset | 16 x 16, unbiased + DARK |"
+    assert row == "| Jensen-Shannon | 1.50 ± 0.71 (3.50) | 1.00 (3.00) |"
+
+
+def test_a_run_without_a_number_is_named() -> None:
+    record = report.load(report.HEATMAP_RESULTS, report.HEATMAP_FIELDS)
+    del record["runs"][1]["median_error"]
+    with pytest.raises(report.SchemaError, match=r"results\.runs\[1\]: field 'median_error' is missing"):
+        report.check(record, expected=report.HEATMAP_FIELDS)
+    with pytest.raises(report.SchemaError, match=r"results\.runs: got str, expected a list"):
+        report.check({**record, "runs": "none"}, expected=report.HEATMAP_FIELDS)

@@ -112,5 +112,5 @@ def test_held_out_images_are_no_training_images() -> None:
 
 
 def test_short_floats() -> None:
-    assert train_distribution._short({"a": [1.23456789, 3], "b": True}) == {"a": [1.2346, 3], "b": True}
-    assert json.dumps(train_distribution._short([True])) == "[true]"
+    assert train_distribution.short_floats({"a": [1.23456789, 3], "b": True}) == {"a": [1.2346, 3], "b": True}
+    assert json.dumps(train_distribution.short_floats([True])) == "[true]"

@@ -1,0 +1,99 @@
+"""encode(): what users call."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._checks import DTYPES, ENCODINGS, check_devices, check_keypoints, check_name, check_sigma, to_float
+from ..backends import check_backend
+from .library import encode_operator
+from .reference import encode_reference
+
+
+def encode(
+    keypoints: Tensor,  # [B, K, 2] or [B, N, K, 2]
+    size: tuple[int, int],
+    sigma: float | Tensor = 2.0,  # a number or [K]
+    encoding: str = "unbiased",
+    visible: Tensor | None = None,  # [B, K] or [B, N, K]
+    dtype: torch.dtype = torch.float32,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Draw keypoints as Gaussian heatmaps: the training targets of the published heatmap networks.
+
+    With d the distance of a pixel from the centre, its value is exp(-d.d / (2 sigma^2)). What is the centre and which
+    pixels have a value is said by `encoding`, where m is the keypoint's pixel, trunc(keypoint + 0.5) towards zero:
+
+    - `"unbiased"` (DARK: Zhang et al., "Distribution-Aware Coordinate Representation for Human Pose Estimation", CVPR
+      2020): around the keypoint, on the whole map
+    - `"biased"` (MSRA: Xiao et al., "Simple Baselines for Human Pose Estimation and Tracking", ECCV 2018): around m,
+      where the value is exactly 1, in a window of 3 sigma to each side of m
+    - `"udp"` (Huang et al., "The Devil is in the Details: Delving into Unbiased Data Processing for Human Pose
+      Estimation", CVPR 2020): around the keypoint, in that window
+
+    Windows reach from trunc(m - 3 sigma) up to, and without, trunc(m + 3 sigma + 1), and are cut at the border, as in
+    the published code. (Where 3 sigma is no integer that code can put the whole blob a pixel beside the keypoint; here
+    it stays.) On CUDA, ROCm and XPU this is one launch that writes each element once.
+
+    A keypoint is not drawn, and its weight is 0, if its visibility is below 0.5, a coordinate is NaN or infinite, or
+    its window (keypoint - 3 sigma to keypoint + 3 sigma + 1 for `"unbiased"`) is outside the map. As in the published
+    code a window that ends where the map begins is not outside yet: it gives a map of zeros with a weight.
+
+    For a loss of heatmaps take `heatmap_mse` and its siblings, which need no target maps. Their inverse is `decode`:
+    keypoints in the interior come back from `"unbiased"` maps to 1e-3 pixels.
+
+    Args:
+        keypoints: [B, K, 2], or [B, N, K, 2] for N people in an image, (x, y) in heatmap pixels, with pixel centres at
+            integers; a floating dtype. From input pixels: x / (input / heatmap) for `"biased"` and `"unbiased"`,
+            x / ((input - 1) / (heatmap - 1)) for `"udp"`. A constant: no gradient flows to it.
+        size: (H, W).
+        sigma: Standard deviation in heatmap pixels, positive, or [K] of them; a keypoint whose element is not positive
+            is not drawn. Published: 2 at an input of 256 x 192, 3 at 384 x 288.
+        encoding: `"unbiased"`, `"biased"` or `"udp"`.
+        visible: [B, K] or [B, N, K], like `keypoints`; any dtype. COCO's flags 0, 1, 2 will do.
+        dtype: Of the heatmaps. Arithmetic is float32, in float64 for float64.
+        backend: `"auto"` (Triton where the device has it, else eager), `"triton"`, `"eager"` (vectorised PyTorch on
+            any device) or `"reference"` (the definition). float64 is served by eager where Triton is asked for.
+
+    Returns:
+        Heatmaps [B, K, H, W], of several people the largest value, and weights [B, K]: the visibility, at most 1, of
+        several people the largest; 0 where nothing is drawn. Weights are float32, float64 for float64.
+
+    Raises:
+        TypeError: An argument is not a dense tensor of a floating dtype, or not a number.
+        ValueError: A shape does not fit, tensors are on several devices, a tensor requires grad, a number is out of
+            range, or a name is unknown.
+
+    Example:
+        >>> import torch, dark_kernels
+        >>> keypoints = torch.rand(8, 17, 2) * 40
+        >>> heatmaps, weight = dark_kernels.encode(keypoints, size=(64, 48))
+        >>> heatmaps.shape, weight.shape
+        (torch.Size([8, 17, 64, 48]), torch.Size([8, 17]))
+    """
+    check_keypoints(keypoints, visible)
+    check_sigma(sigma, keypoints.shape[-2])
+    _check_size(size)
+    check_name("encoding", encoding, ENCODINGS)
+    if dtype not in DTYPES:
+        raise TypeError(f"dtype: got {dtype!r}, expected one of {', '.join(map(str, DTYPES))}")
+    check_backend(backend)
+    sigmas = sigma if isinstance(sigma, Tensor) else None
+    check_devices(keypoints=keypoints, visible=visible, sigma=sigmas)
+    if backend == "reference":
+        return encode_reference(keypoints, size, sigma, encoding, visible, dtype)
+    if keypoints.dim() == 3:  # one person in each image
+        keypoints, visible = keypoints[:, None], None if visible is None else visible[:, None]
+    number = 0.0 if isinstance(sigma, Tensor) else float(sigma)
+    return encode_operator(keypoints, to_float(visible), sigmas, number, *size, encoding, dtype, backend)
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    if not isinstance(size, tuple | list) or len(size) != 2:
+        raise TypeError(f"size: got {size!r}, expected (H, W)")
+    for side in size:
+        if isinstance(side, bool) or not isinstance(side, int | torch.SymInt):
+            raise TypeError(f"size: got {size!r}, expected (H, W), two integers")
+        if side < 1:
+            raise ValueError(f"size: got {tuple(size)}, expected H >= 1 and W >= 1")
