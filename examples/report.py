@@ -7,7 +7,7 @@ python -m examples.report --check    exit code 1 if README.md is not what exampl
 `results.json`:
 
 {
-  "schema": 1, "datetime": ..., "commit": ...,
+  "schema": 2, "datetime": ..., "commit": ...,
   "options": {"steps", "batch_size", "seed", "occlusion", "blur", "augment"},
   "machine": {"device", "device_name", "cores", "threads", "load", "python", "torch"},
   "seconds": {"training", "evaluation"},
@@ -17,6 +17,8 @@ python -m examples.report --check    exit code 1 if README.md is not what exampl
       "rank_correlation": {group: Spearman's, of predicted sigma and true error},
       "mean_sigma": {group: pixels},
       "coverage": {group: {"50", "90", "95": share}},
+      "calibration_error": {group: mean of the two axes},
+      "nll": {group: mean negative log-likelihood},
       "scale": the factor for covariances that the validation images ask for (maximum likelihood),
       "coverage_scaled": {"50", "90", "95": share}, of all test keypoints after it
   }},
@@ -58,7 +60,7 @@ HEATMAP_RESULTS = RESULTS.with_name("heatmaps.json")
 BEGIN, END = "<!-- training:begin -->", "<!-- training:end -->"
 HEATMAP_BEGIN, HEATMAP_END = "<!-- heatmaps:begin -->", "<!-- heatmaps:end -->"
 
-SCHEMA = 1
+SCHEMA = 2
 GROUPS = ("all", "clear", "occluded", "blurred")
 PLACES = {
     "argmax": "argmax",
@@ -90,6 +92,8 @@ _DISTRIBUTION = {
     "rank_correlation": _BY_GROUP,
     "mean_sigma": _BY_GROUP,
     "coverage": dict.fromkeys(GROUPS, (dict, type(None))),
+    "calibration_error": _BY_GROUP,
+    "nll": _BY_GROUP,
     "scale": _NUMBER,
     "coverage_scaled": _BY_LEVEL,
 }
@@ -206,12 +210,22 @@ def tables(record: dict[str, Any]) -> str:
                 [title if group == "all" else "", group, _number(head["mean_sigma"][group])]
                 + [_number(head["rank_correlation"][group])]
                 + (["", "", ""] if covered is None else [_percent(covered[level]) for level in LEVELS])
+                + [_number(head["calibration_error"][group], digits=3), _number(head["nll"][group])]
             )
         scaled = head["coverage_scaled"]
         rows.append(
-            ["", f"all, covariances x {head['scale']:.3g}", "", "", *(_percent(scaled[level]) for level in LEVELS)]
+            [
+                "",
+                f"all, covariances x {head['scale']:.3g}",
+                "",
+                "",
+                *(_percent(scaled[level]) for level in LEVELS),
+                "",
+                "",
+            ]
         )
     header = ["how sure", "keypoints", "mean sigma", "rank correlation", *(f"in {level} % ellipse" for level in LEVELS)]
+    header += ["calibration error", "NLL"]
     lines += _table(header, rows)
     score = record["peak_score"]["rank_correlation"]["all"]
     lines += ["", f"The rank correlation of DARK's error with the height of the heatmap's peak is {_number(score)}."]
@@ -259,8 +273,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return lines + ["| " + " | ".join(row) + " |" for row in rows]
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _number(value: float | None, digits: int = 2) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def _percent(share: float) -> str:

@@ -283,6 +283,10 @@ def summarize(validation: HeldOut, test: HeldOut) -> dict[str, Any]:
         }
     for name, covariances in test.covariances.items():
         coords, sigma = test.coords[name], metrics.sigmas(covariances)
+
+        def of(chosen: Tensor, m: Tensor = coords, c: Tensor = covariances) -> tuple[Tensor, Tensor, Tensor]:
+            return m[chosen], c[chosen], test.keypoints[chosen]
+
         # The scale of all covariances that makes the annotations of the validation images most likely.
         on_validation = metrics.squared_distances(
             validation.coords[name], validation.covariances[name], validation.keypoints
@@ -293,10 +297,9 @@ def summarize(validation: HeldOut, test: HeldOut) -> dict[str, Any]:
                 lambda chosen, s=sigma, e=errors[name]: float(metrics.rank_correlation(s[chosen], e[chosen])), least=3
             ),
             "mean_sigma": by_group(lambda chosen, c=covariances: float(metrics.sharpness(c[chosen]))),
-            "coverage": {
-                group: _coverage(coords[chosen], covariances[chosen], test.keypoints[chosen]) if chosen.any() else None
-                for group, chosen in groups.items()
-            },
+            "coverage": {group: _coverage(*of(chosen)) if chosen.any() else None for group, chosen in groups.items()},
+            "calibration_error": by_group(lambda chosen, o=of: float(metrics.calibration_error(*o(chosen)).mean())),
+            "nll": by_group(lambda chosen, o=of: float(metrics.negative_log_likelihood(*o(chosen)))),
             "scale": scale,
             "coverage_scaled": _coverage(coords, covariances * scale, test.keypoints),
         }
