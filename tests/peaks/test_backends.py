@@ -300,7 +300,7 @@ def test_triton_equals_the_reference_for_any_map(kind: str) -> None:
     sizes, num_peaks = ((1, 2, 3, 5, 8, 11), 3) if kind == "cpu" else (SIZES, 20)
     dtypes = (torch.float32, torch.float32, torch.float16, torch.bfloat16)
 
-    @settings(max_examples=60)
+    @settings(max_examples=120)
     @given(calls(cases(sizes=sizes, max_maps=3, dtypes=dtypes), num_peaks))
     def check(call: tuple[Case, Options]) -> None:
         check_any_map(service, call, tally)
