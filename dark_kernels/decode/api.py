@@ -65,7 +65,8 @@ def decode(
             eager where Triton is asked for.
         flipped: [B, C, H, W], what the network says of the mirrored images, as it came out and of the dtype and
             device of `heatmaps` (flip test). The mean of both is decoded, in float32, or float64 for float64
-            heatmaps. A kernel reads both maps once and stores no mean; eager stores it.
+            heatmaps. A kernel reads both maps once and stores no mean; eager stores those of some images at a
+            time.
         flip_indices: For each of the C channels, the one that holds this keypoint in `flipped`, where left and right
             have swapped. Ints, or an integer tensor (see below).
         shift_flipped: Move the flipped-back map one pixel to the right before the mean is taken, its column 0 staying

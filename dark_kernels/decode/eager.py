@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -82,10 +82,46 @@ _MANY_PIXELS = 2**19
 # Pixels of the maps that are smoothed at once on CPU, and of those that are flipped back.
 _BLUR_BLOCK = 2**17
 _FLIP_BLOCK = 2**18
+# Pixels of the means with mirrored maps that are stored at once on CPU.
+_MERGED_PIXELS = 2**22
 
 
 def decode_fwd(
-    heatmaps: Tensor,  # [B, K, H, W]
+    heatmaps: Tensor,  # [B, C, H, W]
+    *arguments: Any,
+    extras: Extras = NO_EXTRAS,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """coords [B, K, 2], scores [B, K] and covariances [B, K, 2, 2] (None unless asked for).
+
+    `arguments` as in `_decode_images`. float64 for float64 heatmaps, else float32.
+    """
+    batch = heatmaps.shape[0]
+    images = batch
+    if extras.flipped is not None and heatmaps.device.type == "cpu":
+        # The means of so many images take memory that is at hand; those of all would be handed out page by page.
+        images = max(1, _MERGED_PIXELS // math.prod(heatmaps.shape[1:]))
+    if images >= batch:
+        return _decode_images(heatmaps, *arguments, extras=extras)
+    parts = [
+        _decode_images(heatmaps[block], *arguments, extras=_extras_of(extras, block))
+        for block in (slice(first, first + images) for first in range(0, batch, images))
+    ]
+    coords, scores, covariances = zip(*parts, strict=True)
+    return torch.cat(coords), torch.cat(scores), None if covariances[0] is None else torch.cat(covariances)
+
+
+def _extras_of(extras: Extras, images: slice) -> Extras:
+    """What belongs to some of the images."""
+    of_images = {
+        name: value[images]
+        for name in ("flipped", "image_transform", "offsets")
+        if (value := getattr(extras, name)) is not None
+    }
+    return extras._replace(**of_images)
+
+
+def _decode_images(
+    heatmaps: Tensor,  # [B, C, H, W]
     taps: tuple[float, ...],
     padding: str,
     rescale: bool,
@@ -105,10 +141,9 @@ def decode_fwd(
     *,
     extras: Extras = NO_EXTRAS,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """coords [B, K, 2], scores [B, K] and covariances [B, K, 2, 2] (None unless asked for).
+    """`decode_fwd` of images whose merged maps are stored.
 
     `taps` is half of the blur kernel, centre first; the other arguments are the fields of a Recipe.
-    float64 for float64 heatmaps, else float32.
     """
     if extras is not NO_EXTRAS:
         heatmaps = _chosen_and_merged(heatmaps, extras)

@@ -69,6 +69,25 @@ def test_a_flip_test_is_decoding_the_mean(recipe: Recipe, shift: bool, service: 
     assert_agree(actual, service, merged, recipe)
 
 
+def test_blocks_of_images_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eager stores the means of some images at a time; here of two of five, and of one that is larger than allowed."""
+    from dark_kernels.decode import eager
+
+    heatmaps = testing.heatmaps_of_kinds(KINDS, 5, 3, 13, 10, seed=3)
+    transform = matrices(torch.device("cpu"))[[0, 1, 0, 1, 0]]
+
+    def call() -> Keypoints:
+        return dark_kernels.decode(
+            heatmaps, recipes.DARKPOSE, True, flipped=heatmaps.roll(1, 0), flip_indices=[1, 0, 2],
+            keypoint_indices=[2, 1], image_transform=transform,
+        )  # fmt: skip
+
+    expected = call()
+    for pixels in (2 * 3 * 13 * 10, 1):
+        monkeypatch.setattr(eager, "_MERGED_PIXELS", pixels)
+        testing.assert_same_keypoints(call(), expected)
+
+
 @pytest.mark.parametrize("shift", [False, True])
 def test_the_mean_is_the_published_one(shift: bool) -> None:
     """As HRNet and mmpose write it, pixel by pixel."""
