@@ -274,7 +274,15 @@ def rank_correlation(
     second: Tensor,  # [N]
 ) -> Tensor:
     """Spearman's, []: the correlation of ranks, equal values sharing the mean of theirs, such as of sigmas and
-    distances. NaN if all are equal."""
+    distances. NaN if all are equal.
+
+    Raises:
+        TypeError: An argument is not a dense tensor of floats.
+        ValueError: The shapes are not [N], or differ.
+    """
+    _checks.check_tensor("first", first, 1, "[N]")
+    _checks.check_tensor("second", second, 1, "[N]")
+    _checks.check_shape("second", second, first.shape, "as first")
     ranks = torch.stack([_ranks(first), _ranks(second)])
     return torch.corrcoef(ranks)[0, 1]
 
@@ -318,7 +326,11 @@ def coco_results(
     coords, scores = keypoints.coords, keypoints.scores
     _checks.check_tensor("keypoints.coords", coords, 3, "[N, K, 2]")
     _checks.check_shape("keypoints.scores", scores, coords.shape[:2], "one for each keypoint")
-    ids = image_ids.tolist() if isinstance(image_ids, Tensor) else [int(image_id) for image_id in image_ids]
+    ids = image_ids.tolist() if isinstance(image_ids, Tensor) else list(image_ids)
+    for image_id in ids:
+        if isinstance(image_id, bool) or not hasattr(image_id, "__index__"):
+            raise TypeError(f"image_ids: got {type(image_id).__name__} {image_id!r} in it, expected ints")
+    ids = [int(image_id) for image_id in ids]
     if len(ids) != coords.shape[0]:
         raise ValueError(f"image_ids: got {len(ids)} of them, expected {coords.shape[0]}, one for each pose")
     coords, scores = coords.detach().double().cpu(), scores.detach().double().cpu()

@@ -71,7 +71,7 @@ def decode(
             have swapped. Ints, or an integer tensor (see below).
         shift_flipped: Move the flipped-back map one pixel to the right before the mean is taken, its column 0 staying
             where it is, as mmpose's `shift_heatmap` and HRNet's `SHIFT_HEATMAP` do.
-        image_transform: [B, 2, 3], float32 or float64, affine matrices A such as `dark_kernels.transforms` makes:
+        image_transform: [B, 2, 3] of one of the dtypes above, affine matrices A, as `dark_kernels.transforms` makes:
             coordinates become A (x, y, 1), and a covariance C becomes A C A^T with the first two columns of A.
             Keypoints without a peak stay `recipe.invalid`. Numbers that are not finite come out as such.
         keypoint_indices: The channels to decode, in that order, repetitions allowed; no others are read. Ints, or an
@@ -103,7 +103,8 @@ def decode(
     """
     _check(heatmaps, recipe, covariance, backend)
     extras = NO_EXTRAS
-    if flipped is not None or flip_indices is not None or image_transform is not None or keypoint_indices is not None:
+    optional = (flipped, flip_indices, image_transform, keypoint_indices)
+    if any(each is not None for each in optional) or shift_flipped is not False:
         extras = Extras(
             *_check_flip(heatmaps, flipped, flip_indices, shift_flipped),
             _check_indices("keypoint_indices", keypoint_indices, heatmaps),
@@ -199,6 +200,10 @@ def _check_flip(
     if not isinstance(shift_flipped, bool):
         raise TypeError(f"shift_flipped: got {shift_flipped!r}, expected True or False")
     if flipped is None and flip_indices is None:
+        if shift_flipped:
+            raise ValueError(
+                "shift_flipped: got True without flipped, expected the maps of the mirrored images as well"
+            )
         return None, None, False
     if flipped is None:
         raise ValueError("flipped: got None with flip_indices, expected the maps of the mirrored images as well")

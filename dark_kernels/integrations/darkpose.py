@@ -47,6 +47,8 @@ def get_final_preds(config: Any, hm: Any, center: Any, scale: Any) -> tuple[Any,
         ValueError: A shape does not fit, or the kernel size is even.
     """
     is_tensor = isinstance(hm, Tensor)
+    if not is_tensor and np.asarray(hm).dtype.kind != "f":
+        raise TypeError(f"hm: got {np.asarray(hm).dtype} numbers, expected an array or a tensor of floats")
     # Torch reads neither negative strides nor, without a warning, an array that can't be written.
     heatmaps = hm if is_tensor else torch.from_numpy(np.require(hm, requirements=["C", "W"]))
     recipe = with_kernel_size(DARKPOSE, config.TEST.BLUR_KERNEL)

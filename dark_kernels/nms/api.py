@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
@@ -282,6 +282,8 @@ def _kappas(kappas: Sequence[float] | Tensor, num_keypoints: int, *tensors: Tens
         _checks.check_tensor("kappas", kappas, 1, "[K]")
         _checks.check_shape("kappas", kappas, (num_keypoints,), "one for each keypoint")
         return kappas.detach().to(tensors[0].device)
+    if not isinstance(kappas, Iterable):
+        raise TypeError(f"kappas: got {type(kappas).__name__} {kappas!r}, expected {num_keypoints} numbers or a tensor")
     numbers = [float(kappa) if hasattr(kappa, "__float__") else kappa for kappa in kappas]  # NumPy's too
     for kappa in numbers:
         _checks.check_positive("kappas", kappa)

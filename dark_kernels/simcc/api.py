@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from .. import _checks
@@ -124,13 +126,19 @@ def _pair(sigma: float | tuple[float, float] | None) -> tuple[float, float] | No
     """(x, y) of a number or of two of them (a list or an array as well)."""
     if sigma is None:
         return None
+    sigma = _plain(sigma)
     if isinstance(sigma, int | float):
         _checks.check_positive("sigma", sigma)
         return sigma, sigma
     try:
-        x, y = sigma
+        x, y = map(_plain, sigma)
     except (TypeError, ValueError):
         raise TypeError(f"sigma: got {sigma!r}, expected a number, (x, y) or None") from None
     _checks.check_positive("sigma", x)
     _checks.check_positive("sigma", y)
     return x, y
+
+
+def _plain(value: Any) -> Any:
+    """A scalar of NumPy's as the number that it is."""
+    return value.item() if type(value).__module__ == "numpy" and value.ndim == 0 else value

@@ -65,11 +65,14 @@ def vote_reference(
         weights = torch.ones_like(samples[..., 0])
     weights = torch.where(valid & (weights > 0) & (weights < math.inf), weights, 0.0)
 
+    # What gives no vote is nowhere: far away its square would be infinite, and NaN times a weight of 0.
+    samples = torch.where((weights > 0)[..., None], samples, 0.0)
     total = weights.sum(-1)
     shares = weights / total[..., None]  # NaN where nothing votes
     coords = (shares[..., None] * samples).sum(-2)
     difference = samples - coords[..., None, :]
     products = difference[..., :, None] * difference[..., None, :]
+    products = torch.where((weights > 0)[..., None, None], products, 0.0)
     covariances = (shares[..., None, None] * products).sum(2)
     return coords, total / samples.shape[2], covariances
 

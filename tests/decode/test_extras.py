@@ -398,6 +398,8 @@ MAPS = torch.rand(2, 3, 8, 6)
         ({"flipped": MAPS, "flip_indices": [0, 1, 3]}, ValueError, "flip_indices: got 0 to 3, expected .* 0 to 2"),
         ({"flipped": MAPS, "flip_indices": "012"}, TypeError, "flip_indices: got str '012'"),
         ({"flipped": MAPS, "flip_indices": [0, 1, 2], "shift_flipped": 1}, TypeError, "shift_flipped: got 1"),
+        ({"shift_flipped": True}, ValueError, "shift_flipped: got True without flipped"),
+        ({"shift_flipped": "no"}, TypeError, "shift_flipped: got 'no'"),
         ({"keypoint_indices": [0, -1]}, ValueError, "keypoint_indices: got -1 to 0"),
         ({"keypoint_indices": 1}, TypeError, "keypoint_indices: got int 1"),
         ({"keypoint_indices": [0, 1.0]}, TypeError, "keypoint_indices: got float 1.0 in it"),

@@ -128,5 +128,5 @@ def test_what_is_refused() -> None:
         get_final_preds(config(), hm, center, np.ones((2, 3)))
     with pytest.raises(ValueError, match=r"kernel_size: got 10, expected an odd positive int"):
         get_final_preds(config(10), hm, center, scale)
-    with pytest.raises(TypeError, match=r"heatmaps: got torch.uint8, expected one of"):
+    with pytest.raises(TypeError, match=r"hm: got uint8 numbers, expected an array or a tensor of floats"):
         get_final_preds(config(), hm.astype(np.uint8), center, scale)
