@@ -24,6 +24,7 @@ it is, and scores are float32 for it.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -54,8 +55,9 @@ class _BatchDecoding:
     scale_factor: Array
 
     @property
+    @abstractmethod
     def _recipe(self) -> Recipe:
-        raise NotImplementedError
+        """What is done to the maps."""
 
     def _decode_heatmaps(
         self,
