@@ -77,8 +77,8 @@ _FIT_EQUATIONS = [
 ]
 
 
-# From so many pixels on, the search of the groups that hold the maxima is worth two levels.
-_MANY_PIXELS = 2**19
+# Up to so many pixels on CPU, one search of all of them costs less than the operations that spare it.
+_FEW_PIXELS = 2**17
 # Pixels of the maps that are smoothed at once on CPU, and of those that are flipped back.
 _BLUR_BLOCK = 2**17
 _FLIP_BLOCK = 2**18
@@ -542,6 +542,11 @@ def _first_maximum(maps: Tensor, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
     value throughout.
     """
     height, width = maps.shape[-2:]
+    if maps.device.type == "cpu" and maps.numel() <= _FEW_PIXELS:
+        lines = maps.reshape(-1, height * width)
+        index = _argmax_of_lines(lines)
+        y = index.div(width, rounding_mode="floor")
+        return lines.gather(1, index.unsqueeze(1)).squeeze(1), y, index - y * width
     rows, groups = plan.rows, height // plan.rows
     if maps.stride(1) < maps.stride(3):  # channels last: keep the keypoints innermost
         group_maxima = maps.permute(0, 2, 3, 1).unflatten(1, (groups, rows)).amax((2, 3))
@@ -555,15 +560,18 @@ def _first_maximum(maps: Tensor, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
     else:
         starts = starts.unsqueeze(1) + plan.line_starts
         lines = _gather_lines(maps, starts.view(-1), width, plan.extent).view(-1, rows * width)
-    if rows == 1 or lines.numel() < _MANY_PIXELS:
-        index = lines.max(-1).indices.add_(group, alpha=rows * width)
-        y = index.div(width, rounding_mode="floor")
-        return peaks, y, index.sub_(y, alpha=width)
-    # The row first, once more without an index. More steps, of which many pixels repay the cost.
-    y = lines.view(-1, rows, width).amax(-1).max(-1).indices
-    first_rows = torch.arange(0, y.shape[0] * rows, rows, device=y.device)
-    x = lines.view(-1, width).index_select(0, first_rows.add_(y)).max(-1).indices
-    return peaks, y.add_(group, alpha=rows), x
+    index = _argmax_of_lines(lines).add_(group, alpha=rows * width)
+    y = index.div(width, rounding_mode="floor")
+    return peaks, y, index.sub_(y, alpha=width)
+
+
+def _argmax_of_lines(lines: Tensor) -> Tensor:
+    """The place of the first maximum of each line of [N, length]. NaN is the largest value."""
+    if lines.device.type != "cpu":
+        return lines.max(-1).indices
+    # NumPy's search is vectorised, torch's is not. Halves it would compare one by one.
+    lines = lines.to(torch.float32) if lines.dtype.itemsize == 2 else lines
+    return torch.from_numpy(lines.numpy().argmax(-1))
 
 
 def _gather_lines(maps: Tensor, starts: Tensor, length: int, extent: int) -> Tensor:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from unittest import mock
 
 import pytest
 import torch
 from hypothesis import event, given, settings
+from hypothesis import strategies as st
 
 import dark_kernels
 from dark_kernels import Recipe, recipes, testing
@@ -16,16 +18,19 @@ from dark_kernels.decode import eager
 
 from ..strategies import Case, cases
 
+# Up to how many pixels all are searched at once: none, for maps as small as a test's go by groups of rows only then.
+SEARCHES = st.sampled_from([0, eager._FEW_PIXELS])
+
 
 @pytest.mark.slow
 def test_equals_the_reference_for_any_map() -> None:
     tally: Counter[str] = Counter()
 
     @settings(max_examples=400)
-    @given(cases())
-    def check(case: Case) -> None:
+    @given(cases(), SEARCHES)
+    def check(case: Case, few_pixels: int) -> None:
         heatmaps = case.heatmaps()
-        with testing.assert_unchanged(heatmaps):
+        with mock.patch.object(eager, "_FEW_PIXELS", few_pixels), testing.assert_unchanged(heatmaps):
             actual = dark_kernels.decode(heatmaps, case.recipe, case.covariance, backend="eager")
         compared = testing.assert_decodes_like_reference(actual, heatmaps, case.recipe)
         event(f"stencil {case.recipe.stencil}")
@@ -55,7 +60,8 @@ def test_equals_the_reference_on_a_device(gpu: torch.device) -> None:
 
 @pytest.mark.parametrize("layout", sorted(testing.LAYOUTS))
 @pytest.mark.parametrize("recipe", recipes.ALL, ids=lambda recipe: recipe.name)
-def test_layout_does_not_matter(recipe: Recipe, layout: str) -> None:
+def test_layout_does_not_matter(recipe: Recipe, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eager, "_FEW_PIXELS", 0)
     maps = testing.heatmaps_of_kinds(["noisy_blob", "noise", "weak_blob"], 3, 4, 21, 18, seed=5)
     laid_out = testing.with_layout(maps, layout)
     actual = dark_kernels.decode(laid_out, recipe, recipe.has_hessian, backend="eager")
@@ -157,14 +163,15 @@ def test_blurring_in_blocks_changes_nothing(padding: str, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("kind", ["noise", "ties", "plateau", "some_nan", "all_minus_infinite", "negative"])
-def test_two_levels_find_the_same_maximum(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_groups_of_rows_find_the_same_maximum(kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     for layout in ("contiguous", "channels_last", "transposed"):
-        maps = testing.with_layout(testing.heatmaps_of_kinds([kind], 2, 3, 32, 24, seed=5), layout)
+        maps = testing.with_layout(testing.heatmaps_of_kinds([kind], 2, 3, 48, 24, seed=5).to(dtype), layout)
         plan = eager.make_plan(maps, (1.0,), "zeros", "none")
-        assert plan.rows > 1
-        monkeypatch.setattr(eager, "_MANY_PIXELS", 10**9)
-        one = eager._first_maximum(maps, plan)
-        monkeypatch.setattr(eager, "_MANY_PIXELS", 0)
-        two = eager._first_maximum(maps, plan)
-        for expected, actual in zip(one, two, strict=True):
+        assert 1 < plan.rows < 48
+        at_once = eager._first_maximum(maps, plan)
+        monkeypatch.setattr(eager, "_FEW_PIXELS", 0)
+        in_groups = eager._first_maximum(maps, plan)
+        monkeypatch.undo()
+        for expected, actual in zip(at_once, in_groups, strict=True):
             assert torch.equal(expected.nan_to_num(), actual.nan_to_num())
