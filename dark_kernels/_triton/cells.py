@@ -1,9 +1,12 @@
-"""What the losses that read maps at their targets share: which cell, the reduced loss, a tile of a gradient."""
+"""What the losses that read maps at their targets share: which cell, where the loss goes, a tile of a gradient."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from .tickets import counter, finishes_last
 
 
 @triton.jit
@@ -51,16 +54,49 @@ def find_cells(
 
 
 @triton.jit
-def store_total(loss_ptr, scale_ptr, total, total_weight, num_targets, REDUCTION: tl.constexpr):
-    """The reduced loss, and the factor of each loss in it."""
-    scale = 1.0
-    if REDUCTION == "mean":
-        scale = 1.0 / num_targets
-    elif REDUCTION == "mean_valid":
-        divisor = tl.sum(total_weight, axis=0)
-        scale = tl.where(divisor > 0, 1.0 / divisor, 0.0)
-    tl.store(loss_ptr, tl.sum(total, axis=0) * scale)
-    tl.store(scale_ptr, scale)
+def store_losses(
+    loss_ptr,  # [] or [B, K]
+    scale_ptr,  # []
+    parts_ptr,  # [2, programs]: sums of losses and of weights. Read and written with a reduction only
+    counter_ptr,  # see tickets.py
+    loss,  # [BLOCK_SIZE], 0 where there is none
+    weight,  # [BLOCK_SIZE], 0 where there is none
+    index,  # [BLOCK_SIZE], int64
+    num_targets,
+    REDUCTION: tl.constexpr,
+):
+    """A program's losses, or all programs' reduced to one, and the factor of each loss in that.
+
+    The last program to come here adds up what the others left: one launch, one order of summation.
+    """
+    BLOCK_PARTS: tl.constexpr = 1024
+    program = tl.program_id(0)
+    if REDUCTION == "none":
+        tl.store(loss_ptr + index, loss, mask=index < num_targets)
+        tl.store(scale_ptr, 1.0, mask=program == 0)
+    else:
+        num_programs = tl.num_programs(0)
+        tl.store(parts_ptr + program, tl.sum(loss, axis=0))
+        if REDUCTION == "mean_valid":
+            tl.store(parts_ptr + num_programs + program, tl.sum(weight, axis=0))
+        if finishes_last(counter_ptr):
+            total = tl.zeros([BLOCK_PARTS], dtype=tl.float32)
+            total_weight = tl.zeros([BLOCK_PARTS], dtype=tl.float32)
+            for start in range(0, num_programs, BLOCK_PARTS):
+                part = start + tl.arange(0, BLOCK_PARTS)
+                exists = part < num_programs
+                total += tl.load(parts_ptr + part, mask=exists, other=0.0, cache_modifier=".cg")
+                if REDUCTION == "mean_valid":
+                    pointers = parts_ptr + num_programs + part
+                    total_weight += tl.load(pointers, mask=exists, other=0.0, cache_modifier=".cg")
+            scale = 1.0
+            if REDUCTION == "mean":
+                scale = 1.0 / num_targets
+            elif REDUCTION == "mean_valid":
+                divisor = tl.sum(total_weight, axis=0)
+                scale = tl.where(divisor > 0, 1.0 / divisor, 0.0)
+            tl.store(loss_ptr, tl.sum(total, axis=0) * scale)
+            tl.store(scale_ptr, scale)
 
 
 @triton.jit
@@ -90,6 +126,13 @@ def store_tile(
     else:
         pointers = (pointer + channel * num_pixels)[:, None] + pixel[None, :]
     tl.store(pointers, gradient, mask=mask)
+
+
+def reduction_buffers(loss: Tensor, num_programs: int, reduction: str) -> tuple[Tensor, Tensor]:
+    """What `store_losses` takes as parts and counter; without a reduction pointers that are not read."""
+    if reduction == "none":
+        return loss, loss
+    return loss.new_empty((2, num_programs)), counter(loss.device)
 
 
 def tile_shape(num_pixels: int, num_channels: int, channels_last: bool) -> dict[str, int]:

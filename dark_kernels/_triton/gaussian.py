@@ -63,6 +63,53 @@ def axis_gradients(difference, log_var, beta, IS_LAPLACE: tl.constexpr, HAS_BETA
 
 
 @triton.jit
+def keypoint_loss(
+    difference_x,  # of the target to the mean
+    difference_y,
+    log_var_0,
+    log_var_1,
+    log_var_2,
+    beta,
+    min_log_var,
+    max_log_var,
+    CHANNELS: tl.constexpr,
+    IS_LAPLACE: tl.constexpr,
+    HAS_BETA: tl.constexpr,
+    HAS_BOUNDS: tl.constexpr,
+    FULL: tl.constexpr,
+):
+    """Loss of a keypoint, without its weight."""
+    if CHANNELS == 3:
+        a = bounded(log_var_0, 0.5 * min_log_var, 0.5 * max_log_var, HAS_BOUNDS)
+        c = bounded(log_var_2, 0.5 * min_log_var, 0.5 * max_log_var, HAS_BOUNDS)
+        z1 = difference_x * tl.exp(-a)
+        z2 = (difference_y - log_var_1 * z1) * tl.exp(-c)
+        loss = a + c + 0.5 * (z1 * z1 + z2 * z2)
+        if FULL:
+            loss += LOG_2_PI
+        if HAS_BETA:
+            loss *= tl.exp(beta * (a + c))
+    else:
+        s_x = bounded(log_var_0, min_log_var, max_log_var, HAS_BOUNDS)
+        s_y = s_x
+        if CHANNELS == 2:
+            s_y = bounded(log_var_1, min_log_var, max_log_var, HAS_BOUNDS)
+        loss = axis_loss(difference_x, s_x, beta, IS_LAPLACE, FULL, HAS_BETA)
+        loss += axis_loss(difference_y, s_y, beta, IS_LAPLACE, FULL, HAS_BETA)
+    return loss
+
+
+@triton.jit
+def fixed_values(fixed_log_var, like, CHANNELS: tl.constexpr):
+    """The log variances, CHANNELS of them and zeros, that make both axes' variance exp(fixed_log_var)."""
+    zeros = tl.zeros(like.shape, dtype=tl.float32)
+    if CHANNELS == 3:
+        return zeros + 0.5 * fixed_log_var, zeros, zeros + 0.5 * fixed_log_var
+    else:
+        return zeros + fixed_log_var, zeros + fixed_log_var, zeros
+
+
+@triton.jit
 def load_values(
     pointer,
     stride,
@@ -72,18 +119,12 @@ def load_values(
     HAS_FIXED: tl.constexpr,
 ):
     """The log variances at a cell, CHANNELS of them and zeros, before they are bounded."""
-    first = tl.zeros(exists.shape, dtype=tl.float32)
-    second = first
-    third = first
     if HAS_FIXED:
-        if CHANNELS == 3:
-            first += 0.5 * fixed_log_var
-            third += 0.5 * fixed_log_var
-        else:
-            first += fixed_log_var
-            second += fixed_log_var
+        first, second, third = fixed_values(fixed_log_var, exists, CHANNELS)
     else:
         first = tl.load(pointer, mask=exists, other=0.0).to(tl.float32)
+        second = tl.zeros(exists.shape, dtype=tl.float32)
+        third = second
         if CHANNELS > 1:
             second = tl.load(pointer + stride, mask=exists, other=0.0).to(tl.float32)
         if CHANNELS > 2:

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._triton.cells import find_cells, store_tile, store_total, tile_shape
+from .._triton.cells import find_cells, reduction_buffers, store_losses, store_tile, tile_shape
 from .._triton.launch import on_device_of
 
 LOG_2_PI = tl.constexpr(1.8378770664093453)
@@ -22,6 +22,8 @@ LOG_2_PI = tl.constexpr(1.8378770664093453)
 def _gaussian_mixture_nll_fwd_kernel(
     loss_ptr,  # [] or [B, K]
     scale_ptr,  # []
+    parts_ptr,  # see store_losses
+    counter_ptr,
     slopes_ptr,  # [B, K, 4 M], contiguous
     cells_ptr,  # [B, K], contiguous
     logits_ptr,  # [B, K, M, H, W]
@@ -65,108 +67,89 @@ def _gaussian_mixture_nll_fwd_kernel(
     HAS_BOUNDS: tl.constexpr,
     REDUCTION: tl.constexpr,
 ):
-    """Losses and slopes of keypoints, BLOCK_SIZE at a time.
+    """Losses and slopes of BLOCK_SIZE keypoints: reads 4 M sectors of 32 bytes each, writes 4 M numbers.
 
-    Without a reduction each program takes one block. With one a single program takes all of them, one after
-    the other: one launch, one order of summation, no atomics and no buffer of partial sums. It reads 4 M sectors
-    of 32 bytes a keypoint where the backward pass writes 4 M maps. (`gaussian_nll` was measured to be faster with a
-    second launch that adds up, from some hundreds of keypoints on; this loss has not been timed on a GPU.)
+    The backward pass writes 4 M maps a keypoint from them.
     """
     NOTHING: tl.constexpr = float("-inf")
     component = tl.arange(0, BLOCK_COMPONENTS)[None, :].to(tl.int64)
     # Keypoints are counted in 32 bits, where division is cheap; offsets take 64.
-    first = tl.program_id(0) * BLOCK_SIZE
-    last = first + BLOCK_SIZE
-    if REDUCTION != "none":
-        last = first + num_targets
-    sum_losses = tl.zeros([BLOCK_SIZE], dtype=tl.float32)
-    sum_weights = tl.zeros([BLOCK_SIZE], dtype=tl.float32)
-    for start in range(first, last, BLOCK_SIZE):
-        index = start + tl.arange(0, BLOCK_SIZE)
-        exists = index < num_targets
-        batch = (index // num_keypoints).to(tl.int64)
-        keypoint = (index % num_keypoints).to(tl.int64)
-        index = index.to(tl.int64)
-        valid, weight, row, column, x, y = find_cells(
-            target_ptr, target_stride_b, target_stride_k, target_stride_c, weight_ptr, weight_stride_b,
-            weight_stride_k, batch, keypoint, exists, height, width, stride, HAS_WEIGHT, IS_OFFSET,
-        )  # fmt: skip
+    index = tl.program_id(0) * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
+    exists = index < num_targets
+    batch = (index // num_keypoints).to(tl.int64)
+    keypoint = (index % num_keypoints).to(tl.int64)
+    index = index.to(tl.int64)
+    valid, weight, row, column, x, y = find_cells(
+        target_ptr, target_stride_b, target_stride_k, target_stride_c, weight_ptr, weight_stride_b,
+        weight_stride_k, batch, keypoint, exists, height, width, stride, HAS_WEIGHT, IS_OFFSET,
+    )  # fmt: skip
 
-        mask = valid[:, None] & (component < NUM_COMPONENTS)
-        pointer = logits_ptr + batch * logits_stride_b + keypoint * logits_stride_k
-        pointer += row * logits_stride_h + column * logits_stride_w
-        logit = tl.load(pointer[:, None] + component * logits_stride_m, mask=mask, other=NOTHING).to(tl.float32)
-        pointer = mean_ptr + batch * mean_stride_b + keypoint * mean_stride_k
-        pointer += row * mean_stride_h + column * mean_stride_w
-        mean_x = tl.load(pointer[:, None] + component * mean_stride_m, mask=mask, other=0.0).to(tl.float32)
-        pointer += mean_stride_c
-        mean_y = tl.load(pointer[:, None] + component * mean_stride_m, mask=mask, other=0.0).to(tl.float32)
-        pointer = log_var_ptr + batch * log_var_stride_b + keypoint * log_var_stride_k
-        pointer += row * log_var_stride_h + column * log_var_stride_w
-        log_var = tl.load(pointer[:, None] + component * log_var_stride_m, mask=mask, other=0.0).to(tl.float32)
-        is_on = logit != NOTHING  # a NaN is on, and seen
-        bounded = log_var
-        if HAS_BOUNDS:
-            bounded = tl.where(log_var < min_log_var, min_log_var, log_var)
-            bounded = tl.where(log_var > max_log_var, max_log_var, bounded)
+    mask = valid[:, None] & (component < NUM_COMPONENTS)
+    pointer = logits_ptr + batch * logits_stride_b + keypoint * logits_stride_k
+    pointer += row * logits_stride_h + column * logits_stride_w
+    logit = tl.load(pointer[:, None] + component * logits_stride_m, mask=mask, other=NOTHING).to(tl.float32)
+    pointer = mean_ptr + batch * mean_stride_b + keypoint * mean_stride_k
+    pointer += row * mean_stride_h + column * mean_stride_w
+    mean_x = tl.load(pointer[:, None] + component * mean_stride_m, mask=mask, other=0.0).to(tl.float32)
+    pointer += mean_stride_c
+    mean_y = tl.load(pointer[:, None] + component * mean_stride_m, mask=mask, other=0.0).to(tl.float32)
+    pointer = log_var_ptr + batch * log_var_stride_b + keypoint * log_var_stride_k
+    pointer += row * log_var_stride_h + column * log_var_stride_w
+    log_var = tl.load(pointer[:, None] + component * log_var_stride_m, mask=mask, other=0.0).to(tl.float32)
+    is_on = logit != NOTHING  # a NaN is on, and seen
+    bounded = log_var
+    if HAS_BOUNDS:
+        bounded = tl.where(log_var < min_log_var, min_log_var, log_var)
+        bounded = tl.where(log_var > max_log_var, max_log_var, bounded)
 
-        # Squared after the scaling: e^-s alone overflows where the loss does not. At the mean nothing is scaled,
-        # so that an infinite precision is one of a density, and no NaN.
-        scale = tl.exp(-0.5 * bounded)
-        difference_x = x[:, None] - mean_x
-        difference_y = y[:, None] - mean_y
-        z_x = tl.where(difference_x == 0, 0.0, difference_x * scale)
-        z_y = tl.where(difference_y == 0, 0.0, difference_y * scale)
-        half_squares = 0.5 * (z_x * z_x + z_y * z_y)
+    # Squared after the scaling: e^-s alone overflows where the loss does not. At the mean nothing is scaled,
+    # so that an infinite precision is one of a density, and no NaN.
+    scale = tl.exp(-0.5 * bounded)
+    difference_x = x[:, None] - mean_x
+    difference_y = y[:, None] - mean_y
+    z_x = tl.where(difference_x == 0, 0.0, difference_x * scale)
+    z_y = tl.where(difference_y == 0, 0.0, difference_y * scale)
+    half_squares = 0.5 * (z_x * z_x + z_y * z_y)
 
-        # Both sums of exponentials with their largest term as 1. Where every component is off, that is none.
-        top = tl.max(logit, axis=1)
-        logit -= tl.where(top == NOTHING, 0.0, top)[:, None]
-        prior = tl.exp(logit)
-        prior_total = tl.sum(prior, axis=1)
-        prior_total = tl.where(prior_total == 0, 1.0, prior_total)
-        joint = tl.where(is_on, logit - bounded - half_squares, NOTHING)
-        best = tl.max(joint, axis=1)
-        # Components whose densities all underflow share the responsibility, as if they were equal.
-        posterior = tl.where(joint == best[:, None], 1.0, tl.exp(joint - best[:, None]))
-        posterior = tl.where(is_on, posterior, 0.0)
-        total = tl.sum(posterior, axis=1)
-        loss = tl.log(prior_total) - best - tl.log(total) + LOG_2_PI
-        # Not a product with 0, which would keep a NaN.
-        loss = tl.where(valid, loss * weight, 0.0)
-        if REDUCTION == "none":
-            tl.store(loss_ptr + index, loss, mask=exists)
-        else:
-            sum_losses += loss
-            sum_weights += weight
+    # Both sums of exponentials with their largest term as 1. Where every component is off, that is none.
+    top = tl.max(logit, axis=1)
+    logit -= tl.where(top == NOTHING, 0.0, top)[:, None]
+    prior = tl.exp(logit)
+    prior_total = tl.sum(prior, axis=1)
+    prior_total = tl.where(prior_total == 0, 1.0, prior_total)
+    joint = tl.where(is_on, logit - bounded - half_squares, NOTHING)
+    best = tl.max(joint, axis=1)
+    # Components whose densities all underflow share the responsibility, as if they were equal.
+    posterior = tl.where(joint == best[:, None], 1.0, tl.exp(joint - best[:, None]))
+    posterior = tl.where(is_on, posterior, 0.0)
+    total = tl.sum(posterior, axis=1)
+    loss = tl.log(prior_total) - best - tl.log(total) + LOG_2_PI
+    # Not a product with 0, which would keep a NaN.
+    loss = tl.where(valid, loss * weight, 0.0)
 
-        # A component that is off keeps out of a total that is 0 or NaN.
-        prior = tl.where(is_on, prior / prior_total[:, None], 0.0)
-        posterior = tl.where(is_on, posterior / total[:, None], 0.0)
-        # A component that is not responsible adds nothing, even where it is infinitely far away or infinitely
-        # sharp.
-        pull_x = tl.where(posterior == 0, 0.0, posterior * z_x)
-        pull_y = tl.where(posterior == 0, 0.0, posterior * z_y)
-        for_mean_x = tl.where(pull_x == 0, 0.0, -pull_x * scale)
-        for_mean_y = tl.where(pull_y == 0, 0.0, -pull_y * scale)
-        for_log_var = tl.where(posterior == 0, 0.0, posterior * (1.0 - half_squares))
-        if HAS_BOUNDS:
-            for_log_var = tl.where((log_var >= min_log_var) & (log_var <= max_log_var), for_log_var, 0.0)
-        factor = weight[:, None]
-        slope_ptr = slopes_ptr + (index * (4 * NUM_COMPONENTS))[:, None] + component
-        mask = exists[:, None] & (component < NUM_COMPONENTS)
-        tl.store(slope_ptr, (prior - posterior) * factor, mask=mask)
-        slope_ptr += NUM_COMPONENTS
-        tl.store(slope_ptr + component, for_mean_x * factor, mask=mask)
-        tl.store(slope_ptr + component + 1, for_mean_y * factor, mask=mask)
-        slope_ptr += 2 * NUM_COMPONENTS
-        tl.store(slope_ptr, for_log_var * factor, mask=mask)
-        tl.store(cells_ptr + index, tl.where(valid, row * width + column, -1), mask=exists)
-
-    if REDUCTION != "none":
-        store_total(loss_ptr, scale_ptr, sum_losses, sum_weights, num_targets, REDUCTION)
-    elif first == 0:
-        tl.store(scale_ptr, 1.0)
+    # A component that is off keeps out of a total that is 0 or NaN.
+    prior = tl.where(is_on, prior / prior_total[:, None], 0.0)
+    posterior = tl.where(is_on, posterior / total[:, None], 0.0)
+    # A component that is not responsible adds nothing, even where it is infinitely far away or infinitely
+    # sharp.
+    pull_x = tl.where(posterior == 0, 0.0, posterior * z_x)
+    pull_y = tl.where(posterior == 0, 0.0, posterior * z_y)
+    for_mean_x = tl.where(pull_x == 0, 0.0, -pull_x * scale)
+    for_mean_y = tl.where(pull_y == 0, 0.0, -pull_y * scale)
+    for_log_var = tl.where(posterior == 0, 0.0, posterior * (1.0 - half_squares))
+    if HAS_BOUNDS:
+        for_log_var = tl.where((log_var >= min_log_var) & (log_var <= max_log_var), for_log_var, 0.0)
+    factor = weight[:, None]
+    slope_ptr = slopes_ptr + (index * (4 * NUM_COMPONENTS))[:, None] + component
+    mask = exists[:, None] & (component < NUM_COMPONENTS)
+    tl.store(slope_ptr, (prior - posterior) * factor, mask=mask)
+    slope_ptr += NUM_COMPONENTS
+    tl.store(slope_ptr + component, for_mean_x * factor, mask=mask)
+    tl.store(slope_ptr + component + 1, for_mean_y * factor, mask=mask)
+    slope_ptr += 2 * NUM_COMPONENTS
+    tl.store(slope_ptr, for_log_var * factor, mask=mask)
+    tl.store(cells_ptr + index, tl.where(valid, row * width + column, -1), mask=exists)
+    store_losses(loss_ptr, scale_ptr, parts_ptr, counter_ptr, loss, weight, index, num_targets, REDUCTION)
 
 
 @triton.jit
@@ -266,15 +249,11 @@ def _gaussian_mixture_nll_bwd_kernel(
 # --- launchers -------------------------------------------------------------------------------------------
 
 
-def loss_shape(num_targets: int, num_components: int, reduction: str) -> dict[str, int]:
-    """BLOCK_SIZE, BLOCK_COMPONENTS and num_warps of the forward pass: one program that adds up should wait for memory
-    rarely, and many that don't should be many."""
+def loss_shape(num_components: int) -> dict[str, int]:
+    """BLOCK_SIZE, BLOCK_COMPONENTS and num_warps of the forward pass: as many programs as wait for memory well."""
     block_components = triton.next_power_of_2(num_components)
-    is_small = reduction == "none" or num_targets * block_components <= 512
-    # More elements than these do not fit into the registers.
-    num_elements, most_rows, num_warps = (512, 128, 4) if is_small else (2048, 1024, 16)
-    block_size = min(most_rows, max(1, num_elements // block_components))
-    return {"BLOCK_SIZE": block_size, "BLOCK_COMPONENTS": block_components, "num_warps": num_warps}
+    block_size = min(128, max(1, 512 // block_components))
+    return {"BLOCK_SIZE": block_size, "BLOCK_COMPONENTS": block_components, "num_warps": 4}
 
 
 def gaussian_mixture_nll_fwd(
@@ -296,14 +275,15 @@ def gaussian_mixture_nll_fwd(
     """Fill the outputs (float32, contiguous)."""
     batch, num_keypoints, num_components, height, width = logits.shape
     num_targets = batch * num_keypoints
-    shape = loss_shape(num_targets, num_components, reduction)
+    shape = loss_shape(num_components)
+    num_programs = triton.cdiv(num_targets, shape["BLOCK_SIZE"])
     # Where there is no weight, a pointer that is not read.
     weight_arguments: tuple[Any, ...] = (target, 0, 0) if weight is None else (weight, *weight.stride())
-    grid = (triton.cdiv(num_targets, shape["BLOCK_SIZE"]) if reduction == "none" else 1,)
     with on_device_of(logits):
-        _gaussian_mixture_nll_fwd_kernel[grid](
+        _gaussian_mixture_nll_fwd_kernel[(num_programs,)](
             loss,
             scale,
+            *reduction_buffers(loss, num_programs, reduction),
             slopes,
             cells,
             logits,

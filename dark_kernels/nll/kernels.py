@@ -14,16 +14,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._triton.cells import find_cells, store_tile, store_total, tile_shape
-from .._triton.gaussian import LOG_2_PI, axis_loss, bounded, cell_gradients, load_values
-from .._triton.launch import on_device_of
+from .._triton.cells import find_cells, reduction_buffers, store_losses, store_tile, tile_shape
+from .._triton.gaussian import cell_gradients, fixed_values, keypoint_loss, load_values
+from .._triton.launch import on_device_of, register_limit
 from .options import Options
 
 
 @triton.jit(do_not_specialize=["num_targets", "num_keypoints"])
 def _gaussian_nll_fwd_kernel(
-    loss_ptr,  # [] or [B, K], if REDUCTION is "parts" [2, B, K]: losses and weights
+    loss_ptr,  # [] or [B, K]
     scale_ptr,  # []
+    parts_ptr,  # see store_losses
+    counter_ptr,
     values_ptr,  # [B, K, 2 + CHANNELS], contiguous
     mean_ptr,  # [B, K, 2, H, W]
     mean_stride_b,
@@ -55,7 +57,6 @@ def _gaussian_nll_fwd_kernel(
     max_log_var,
     BLOCK_SIZE: tl.constexpr,
     CHANNELS: tl.constexpr,
-    READS_MAPS: tl.constexpr,
     HAS_WEIGHT: tl.constexpr,
     IS_OFFSET: tl.constexpr,
     IS_LAPLACE: tl.constexpr,
@@ -65,112 +66,49 @@ def _gaussian_nll_fwd_kernel(
     FULL: tl.constexpr,
     REDUCTION: tl.constexpr,
 ):
-    """Losses of keypoints, BLOCK_SIZE at a time: 2 + CHANNELS sectors of 32 bytes for each.
+    """Losses of BLOCK_SIZE keypoints, and the values at their cells, kept for the backward pass.
 
-    With the reduction "none" each program takes one block, and so it does with "parts", which leaves losses and
-    weights to `_add_losses_kernel`. With any other reduction a single program takes all of them, one after the other:
-    one launch, one order of summation, no atomics. From some hundreds of keypoints on, whose cells lie all over memory,
-    that takes longer than two launches.
-
-    Where READS_MAPS is off the values are there already (`_linear_values_fwd_kernel`), otherwise they are read
-    from the maps and kept.
+    Reads 2 + CHANNELS sectors of 32 bytes a keypoint, whose cells lie all over memory, and its target.
     """
     COLUMNS: tl.constexpr = 2 + CHANNELS
     # Keypoints are counted in 32 bits, where division is cheap; offsets take 64.
-    first = tl.program_id(0) * BLOCK_SIZE
-    last = first + BLOCK_SIZE
-    if REDUCTION != "none" and REDUCTION != "parts":
-        last = first + num_targets
-    total = tl.zeros([BLOCK_SIZE], dtype=tl.float32)
-    total_weight = tl.zeros([BLOCK_SIZE], dtype=tl.float32)
-    for start in range(first, last, BLOCK_SIZE):
-        index = start + tl.arange(0, BLOCK_SIZE)
-        exists = index < num_targets
-        batch = (index // num_keypoints).to(tl.int64)
-        keypoint = (index % num_keypoints).to(tl.int64)
-        index = index.to(tl.int64)
-        valid, weight, row, column, x, y = find_cells(
-            target_ptr, target_stride_b, target_stride_k, target_stride_c, weight_ptr, weight_stride_b,
-            weight_stride_k, batch, keypoint, exists, height, width, stride, HAS_WEIGHT, IS_OFFSET,
-        )  # fmt: skip
-        value_ptr = values_ptr + index * COLUMNS
-        if READS_MAPS:
-            pointer = mean_ptr + batch * mean_stride_b + keypoint * mean_stride_k
-            pointer += row * mean_stride_h + column * mean_stride_w
-            mean_x = tl.load(pointer, mask=valid, other=0.0).to(tl.float32)
-            mean_y = tl.load(pointer + mean_stride_c, mask=valid, other=0.0).to(tl.float32)
-            pointer = log_var_ptr + batch * log_var_stride_b + keypoint * log_var_stride_k
-            pointer += row * log_var_stride_h + column * log_var_stride_w
-            log_var_0, log_var_1, log_var_2 = load_values(
-                pointer, log_var_stride_c, valid, fixed_log_var, CHANNELS, HAS_FIXED
-            )
-            tl.store(value_ptr, mean_x, mask=exists)
-            tl.store(value_ptr + 1, mean_y, mask=exists)
-            tl.store(value_ptr + 2, log_var_0, mask=exists)
-            if CHANNELS > 1:
-                tl.store(value_ptr + 3, log_var_1, mask=exists)
-            if CHANNELS > 2:
-                tl.store(value_ptr + 4, log_var_2, mask=exists)
-        else:
-            mean_x = tl.load(value_ptr, mask=valid, other=0.0)
-            mean_y = tl.load(value_ptr + 1, mask=valid, other=0.0)
-            log_var_0, log_var_1, log_var_2 = load_values(value_ptr + 2, 1, valid, fixed_log_var, CHANNELS, HAS_FIXED)
+    index = tl.program_id(0) * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
+    exists = index < num_targets
+    batch = (index // num_keypoints).to(tl.int64)
+    keypoint = (index % num_keypoints).to(tl.int64)
+    index = index.to(tl.int64)
+    valid, weight, row, column, x, y = find_cells(
+        target_ptr, target_stride_b, target_stride_k, target_stride_c, weight_ptr, weight_stride_b, weight_stride_k,
+        batch, keypoint, exists, height, width, stride, HAS_WEIGHT, IS_OFFSET,
+    )  # fmt: skip
+    pointer = mean_ptr + batch * mean_stride_b + keypoint * mean_stride_k
+    pointer += row * mean_stride_h + column * mean_stride_w
+    mean_x = tl.load(pointer, mask=valid, other=0.0).to(tl.float32)
+    mean_y = tl.load(pointer + mean_stride_c, mask=valid, other=0.0).to(tl.float32)
+    pointer = log_var_ptr + batch * log_var_stride_b + keypoint * log_var_stride_k
+    pointer += row * log_var_stride_h + column * log_var_stride_w
+    log_var_0, log_var_1, log_var_2 = load_values(pointer, log_var_stride_c, valid, fixed_log_var, CHANNELS, HAS_FIXED)
+    _store_values(values_ptr + index * COLUMNS, mean_x, mean_y, log_var_0, log_var_1, log_var_2, exists, COLUMNS)
 
-        difference_x = x - mean_x
-        difference_y = y - mean_y
-        if CHANNELS == 3:
-            a = bounded(log_var_0, 0.5 * min_log_var, 0.5 * max_log_var, HAS_BOUNDS)
-            c = bounded(log_var_2, 0.5 * min_log_var, 0.5 * max_log_var, HAS_BOUNDS)
-            z1 = difference_x * tl.exp(-a)
-            z2 = (difference_y - log_var_1 * z1) * tl.exp(-c)
-            loss = a + c + 0.5 * (z1 * z1 + z2 * z2)
-            if FULL:
-                loss += LOG_2_PI
-            if HAS_BETA:
-                loss *= tl.exp(beta * (a + c))
-        else:
-            s_x = bounded(log_var_0, min_log_var, max_log_var, HAS_BOUNDS)
-            s_y = s_x
-            if CHANNELS == 2:
-                s_y = bounded(log_var_1, min_log_var, max_log_var, HAS_BOUNDS)
-            loss = axis_loss(difference_x, s_x, beta, IS_LAPLACE, FULL, HAS_BETA)
-            loss += axis_loss(difference_y, s_y, beta, IS_LAPLACE, FULL, HAS_BETA)
-        loss = tl.where(valid, loss * weight, 0.0)
-        if REDUCTION == "none" or REDUCTION == "parts":
-            tl.store(loss_ptr + index, loss, mask=exists)
-            if REDUCTION == "parts":
-                tl.store(loss_ptr + num_targets + index, weight, mask=exists)
-        else:
-            total += loss
-            total_weight += weight
-
-    if REDUCTION == "none":
-        if first == 0:
-            tl.store(scale_ptr, 1.0)
-    elif REDUCTION != "parts":
-        store_total(loss_ptr, scale_ptr, total, total_weight, num_targets, REDUCTION)
+    loss = keypoint_loss(
+        x - mean_x, y - mean_y, log_var_0, log_var_1, log_var_2, beta, min_log_var, max_log_var, CHANNELS, IS_LAPLACE,
+        HAS_BETA, HAS_BOUNDS, FULL,
+    )  # fmt: skip
+    # Not a product with 0, which would keep a NaN.
+    loss = tl.where(valid, loss * weight, 0.0)
+    store_losses(loss_ptr, scale_ptr, parts_ptr, counter_ptr, loss, weight, index, num_targets, REDUCTION)
 
 
-@triton.jit(do_not_specialize=["num_targets"])
-def _add_losses_kernel(
-    loss_ptr,  # []
-    scale_ptr,  # []
-    parts_ptr,  # [2, B, K]: losses and weights
-    num_targets,
-    BLOCK_SIZE: tl.constexpr,
-    REDUCTION: tl.constexpr,
-):
-    """One program adds losses up, in one order. Moves 8 bytes a keypoint."""
-    lane = tl.arange(0, BLOCK_SIZE)
-    total = tl.zeros([BLOCK_SIZE], dtype=tl.float32)
-    total_weight = tl.zeros([BLOCK_SIZE], dtype=tl.float32)
-    for start in range(0, num_targets, BLOCK_SIZE):
-        index = start + lane
-        exists = index < num_targets
-        total += tl.load(parts_ptr + index, mask=exists, other=0.0)
-        if REDUCTION == "mean_valid":
-            total_weight += tl.load(parts_ptr + num_targets + index, mask=exists, other=0.0)
-    store_total(loss_ptr, scale_ptr, total, total_weight, num_targets, REDUCTION)
+@triton.jit
+def _store_values(value_ptr, first, second, third, fourth, fifth, mask, COLUMNS: tl.constexpr):
+    """The COLUMNS numbers of each keypoint, next to each other."""
+    tl.store(value_ptr, first, mask=mask)
+    tl.store(value_ptr + 1, second, mask=mask)
+    tl.store(value_ptr + 2, third, mask=mask)
+    if COLUMNS > 3:
+        tl.store(value_ptr + 3, fourth, mask=mask)
+    if COLUMNS > 4:
+        tl.store(value_ptr + 4, fifth, mask=mask)
 
 
 @triton.jit(do_not_specialize=["num_keypoints", "num_mean_blocks", "num_blocks"])
@@ -249,67 +187,125 @@ def _gaussian_nll_bwd_kernel(
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_keypoints"])
-def _linear_values_fwd_kernel(
+@triton.jit
+def _head_row(products, feature, row, head_ptr, head_stride_r, mask):
+    """The products of features [BLOCK_SIZE, BLOCK_CHANNELS] with a row of the head for each keypoint, added up."""
+    weight = tl.load(head_ptr + (row * head_stride_r)[:, None], mask=mask, other=0.0)
+    return products + feature * weight.to(tl.float32)
+
+
+@triton.jit
+def _head_value(products, row, bias_ptr, bias_stride_r, exists, HAS_BIAS: tl.constexpr):
+    """A number of each keypoint, from the products over channels."""
+    value = tl.sum(products, axis=1)
+    if HAS_BIAS:
+        value += tl.load(bias_ptr + row * bias_stride_r, mask=exists, other=0.0).to(tl.float32)
+    return value
+
+
+@triton.jit(do_not_specialize=["num_targets", "num_keypoints"])
+def _linear_gaussian_nll_fwd_kernel(
+    loss_ptr,  # [] or [B, K]
+    scale_ptr,  # []
+    parts_ptr,  # see store_losses
+    counter_ptr,
     values_ptr,  # [B, K, COLUMNS], contiguous
     features_ptr,  # [B, C, H, W]
     features_stride_b,
     features_stride_c,
     features_stride_h,
     features_stride_w,
-    weight_ptr,  # [K * COLUMNS, C]
-    weight_stride_r,
-    weight_stride_c,
+    head_ptr,  # [K * COLUMNS, C]
+    head_stride_r,
+    head_stride_c,
     bias_ptr,  # [K * COLUMNS]
     bias_stride_r,
     target_ptr,  # [B, K, 2]
     target_stride_b,
     target_stride_k,
     target_stride_c,
-    keypoint_weight_ptr,  # [B, K]
-    keypoint_weight_stride_b,
-    keypoint_weight_stride_k,
-    num_rows,
+    weight_ptr,  # [B, K]
+    weight_stride_b,
+    weight_stride_k,
+    num_targets,
     num_keypoints,
     num_channels,
     height,
     width,
     stride,
-    BLOCK_ROWS: tl.constexpr,
+    beta,
+    fixed_log_var,
+    min_log_var,
+    max_log_var,
+    BLOCK_SIZE: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
     COLUMNS: tl.constexpr,
     HAS_WEIGHT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    IS_OFFSET: tl.constexpr,
+    IS_LAPLACE: tl.constexpr,
+    HAS_BETA: tl.constexpr,
+    HAS_FIXED: tl.constexpr,
+    HAS_BOUNDS: tl.constexpr,
+    FULL: tl.constexpr,
+    REDUCTION: tl.constexpr,
 ):
-    """The head at the keypoints' cells: a row is one of the COLUMNS numbers of one keypoint of one image.
+    """The head at the cells of BLOCK_SIZE keypoints, and their losses.
 
     Reads C features a keypoint (sectors of 32 bytes each, unless channels_last) and the head, most of it from
     cache, and writes COLUMNS numbers a keypoint.
     """
-    index = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    exists = index < num_rows
-    part = index % COLUMNS
-    batch = (index // COLUMNS // num_keypoints).to(tl.int64)
-    keypoint = (index // COLUMNS % num_keypoints).to(tl.int64)
-    valid, _, row, column, _, _ = find_cells(
-        target_ptr, target_stride_b, target_stride_k, target_stride_c, keypoint_weight_ptr, keypoint_weight_stride_b,
-        keypoint_weight_stride_k, batch, keypoint, exists, height, width, stride, HAS_WEIGHT, False,
+    CHANNELS: tl.constexpr = COLUMNS - 2
+    index = tl.program_id(0) * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
+    exists = index < num_targets
+    batch = (index // num_keypoints).to(tl.int64)
+    keypoint = (index % num_keypoints).to(tl.int64)
+    index = index.to(tl.int64)
+    valid, weight, row, column, x, y = find_cells(
+        target_ptr, target_stride_b, target_stride_k, target_stride_c, weight_ptr, weight_stride_b, weight_stride_k,
+        batch, keypoint, exists, height, width, stride, HAS_WEIGHT, IS_OFFSET,
     )  # fmt: skip
     # The first 2 K rows of the head are means.
-    head_row = tl.where(part < 2, 2 * keypoint + part, 2 * num_keypoints + (COLUMNS - 2) * keypoint + part - 2)
+    mean_row = 2 * keypoint
+    variance_row = 2 * num_keypoints + CHANNELS * keypoint
     feature_ptr = features_ptr + batch * features_stride_b + row * features_stride_h + column * features_stride_w
-    head_ptr = weight_ptr + head_row * weight_stride_r
-    products = tl.zeros([BLOCK_ROWS, BLOCK_CHANNELS], dtype=tl.float32)
+    for_mean_x = tl.zeros([BLOCK_SIZE, BLOCK_CHANNELS], dtype=tl.float32)
+    for_mean_y = for_mean_x
+    for_0 = for_mean_x
+    for_1 = for_mean_x
+    for_2 = for_mean_x
     for start in range(0, num_channels, BLOCK_CHANNELS):
         channel = (start + tl.arange(0, BLOCK_CHANNELS)).to(tl.int64)
         mask = valid[:, None] & (channel < num_channels)[None, :]
         feature = tl.load(feature_ptr[:, None] + (channel * features_stride_c)[None, :], mask=mask, other=0.0)
-        weight = tl.load(head_ptr[:, None] + (channel * weight_stride_c)[None, :], mask=mask, other=0.0)
-        products += feature.to(tl.float32) * weight.to(tl.float32)
-    value = tl.sum(products, axis=1)
-    if HAS_BIAS:
-        value += tl.load(bias_ptr + head_row * bias_stride_r, mask=exists, other=0.0).to(tl.float32)
-    tl.store(values_ptr + index, value, mask=exists)
+        feature = feature.to(tl.float32)
+        column_ptr = head_ptr + (channel * head_stride_c)[None, :]
+        for_mean_x = _head_row(for_mean_x, feature, mean_row, column_ptr, head_stride_r, mask)
+        for_mean_y = _head_row(for_mean_y, feature, mean_row + 1, column_ptr, head_stride_r, mask)
+        for_0 = _head_row(for_0, feature, variance_row, column_ptr, head_stride_r, mask)
+        if CHANNELS > 1:
+            for_1 = _head_row(for_1, feature, variance_row + 1, column_ptr, head_stride_r, mask)
+        if CHANNELS > 2:
+            for_2 = _head_row(for_2, feature, variance_row + 2, column_ptr, head_stride_r, mask)
+    mean_x = _head_value(for_mean_x, mean_row, bias_ptr, bias_stride_r, exists, HAS_BIAS)
+    mean_y = _head_value(for_mean_y, mean_row + 1, bias_ptr, bias_stride_r, exists, HAS_BIAS)
+    log_var_0 = _head_value(for_0, variance_row, bias_ptr, bias_stride_r, exists, HAS_BIAS)
+    log_var_1 = tl.zeros([BLOCK_SIZE], dtype=tl.float32)
+    log_var_2 = log_var_1
+    if CHANNELS > 1:
+        log_var_1 = _head_value(for_1, variance_row + 1, bias_ptr, bias_stride_r, exists, HAS_BIAS)
+    if CHANNELS > 2:
+        log_var_2 = _head_value(for_2, variance_row + 2, bias_ptr, bias_stride_r, exists, HAS_BIAS)
+    _store_values(values_ptr + index * COLUMNS, mean_x, mean_y, log_var_0, log_var_1, log_var_2, exists, COLUMNS)
+    if HAS_FIXED:
+        log_var_0, log_var_1, log_var_2 = fixed_values(fixed_log_var, mean_x, CHANNELS)
+
+    loss = keypoint_loss(
+        x - mean_x, y - mean_y, log_var_0, log_var_1, log_var_2, beta, min_log_var, max_log_var, CHANNELS, IS_LAPLACE,
+        HAS_BETA, HAS_BOUNDS, FULL,
+    )  # fmt: skip
+    loss = tl.where(valid, loss * weight, 0.0)
+    store_losses(loss_ptr, scale_ptr, parts_ptr, counter_ptr, loss, weight, index, num_targets, REDUCTION)
 
 
 @triton.jit(do_not_specialize=["num_head_programs", "batch_size", "num_keypoints"])
@@ -541,10 +537,8 @@ def _pointer(tensor: Tensor | None, instead: Tensor, dim: int) -> tuple[Any, ...
     return (instead, *(0,) * dim) if tensor is None else (tensor, *tensor.stride())
 
 
-# More keypoints than these are reduced in a launch of their own.
-_MOST_AT_ONCE = 256
+# Keypoints and warps of a program of the forward pass.
 _LOSS_SHAPE = {"BLOCK_SIZE": 128, "num_warps": 4}
-_SUM_SHAPE = {"BLOCK_SIZE": 1024, "num_warps": 8}
 
 
 def gaussian_nll_fwd(
@@ -559,50 +553,32 @@ def gaussian_nll_fwd(
     reduction: str,
 ) -> None:
     """Fill the outputs (float32, contiguous)."""
-    maps = (mean, *mean.stride(), log_var, *log_var.stride())
-    _losses(loss, scale, values, maps, target, weight, mean.shape[3], mean.shape[4], options, reduction)
-
-
-def _losses(
-    loss: Tensor,
-    scale: Tensor,
-    values: Tensor,
-    maps: tuple[Any, ...] | None,
-    target: Tensor,
-    weight: Tensor | None,
-    height: int,
-    width: int,
-    options: Options,
-    reduction: str,
-) -> None:
     batch, num_keypoints, columns = values.shape
     num_targets = batch * num_keypoints
-    in_parts = reduction != "none" and num_targets > _MOST_AT_ONCE
-    output = loss.new_empty((2, batch, num_keypoints)) if in_parts else loss
-    num_programs = triton.cdiv(num_targets, _LOSS_SHAPE["BLOCK_SIZE"]) if in_parts or reduction == "none" else 1
+    num_programs = triton.cdiv(num_targets, _LOSS_SHAPE["BLOCK_SIZE"])
     with on_device_of(values):
         _gaussian_nll_fwd_kernel[(num_programs,)](
-            output,
+            loss,
             scale,
+            *reduction_buffers(loss, num_programs, reduction),
             values,
-            *(maps or (values, *(0,) * 5) * 2),
+            mean,
+            *mean.stride(),
+            log_var,
+            *log_var.stride(),
             target,
             *target.stride(),
             *_pointer(weight, target, 2),
             num_targets,
             num_keypoints,
-            height,
-            width,
+            *mean.shape[3:],
             *_scalars(options),
             CHANNELS=columns - 2,
-            READS_MAPS=maps is not None,
             FULL=options.full,
-            REDUCTION="parts" if in_parts else reduction,
+            REDUCTION=reduction,
             **_flags(options, weight),
             **_LOSS_SHAPE,
         )
-        if in_parts:
-            _add_losses_kernel[(1,)](loss, scale, output, num_targets, REDUCTION=reduction, **_SUM_SHAPE)
 
 
 def gaussian_nll_bwd(
@@ -676,11 +652,16 @@ def linear_gaussian_nll_fwd(
 ) -> None:
     """Fill the outputs (float32, contiguous)."""
     batch, num_keypoints, columns = values.shape
-    num_channels, height, width = features.shape[1:]
+    num_targets, num_channels = batch * num_keypoints, features.shape[1]
+    # Numbers of a row of the head each: a few a thread, for COLUMNS rows.
     block_channels = min(triton.next_power_of_2(num_channels), 128)
-    block_rows = min(16, 2048 // block_channels)
+    block_size = min(16, 512 // block_channels)
+    num_programs = triton.cdiv(num_targets, block_size)
     with on_device_of(features):
-        _linear_values_fwd_kernel[(triton.cdiv(batch * num_keypoints * columns, block_rows),)](
+        _linear_gaussian_nll_fwd_kernel[(num_programs,)](
+            loss,
+            scale,
+            *reduction_buffers(loss, num_programs, reduction),
             values,
             features,
             *features.stride(),
@@ -690,20 +671,20 @@ def linear_gaussian_nll_fwd(
             target,
             *target.stride(),
             *_pointer(keypoint_weight, target, 2),
-            batch * num_keypoints * columns,
+            num_targets,
             num_keypoints,
-            num_channels,
-            height,
-            width,
-            options.stride,
-            BLOCK_ROWS=block_rows,
+            *features.shape[1:],
+            *_scalars(options),
+            BLOCK_SIZE=block_size,
             BLOCK_CHANNELS=block_channels,
             COLUMNS=columns,
-            HAS_WEIGHT=keypoint_weight is not None,
             HAS_BIAS=bias is not None,
+            FULL=options.full,
+            REDUCTION=reduction,
+            **_flags(options, keypoint_weight),
             num_warps=4,
+            **register_limit(128),
         )
-    _losses(loss, scale, values, None, target, keypoint_weight, height, width, options, reduction)
 
 
 def linear_gaussian_nll_bwd(
