@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from dark_kernels import heatmap_focal, heatmap_mse
 from dark_kernels.heatmap_loss.options import Options
 
+from .. import launches
 from ..conftest import SERVICES
 from .cases import FUNCTIONS, KINDS, REDUCTIONS, SOFTMAX, Case, Inputs, call, loss_and_gradient, make_inputs
 
@@ -273,19 +273,11 @@ def test_one_launch_forward_and_one_backward(kind: str, gpu: torch.device) -> No
     """Of [B, K] losses; adding them up is another."""
     inputs = some_inputs(kind, 2, gpu)
 
-    def count(function: Callable[[], object]) -> int:
-        function()
-        torch.cuda.synchronize()
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-            function()
-            torch.cuda.synchronize()
-        return sum(event.count for event in profile.key_averages() if event.device_time_total > 0)
-
     loss = call(inputs, Case(kind))
     grad_loss = torch.ones_like(loss)
-    assert count(lambda: call(inputs, Case(kind))) == 1
-    assert count(lambda: torch.autograd.grad(loss, inputs.heatmaps, grad_loss, retain_graph=True)) == 1
-    assert count(lambda: call(inputs, Case(kind, reduction="sum"))) == 2
+    assert launches.count(lambda: call(inputs, Case(kind))) == 1
+    assert launches.count(lambda: torch.autograd.grad(loss, inputs.heatmaps, grad_loss, retain_graph=True)) == 1
+    assert launches.count(lambda: call(inputs, Case(kind, reduction="sum"))) == 2
 
 
 def test_import_and_eager_need_no_triton() -> None:

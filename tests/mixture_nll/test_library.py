@@ -6,7 +6,6 @@ import math
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dark_kernels.mixture_nll import gaussian_mixture_nll
 
+from .. import launches
 from ..conftest import SERVICES
 from .cases import REDUCTIONS, Case, Inputs, call, make_inputs
 
@@ -273,24 +273,29 @@ def test_nothing_waits_for_the_device(gpu: torch.device) -> None:
             torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("service", SERVICES[2:3], indirect=True)
+def test_one_launch_forward_and_one_backward_of_many_keypoints(
+    reduction: str, service: tuple[str, torch.device]
+) -> None:
+    from dark_kernels.mixture_nll import kernels
+
+    *maps, target = some_inputs(150)
+    with launches.recorded(kernels) as launched:
+        gaussian_mixture_nll(*maps, target, reduction=reduction, backend="triton").sum().backward()
+    assert launched == ["_gaussian_mixture_nll_fwd_kernel", "_gaussian_mixture_nll_bwd_kernel"]
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtypes", [(torch.float32,) * 3, (torch.float32, torch.float16, torch.bfloat16)])
 def test_one_launch_forward_and_one_backward(dtypes: tuple[torch.dtype, ...], gpu: torch.device) -> None:
     *maps, target = some_inputs(2, gpu)
     maps = [each.detach().to(dtype).requires_grad_() for each, dtype in zip(maps, dtypes, strict=True)]
 
-    def count(function: Callable[[], object]) -> int:
-        function()
-        torch.cuda.synchronize()
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-            function()
-            torch.cuda.synchronize()
-        return sum(event.count for event in profile.key_averages() if event.device_time_total > 0)
-
     loss = gaussian_mixture_nll(*maps, target)
     grad_loss = torch.ones_like(loss)
-    assert count(lambda: gaussian_mixture_nll(*maps, target)) == 1
-    assert count(lambda: torch.autograd.grad(loss, maps, grad_loss, retain_graph=True)) == 1
+    assert launches.count(lambda: gaussian_mixture_nll(*maps, target)) == 1
+    assert launches.count(lambda: torch.autograd.grad(loss, maps, grad_loss, retain_graph=True)) == 1
 
 
 def test_import_and_eager_need_no_triton() -> None:

@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from dark_kernels.nll import gaussian_nll, linear_gaussian_nll
 from dark_kernels.nll.library import Options
 
+from .. import launches
 from ..conftest import SERVICES
 from .cases import REDUCTIONS, Case, call, make_inputs
 
@@ -342,27 +343,37 @@ def test_nothing_waits_for_the_device(gpu: torch.device) -> None:
             torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("service", SERVICES[2:3], indirect=True)
+def test_one_launch_forward_and_one_or_two_backward(reduction: str, service: tuple[str, torch.device]) -> None:
+    """Two for a head: all gradients of values and the zeros, then the cells. For any number of keypoints."""
+    from dark_kernels.nll import kernels
+
+    mean, log_var, target, _ = maps(150)
+    with launches.recorded(kernels) as launched:
+        gaussian_nll(mean, log_var, target, reduction=reduction, backend="triton").sum().backward()
+    assert launched == ["_gaussian_nll_fwd_kernel", "_gaussian_nll_bwd_kernel"]
+    features, weight, bias, target = head(150)
+    with launches.recorded(kernels) as launched:
+        linear_gaussian_nll(features, weight, bias, target, reduction=reduction, backend="triton").sum().backward()
+    assert launched[0] == "_linear_gaussian_nll_fwd_kernel"
+    assert len(launched) == 3
+
+
 @pytest.mark.gpu
-def test_launches(gpu: torch.device) -> None:
-    """One forward and one backward for maps; two and two for a head."""
-    mean, log_var, target, _ = maps(2, gpu)
-    features, weight, bias, _ = head(2, gpu)
-
-    def count(function: Callable[[], object]) -> int:
-        function()
-        torch.cuda.synchronize()
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-            function()
-            torch.cuda.synchronize()
-        return sum(event.count for event in profile.key_averages() if event.device_time_total > 0)
-
+@pytest.mark.parametrize("batch", [2, 300])
+def test_launches(batch: int, gpu: torch.device) -> None:
+    """One forward and one backward for maps; one and two for a head."""
+    mean, log_var, target, _ = maps(batch, gpu)
+    features, weight, bias, _ = head(batch, gpu)
     loss = gaussian_nll(mean, log_var, target)
     grad_loss = torch.ones_like(loss)
-    assert count(lambda: gaussian_nll(mean, log_var, target)) == 1
-    assert count(lambda: torch.autograd.grad(loss, (mean, log_var), grad_loss, retain_graph=True)) == 1
+    assert launches.count(lambda: gaussian_nll(mean, log_var, target)) == 1
+    assert launches.count(lambda: torch.autograd.grad(loss, (mean, log_var), grad_loss, retain_graph=True)) == 1
     other = linear_gaussian_nll(features, weight, bias, target)
-    assert count(lambda: linear_gaussian_nll(features, weight, bias, target)) == 2
-    assert count(lambda: torch.autograd.grad(other, (features, weight, bias), grad_loss, retain_graph=True)) == 2
+    assert launches.count(lambda: linear_gaussian_nll(features, weight, bias, target)) == 1
+    inputs = (features, weight, bias)
+    assert launches.count(lambda: torch.autograd.grad(other, inputs, grad_loss, retain_graph=True)) == 2
 
 
 def test_import_and_eager_need_no_triton() -> None:

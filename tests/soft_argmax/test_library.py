@@ -6,7 +6,6 @@ import math
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from dark_kernels import soft_argmax, testing
 from dark_kernels.nn import SoftArgmax
 
+from .. import launches
 from ..conftest import SERVICES
 from .cases import Case
 
@@ -257,18 +257,10 @@ def test_cuda_graph(gpu: torch.device) -> None:
 def test_one_launch_forward_and_one_backward_and_no_waiting(gpu: torch.device) -> None:
     heatmaps = some_maps(2, gpu)
 
-    def count(function: Callable[[], object]) -> int:
-        function()
-        torch.cuda.synchronize()
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-            function()
-            torch.cuda.synchronize()
-        return sum(event.count for event in profile.key_averages() if event.device_time_total > 0)
-
     coords = soft_argmax(heatmaps)
     grad_coords = torch.ones_like(coords)
-    assert count(lambda: soft_argmax(heatmaps)) == 1
-    assert count(lambda: torch.autograd.grad(coords, heatmaps, grad_coords, retain_graph=True)) == 1
+    assert launches.count(lambda: soft_argmax(heatmaps)) == 1
+    assert launches.count(lambda: torch.autograd.grad(coords, heatmaps, grad_coords, retain_graph=True)) == 1
     torch.cuda.set_sync_debug_mode("error")
     try:
         for backend in ("triton", "eager"):
