@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._operators import argmax_of_lines
 from .options import NO_EXTRAS, Extras
 
 # How far rounding can push a value across a clip: float32 blurs are good to a few 1e-7. Generous, since a
@@ -544,7 +545,7 @@ def _first_maximum(maps: Tensor, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
     height, width = maps.shape[-2:]
     if maps.device.type == "cpu" and maps.numel() <= _FEW_PIXELS:
         lines = maps.reshape(-1, height * width)
-        index = _argmax_of_lines(lines)
+        index = argmax_of_lines(lines)
         y = index.div(width, rounding_mode="floor")
         return lines.gather(1, index.unsqueeze(1)).squeeze(1), y, index - y * width
     rows, groups = plan.rows, height // plan.rows
@@ -560,18 +561,9 @@ def _first_maximum(maps: Tensor, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
     else:
         starts = starts.unsqueeze(1) + plan.line_starts
         lines = _gather_lines(maps, starts.view(-1), width, plan.extent).view(-1, rows * width)
-    index = _argmax_of_lines(lines).add_(group, alpha=rows * width)
+    index = argmax_of_lines(lines).add_(group, alpha=rows * width)
     y = index.div(width, rounding_mode="floor")
     return peaks, y, index.sub_(y, alpha=width)
-
-
-def _argmax_of_lines(lines: Tensor) -> Tensor:
-    """The place of the first maximum of each line of [N, length]. NaN is the largest value."""
-    if lines.device.type != "cpu":
-        return lines.max(-1).indices
-    # NumPy's search is vectorised, torch's is not. Halves it would compare one by one.
-    lines = lines.to(torch.float32) if lines.dtype.itemsize == 2 else lines
-    return torch.from_numpy(lines.numpy().argmax(-1))
 
 
 def _gather_lines(maps: Tensor, starts: Tensor, length: int, extent: int) -> Tensor:

@@ -16,6 +16,8 @@ import math
 import torch
 from torch import Tensor
 
+from .._operators import argmax_of_lines
+
 _CLIP_MIN, _CLIP_MAX = 1e-3, 50.0
 _CURVATURE_EPSILON = 1e-9
 _INVALID = -1.0
@@ -27,6 +29,8 @@ _CLIP_MARGIN = 1e-5
 # How far the step's stencil reaches.
 _REACH = 2
 
+# Up to so many bins on CPU, one core searches them all before others have begun.
+_FEW_BINS = 2**20
 # Bins whose maximum is taken at once: long enough to vectorise over, short enough to search again.
 _GROUP_SIZE = 64
 
@@ -65,16 +69,16 @@ def decode_simcc_fwd(
 def _first_maximum(axis: Tensor) -> tuple[Tensor, Tensor]:
     """Value and index of the first maximum, NaN being the largest value: [B, K] each.
 
-    Maxima without an index are vectorised on CPU and those with one are not, so: the maximum of each group of bins, the
-    first group that holds the largest, then the place inside that group.
+    Of many bins on CPU the largest is found by all cores: the maximum of each group of bins, the first group that holds
+    the largest, then the place inside that group.
     """
-    if axis.device.type != "cpu" or axis.shape[-1] % _GROUP_SIZE != 0:
-        peaks, bins = axis.max(-1)
-        return peaks, bins
+    if axis.device.type != "cpu" or axis.numel() <= _FEW_BINS or axis.shape[-1] % _GROUP_SIZE != 0:
+        bins = argmax_of_lines(axis)
+        return axis.gather(-1, bins.unsqueeze(-1)).squeeze(-1), bins
     groups = axis.unflatten(-1, (-1, _GROUP_SIZE))
     peaks, group = groups.amax(-1).max(-1)
     chosen = groups.gather(-2, group[..., None, None].expand(*group.shape, 1, _GROUP_SIZE)).squeeze(-2)
-    return peaks, chosen.max(-1).indices.add_(group, alpha=_GROUP_SIZE)
+    return peaks, argmax_of_lines(chosen).add_(group, alpha=_GROUP_SIZE)
 
 
 def _largest_softmax(axis: Tensor, peak: Tensor, sharpness: float) -> Tensor:

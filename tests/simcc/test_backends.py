@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 
 from dark_kernels import SimCCKeypoints, decode_simcc, testing
+from dark_kernels.simcc import eager
 
 from ..conftest import SERVICES, require_service
 from .cases import Case, assert_like_truth, cases, make_axis
@@ -154,6 +155,20 @@ def test_the_first_maximum_is_found_wherever_it_is(width: int, service: Service)
     coords = decode_simcc(axis, axis.flip(1), backend=backend).coords
     expected = [[float(places[k][0]), float(places[2 - k][0])] for k in range(3)]
     assert coords.tolist() == [expected]
+
+
+@pytest.mark.parametrize("kind", ["ties", "nan", "minus infinity", "noise"])
+def test_groups_of_bins_find_the_same_maximum(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    axis = torch.randn(2, 3, 192, generator=torch.Generator().manual_seed(6))
+    if kind == "ties":
+        axis = axis.round()
+    elif kind != "noise":
+        axis[:, :, 70::50] = math.nan if kind == "nan" else -math.inf
+        axis[0] = -math.inf
+    at_once = eager._first_maximum(axis)
+    monkeypatch.setattr(eager, "_FEW_BINS", 0)
+    for one, other in zip(at_once, eager._first_maximum(axis), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 # --- keypoints that are none, and numbers that are none --------------------------------------------------
