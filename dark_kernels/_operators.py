@@ -1,5 +1,5 @@
 """What the `library.py` of several rooms needs: the ways past the dispatcher and autograd, the dtype of the arithmetic,
-gradients' memory, autograd's limits. And of several `eager.py` a search."""
+gradients' memory, autograd's limits."""
 
 from __future__ import annotations
 
@@ -90,15 +90,6 @@ def empty_in_huge_pages(shape: tuple[int, ...], dtype: torch.dtype, device: torc
     if device.type != "cpu" or num_bytes < _MANY_BYTES:
         return torch.empty(shape, dtype=dtype, device=device)
     return torch.from_numpy(numpy.empty(num_bytes, numpy.uint8)).view(dtype).view(shape)
-
-
-def argmax_of_lines(lines: Tensor) -> Tensor:
-    """The place of the first maximum of each line of [..., length]. NaN is the largest value."""
-    if lines.device.type != "cpu":
-        return lines.max(-1).indices
-    # NumPy's search is vectorised, torch's is not. Halves it would compare one by one.
-    lines = lines.to(torch.float32) if lines.dtype.itemsize == 2 else lines
-    return torch.from_numpy(lines.numpy().argmax(-1))
 
 
 class OnceDifferentiable(torch.autograd.Function):

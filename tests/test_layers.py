@@ -26,7 +26,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "__init__.py": ({"api", "reference"}, set()),
     "api.py": ({"library", "options", "reference"}, {"_checks", "backends", "recipes", "types"}),
     "library.py": ({"eager", "kernels", "options"}, {"_operators", "backends", "recipes"}),
-    "eager.py": ({"options"}, {"_targets", "recipes"}),
+    "eager.py": ({"options"}, {"_eager", "_targets", "recipes"}),
     "kernels.py": ({"options"}, {"_triton", "recipes"}),
     "options.py": (set(), set()),
     "reference.py": ({"options"}, {"_targets", "recipes"}),

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._operators import argmax_of_lines
+from .._eager import argmax_of_lines
 from .options import NO_EXTRAS, Extras
 
 # How far rounding can push a value across a clip: float32 blurs are good to a few 1e-7. Generous, since a
