@@ -91,7 +91,11 @@ def is_plain(*tensors: Tensor) -> bool:
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or _num_modes() != 0 or _transform() is not None:
         return False
-    return all(type(tensor) in (Tensor, Parameter) and tensor.device.type != "meta" for tensor in tensors)
+    return all(
+        # The dispatcher writes a view that negates out; a kernel would read what lies in memory.
+        type(tensor) in (Tensor, Parameter) and tensor.device.type != "meta" and not tensor.is_neg()
+        for tensor in tensors
+    )
 
 
 def _cannot_tell() -> int:

@@ -11,8 +11,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
+import dark_kernels
 from dark_kernels import backends
 from dark_kernels.backends import choose, is_plain
+
+from .conftest import SERVICES
 
 WITHOUT_TRITON = "triton cannot be imported (ImportError: blocked)"
 
@@ -121,6 +124,40 @@ def test_a_plain_call() -> None:
         assert is_plain(torch.rand(2))
     with torch.inference_mode():
         assert is_plain(torch.rand(2))
+
+
+def negated(*size: int) -> torch.Tensor:
+    """A view whose numbers are minus what lies in memory."""
+    return torch.complex(torch.zeros(size), -torch.rand(size)).conj().imag
+
+
+def test_what_a_kernel_would_read_otherwise_is_not_plain() -> None:
+    maps = negated(1, 2, 9, 8)
+    assert maps.is_neg()
+    assert (maps >= 0).all()
+    assert not is_plain(torch.rand(2), maps)
+
+
+@pytest.mark.parametrize("service", SERVICES[1:], indirect=True)
+def test_a_view_that_negates_is_read_as_what_it_is(service: tuple[str, torch.device]) -> None:
+    backend, device = service
+    maps, axis = negated(1, 2, 19, 18).to(device), negated(1, 2, 64).to(device)
+    if device.type == "cpu":
+        assert maps.is_neg()
+    for function, inputs in (
+        (dark_kernels.decode, (maps,)),
+        (dark_kernels.decode_simcc, (axis, axis)),
+        (dark_kernels.soft_argmax, (maps,)),
+    ):
+        actual = function(*inputs, backend=backend)
+        expected = function(*(each.resolve_neg() for each in inputs), backend=backend)
+        for one, other in zip(as_tensors(actual), as_tensors(expected), strict=True):
+            assert torch.equal(one, other)
+
+
+def as_tensors(output: torch.Tensor | tuple[torch.Tensor | None, ...]) -> list[torch.Tensor]:
+    parts = (output,) if isinstance(output, torch.Tensor) else output
+    return [part for part in parts if part is not None]
 
 
 def test_what_is_traced_transformed_or_watched_is_not_plain() -> None:
