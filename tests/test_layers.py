@@ -116,6 +116,8 @@ def test_backends_know_no_recipe_by_name(path: Path) -> None:
         ("types.py", set()),
         ("_triton/blur.py", {"_triton"}),
         ("_triton/cells.py", {"_triton"}),
+        ("_triton/covariance.py", {"_triton"}),
+        ("_triton/fit.py", {"_triton"}),
         ("_triton/gaussian.py", {"_triton"}),
         ("_triton/launch.py", {"_triton"}),
         ("_triton/logs.py", {"_triton"}),
