@@ -1,4 +1,4 @@
-"""VarianceSchedule: what changes in the course of training."""
+"""VarianceSchedule: an option of the losses that changes in the course of training."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ class VarianceSchedule:
         """Go on where `state_dict` was made.
 
         Raises:
-            ValueError: It is not a schedule's.
+            TypeError: Its count is not an integer.
+            ValueError: It is not a schedule's, or its count is below 0.
         """
         if set(state_dict) != {"step_count"}:
             raise ValueError(f"state_dict: got keys {sorted(state_dict)}, expected ['step_count']")

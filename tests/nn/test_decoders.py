@@ -15,7 +15,7 @@ from dark_kernels.nn import DARKHead, SoftArgmax, TwoStageDecoder
 
 from .cases import STRIDE, B, C, H, K, W, make
 
-# --- two stages -------------------------------------------------------------------------------------------
+# --- two stages ------------------------------------------------------------------------------------------
 
 
 class Fixed(torch.nn.Module):
@@ -193,7 +193,7 @@ def test_cuda_graph(gpu: torch.device) -> None:
         torch.testing.assert_close(one, other, equal_nan=True)
 
 
-# --- soft-argmax ------------------------------------------------------------------------------------------
+# --- soft-argmax -----------------------------------------------------------------------------------------
 
 
 def test_soft_argmax_is_the_function() -> None:

@@ -27,7 +27,7 @@ FORMS = [
 OPTIONS: dict[str, Any] = {"beta": 0.5, "full": True, "reduction": "none"}
 
 
-# --- its maps and its loss --------------------------------------------------------------------------------
+# --- its maps and its loss -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", FORMS)
@@ -107,7 +107,7 @@ def test_the_variance_can_leave_its_start() -> None:
     assert bool((head.weight.grad[2 * K :] != 0).any())  # type: ignore[index]
 
 
-# --- read elsewhere than at the target --------------------------------------------------------------------
+# --- read elsewhere than at the target -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", FORMS)
@@ -176,7 +176,7 @@ def test_reading_elsewhere_compiles(dynamic: bool | None) -> None:
         torch.testing.assert_close(compiled(larger, target, target.flip(1)), loss(larger, target, target.flip(1)))
 
 
-# --- as a module ------------------------------------------------------------------------------------------
+# --- as a module -----------------------------------------------------------------------------------------
 
 
 def test_state_dict_is_a_convolutions() -> None:
@@ -252,7 +252,7 @@ def test_compiles_whole(compiler: str, device: torch.device) -> None:
         torch.testing.assert_close(one, other, equal_nan=True)
 
 
-# --- at cells ---------------------------------------------------------------------------------------------
+# --- at cells --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", FORMS)
@@ -351,7 +351,7 @@ def test_small_batches(batch: int, num_keypoints: int) -> None:
     assert head.loss(features, coords).isfinite()
 
 
-# --- errors -----------------------------------------------------------------------------------------------
+# --- errors ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from dark_kernels.nn import (
 
 from .cases import B, H, K, W, make
 
-# --- of distributions -------------------------------------------------------------------------------------
+# --- of distributions ------------------------------------------------------------------------------------
 
 
 def test_dark_loss_is_the_function() -> None:
@@ -81,7 +81,7 @@ def test_a_loss_for_a_device_that_is_not_here_can_be_made() -> None:
     DARKLoss(backend="triton")
 
 
-# --- of heatmaps ------------------------------------------------------------------------------------------
+# --- of heatmaps -----------------------------------------------------------------------------------------
 
 HEATMAP_LOSSES = {
     HeatmapMSELoss: (dark_kernels.heatmap_mse, {"weighting": "hrnet", "topk": 2}),
