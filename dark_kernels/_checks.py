@@ -78,10 +78,7 @@ def check_size(name: str, maps: Tensor) -> None:
 def check_labels(weight_name: str, target: Tensor, weight: Tensor | None, batch: int, num_keypoints: int) -> None:
     """Targets [B, K, 2] and weights [B, K] or None, both constants."""
     check_tensor("target", target, 3, "[B, K, 2]")
-    if target.shape != (batch, num_keypoints, 2):
-        raise ValueError(
-            f"target: got shape {list(target.shape)}, expected [{batch}, {num_keypoints}, 2], (x, y) of every keypoint"
-        )
+    check_shape("target", target, (batch, num_keypoints, 2), "(x, y) of every keypoint")
     check_constant("target", target)
     check_weight(weight_name, weight, (batch, num_keypoints))
 
@@ -184,12 +181,12 @@ def check_positive(name: str, value: float) -> None:
         raise ValueError(f"{name}: got {value}, expected a positive number")
 
 
-def check_count(name: str, value: int) -> None:
-    """An integer of at least 1."""
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """An integer of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name}: got {type(value).__name__} {value!r}, expected an integer")
-    if value < 1:
-        raise ValueError(f"{name}: got {value}, expected at least 1")
+    if value < least:
+        raise ValueError(f"{name}: got {value}, expected at least {least}")
 
 
 def check_bounds(name: str, bounds: tuple[float, float] | None) -> None:

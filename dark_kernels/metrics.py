@@ -120,7 +120,8 @@ def squared_distances(
     x, y = (targets.double() - coords.detach().double()).unbind(-1)
     xx, xy, yy, determinant = _elements(covariances, coords)
     squared = (yy * x * x - 2 * xy * x * y + xx * y * y) / determinant
-    squared = torch.where(_is_definite(coords, xx, yy, determinant), squared, math.inf)
+    exists = coords.isfinite().all(-1) & _is_definite(xx, yy, determinant)
+    squared = torch.where(exists, squared, math.inf)
     return torch.where(targets.isfinite().all(-1), squared, math.nan)
 
 
@@ -128,9 +129,15 @@ def has_distribution(
     coords: Tensor,  # [..., 2]
     covariances: Tensor,  # [..., 2, 2]
 ) -> Tensor:
-    """Whether a prediction is finite and its covariance positive definite: bool [...]."""
+    """Whether a prediction is finite and its covariance positive definite: bool [...].
+
+    Raises:
+        TypeError: An argument is not a dense floating tensor.
+        ValueError: Shapes or devices differ.
+    """
+    _check_coords(coords)
     xx, _, yy, determinant = _elements(covariances, coords)
-    return _is_definite(coords, xx, yy, determinant)
+    return coords.isfinite().all(-1) & _is_definite(xx, yy, determinant)
 
 
 def chi_square(level: float) -> float:
@@ -262,7 +269,7 @@ def sharpness(
         ValueError: It is not [..., 2, 2], or `mask` not [...].
     """
     xx, _, yy, determinant = _elements(covariances)
-    counts = (xx > 0) & (yy > 0) & (determinant > 0) & (determinant < math.inf)
+    counts = _is_definite(xx, yy, determinant)
     if mask is not None:
         _checks.check_flags("mask", mask, counts.shape, "one for each keypoint")
         counts = counts & (mask > 0)
@@ -401,11 +408,16 @@ def oks_average_precision(
 # --- what they share ---------------------------------------------------------------------------------------
 
 
-def _check_pairs(coords: Tensor, targets: Tensor) -> None:
-    """[..., 2] both."""
+def _check_coords(coords: Tensor) -> None:
+    """[..., 2]."""
     _checks.check_tensor("coords", coords, coords.dim() if isinstance(coords, Tensor) else 1, "[..., 2]")
     if coords.dim() == 0 or coords.shape[-1] != 2:
         raise ValueError(f"coords: got shape {list(coords.shape)}, expected [..., 2], (x, y) of every keypoint")
+
+
+def _check_pairs(coords: Tensor, targets: Tensor) -> None:
+    """[..., 2] both."""
+    _check_coords(coords)
     _checks.check_tensor("targets", targets, coords.dim(), "as coords")
     _checks.check_shape("targets", targets, coords.shape, "one for each prediction")
     _checks.check_devices(coords=coords, targets=targets)
@@ -424,10 +436,9 @@ def _elements(covariances: Tensor, coords: Tensor | None = None) -> tuple[Tensor
     return xx, xy, yy, xx * yy - xy * xy
 
 
-def _is_definite(coords: Tensor, xx: Tensor, yy: Tensor, determinant: Tensor) -> Tensor:
-    """Whether a prediction is finite and its covariance positive definite; NaN is not."""
-    is_definite = (xx > 0) & (yy > 0) & (determinant > 0) & (determinant < math.inf)
-    return coords.isfinite().all(-1) & is_definite
+def _is_definite(xx: Tensor, yy: Tensor, determinant: Tensor) -> Tensor:
+    """Whether covariances are positive definite; NaN and infinite ones are not."""
+    return (xx > 0) & (yy > 0) & (determinant > 0) & (determinant < math.inf)
 
 
 def _counts(targets: Tensor, mask: Tensor | None) -> Tensor:

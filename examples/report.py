@@ -34,7 +34,7 @@ the figure's height.
 `heatmaps.json`:
 
 {
-  "schema": 1, "datetime": ..., "commit": ...,
+  "schema": 2, "datetime": ..., "commit": ...,
   "options": {"steps", "batch_size", "seeds", "images"},
   "machine": as above, "seconds": of everything,
   "runs": [{"loss", "map": its side, "encoding", "seed", "mean_error": pixels, "median_error": pixels}, ...]

@@ -57,12 +57,15 @@ _NUM_KEYPOINTS = len(stick_figures.NAMES)
 
 
 def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """3x3, with a batch norm and a ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
     )
 
 
 class Residual(nn.Module):
+    """ResNet's block of two convolutions, around which its input is added to its output."""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.body = nn.Sequential(

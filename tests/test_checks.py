@@ -38,6 +38,10 @@ REFUSED: list[tuple[type[Exception], str, Callable[[], None]]] = [
     (TypeError, "x: got bool True, expected a number", lambda: _checks.check_number("x", True)),
     (ValueError, "x: got -inf, expected a finite number", lambda: _checks.check_number("x", -math.inf)),
     (ValueError, "x: got 0.0, expected a positive number", lambda: _checks.check_positive("x", 0.0)),
+    (TypeError, "x: got float 2.0, expected an integer", lambda: _checks.check_count("x", 2.0)),  # type: ignore[arg-type]
+    (TypeError, "x: got bool True, expected an integer", lambda: _checks.check_count("x", True)),
+    (ValueError, "x: got 0, expected at least 1", lambda: _checks.check_count("x", 0)),
+    (ValueError, "x: got -1, expected at least 0", lambda: _checks.check_count("x", -1, least=0)),
     (TypeError, r"x: got \(1.0,\), expected \(low, high\) or None", lambda: _checks.check_bounds("x", (1.0,))),
     (ValueError, r"x: got \(1, 0\), expected low <= high", lambda: _checks.check_bounds("x", (1, 0))),
 ]  # fmt: skip
@@ -63,5 +67,6 @@ def test_accepts() -> None:
     assert _checks.to_float(torch.tensor([True])).dtype == torch.float32
     _checks.check_devices(x=torch.ones(1), y=None)
     _checks.check_number("x", -1)
+    _checks.check_count("x", 0, least=0)
     for bounds in (None, (0, 0), [-math.inf, math.inf]):
         _checks.check_bounds("x", bounds)

@@ -191,6 +191,8 @@ def test_rank_correlation() -> None:
         (r"coords: got shape \[3\], expected \[..., 2\]", lambda: metrics.distances(torch.ones(3), torch.ones(3))),
         (r"targets: got shape \[2, 2\], expected \[3, 2\]",
          lambda: metrics.distances(torch.ones(3, 2), torch.ones(2, 2))),
+        (r"coords: got shape \[3\], expected \[..., 2\]",
+         lambda: metrics.has_distribution(torch.ones(3), torch.ones(3, 2, 2))),
         (r"covariances: got shape \[3, 2\], expected \[..., 2, 2\]", lambda: metrics.sigmas(torch.ones(3, 2))),
         (r"covariances: got shape \[2, 2, 2\], expected \[3, 2, 2\]",
          lambda: metrics.coverage(torch.ones(3, 2), torch.ones(2, 2, 2), torch.ones(3, 2))),

@@ -72,7 +72,10 @@ app = typer.Typer(
 
 RecipeOption = Annotated[str, typer.Option("--recipe", metavar="NAME", help="A name from `dark-kernels recipes`.")]
 DeviceOption = Annotated[
-    str | None, typer.Option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ...; cuda if there is one.")
+    str | None,
+    typer.Option(
+        "--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ...; by default cuda if there is one, else cpu."
+    ),
 ]
 BackendOption = Annotated[
     str, typer.Option("--backend", metavar="NAME", help="auto, triton, eager or reference; auto takes the fastest.")
@@ -199,10 +202,10 @@ def decode_file(
 ) -> None:
     """Decode a file of heatmaps.
 
-    IN may be larger than memory, except a .npz. OUT has the arrays coords [B, K, 2], scores [B, K]
-    and covariances [B, K, 2, 2] (.npz), or a row for each keypoint: batch, keypoint, x, y, score, and with
-    --covariance var_x, cov_xy, var_y (.csv, .parquet). Heatmap pixels, pixel centres at integers. What has no
-    value is nan. OUT appears when it is complete; an OUT from before stays if anything goes wrong.
+    IN may be larger than memory, except a .npz. OUT has the arrays coords [B, K, 2] and scores [B, K] (.npz), or
+    a row for each keypoint: batch, keypoint, x, y, score (.csv, .parquet); with --covariance also the array
+    covariances [B, K, 2, 2], or var_x, cov_xy, var_y. Heatmap pixels, pixel centres at integers. What has no value
+    is nan. OUT appears when it is complete; an OUT from before stays if anything goes wrong.
     """
     chosen = _recipe(recipe)
     if batch_size is not None and batch_size < 1:

@@ -2,8 +2,7 @@
 
 Sources: F. Zhang et al., "Distribution-Aware Coordinate Representation for Human Pose Estimation", CVPR 2020, eq. 4 to
 10 (wide); J. Huang et al., "The Devil is in the Details: Delving into Unbiased Data Processing for Human Pose
-Estimation", CVPR 2020 (compact); H. Guo, "A simple algorithm for fitting a Gaussian function", IEEE Signal Processing
-Magazine 28(5), 2011 (fit).
+Estimation", CVPR 2020 (compact); for fit see `fit.py`.
 """
 
 from __future__ import annotations
@@ -16,6 +15,8 @@ import triton.language as tl
 
 from ..recipes import blur_taps
 from .blur import blur_points, blur_stencil, scan_blurred_map, tap_constants
+from .covariance import covariance_of
+from .fit import fit_step
 from .logs import clip_may_bind, log_ratio
 from .maps import load_pixels
 
@@ -42,23 +43,6 @@ def _weighted_sum(points, lane, plus_a, plus_b, minus_a, minus_b):
     is_added = (lane == plus_a) | (lane == plus_b)
     is_subtracted = (lane == minus_a) | (lane == minus_b)
     return tl.sum(tl.where(is_added, points, tl.where(is_subtracted, -points, 0.0)), axis=0)
-
-
-@triton.jit
-def _covariance(dxx, dxy, dyy, exists, KNOWN_VARIANCE: tl.constexpr):
-    """-Hessian^-1 - KNOWN_VARIANCE I: xx, xy and yy, NaN where that is no covariance or not `exists`."""
-    determinant = dxx * dyy - dxy * dxy
-    covariance_xx = -dyy / determinant - KNOWN_VARIANCE
-    covariance_yy = -dxx / determinant - KNOWN_VARIANCE
-    covariance_xy = dxy / determinant
-    exists = exists & (dxx < 0) & (determinant > 0)
-    exists = exists & (covariance_xx >= 0) & (covariance_yy >= 0)
-    exists = exists & (covariance_xx * covariance_yy >= covariance_xy * covariance_xy)
-    exists = exists & (covariance_xx + covariance_yy < float("inf"))
-    covariance_xx = tl.where(exists, covariance_xx, float("nan"))
-    covariance_xy = tl.where(exists, covariance_xy, float("nan"))
-    covariance_yy = tl.where(exists, covariance_yy, float("nan"))
-    return covariance_xx, covariance_xy, covariance_yy
 
 
 @triton.jit
@@ -155,200 +139,8 @@ def _taylor_step(
     covariance_xy = float("nan")
     covariance_yy = float("nan")
     if HAS_COVARIANCE:
-        covariance_xx, covariance_xy, covariance_yy = _covariance(dxx, dxy, dyy, refinable, KNOWN_VARIANCE)
+        covariance_xx, covariance_xy, covariance_yy = covariance_of(dxx, dxy, dyy, refinable, KNOWN_VARIANCE)
     return offset_x, offset_y, covariance_xx, covariance_xy, covariance_yy, refinable, scale
-
-
-@triton.jit
-def _fit_step(
-    map_ptr,  # this to `refinable` as in `refine`
-    stride_h,
-    stride_w,
-    flipped_ptr,
-    flipped_stride_h,
-    flipped_stride_w,
-    height,
-    width,
-    y,
-    x,
-    level,
-    refinable,
-    FLIP: tl.constexpr,
-    HAS_COVARIANCE: tl.constexpr,
-    FIT_RADIUS: tl.constexpr,
-    FIT_WINDOW: tl.constexpr,  # a power of two, more than 2 * FIT_RADIUS
-    TARGET_VARIANCE: tl.constexpr,
-):
-    """The centre of a Gaussian fitted to the pixels around a peak, x and y from it; its covariance; whether it is one.
-
-    Least squares of a quadratic to the log of the positive pixels, weighted first with their squares, then twice with
-    those of the values fitted before. The pixels are read once, and stay in registers. Six equations are sums of
-    weights times powers of the distance: rows are summed first, for each power, and those sums over the columns.
-    """
-    PIVOT: tl.constexpr = 1e-3  # of a diagonal element that must be left of it, or the equations are singular
-    distance = tl.arange(0, FIT_WINDOW) - FIT_RADIUS
-    row = y + distance
-    column = x + distance
-    row_exists = (distance <= FIT_RADIUS) & (row >= 0) & (row < height)
-    column_exists = (distance <= FIT_RADIUS) & (column >= 0) & (column < width)
-    exists = row_exists[:, None] & column_exists[None, :]
-    pixels = load_pixels(
-        map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, row[:, None], column[None, :],
-        exists, FLIP,
-    )  # fmt: skip
-    exists = exists & (pixels > 0)
-    logs = tl.where(exists, log_ratio(pixels, level), 0.0)
-    u = distance.to(tl.float32)  # of columns, and of rows as v
-    u2 = u * u
-    u3 = u2 * u
-    u4 = u2 * u2
-    v = u[:, None]
-    v2 = v * v
-
-    is_peak = refinable
-    offset_x = tl.full([], 0.0, dtype=tl.float32)
-    offset_y = offset_x
-    dxx = offset_x
-    dxy = offset_x
-    dyy = offset_x
-    relative_logs = logs  # of the pixels, then of what was fitted to them, over its maximum
-    for _ in range(3):
-        weights = tl.where(exists, tl.exp(2.0 * relative_logs), 0.0)
-        rows_0 = tl.sum(weights, axis=0)
-        rows_1 = tl.sum(weights * v, axis=0)
-        rows_2 = tl.sum(weights * v2, axis=0)
-        rows_3 = tl.sum(weights * v2 * v, axis=0)
-        rows_4 = tl.sum(weights * v2 * v2, axis=0)
-        weights *= logs
-        logs_0 = tl.sum(weights, axis=0)
-        logs_1 = tl.sum(weights * v, axis=0)
-        logs_2 = tl.sum(weights * v2, axis=0)
-
-        # The matrix for the terms 1, u, v, u^2, u v, v^2, its lower triangle, and the right side.
-        a00 = tl.sum(rows_0, axis=0)
-        a10 = tl.sum(rows_0 * u, axis=0)
-        a20 = tl.sum(rows_1, axis=0)
-        a30 = tl.sum(rows_0 * u2, axis=0)
-        a40 = tl.sum(rows_1 * u, axis=0)
-        a50 = tl.sum(rows_2, axis=0)
-        a31 = tl.sum(rows_0 * u3, axis=0)
-        a41 = tl.sum(rows_1 * u2, axis=0)
-        a51 = tl.sum(rows_2 * u, axis=0)
-        a52 = tl.sum(rows_3, axis=0)
-        a33 = tl.sum(rows_0 * u4, axis=0)
-        a43 = tl.sum(rows_1 * u3, axis=0)
-        a53 = tl.sum(rows_2 * u2, axis=0)
-        a54 = tl.sum(rows_3 * u, axis=0)
-        a55 = tl.sum(rows_4, axis=0)
-        b0 = tl.sum(logs_0, axis=0)
-        b1 = tl.sum(logs_0 * u, axis=0)
-        b2 = tl.sum(logs_1, axis=0)
-        b3 = tl.sum(logs_0 * u2, axis=0)
-        b4 = tl.sum(logs_1 * u, axis=0)
-        b5 = tl.sum(logs_2, axis=0)
-        a11 = a30
-        a21 = a40
-        a22 = a50
-        a32 = a41
-        a42 = a51
-        a44 = a53
-
-        # Elimination without pivoting, which positive definite matrices do not need.
-        c10 = a10 / a00
-        c20 = a20 / a00
-        c30 = a30 / a00
-        c40 = a40 / a00
-        c50 = a50 / a00
-        p11 = a11 - c10 * a10
-        p21 = a21 - c20 * a10
-        p31 = a31 - c30 * a10
-        p41 = a41 - c40 * a10
-        p51 = a51 - c50 * a10
-        p22 = a22 - c20 * a20
-        p32 = a32 - c30 * a20
-        p42 = a42 - c40 * a20
-        p52 = a52 - c50 * a20
-        p33 = a33 - c30 * a30
-        p43 = a43 - c40 * a30
-        p53 = a53 - c50 * a30
-        p44 = a44 - c40 * a40
-        p54 = a54 - c50 * a40
-        p55 = a55 - c50 * a50
-        b1 -= c10 * b0
-        b2 -= c20 * b0
-        b3 -= c30 * b0
-        b4 -= c40 * b0
-        b5 -= c50 * b0
-
-        c21 = p21 / p11
-        c31 = p31 / p11
-        c41 = p41 / p11
-        c51 = p51 / p11
-        p22 -= c21 * p21
-        p32 -= c31 * p21
-        p42 -= c41 * p21
-        p52 -= c51 * p21
-        p33 -= c31 * p31
-        p43 -= c41 * p31
-        p53 -= c51 * p31
-        p44 -= c41 * p41
-        p54 -= c51 * p41
-        p55 -= c51 * p51
-        b2 -= c21 * b1
-        b3 -= c31 * b1
-        b4 -= c41 * b1
-        b5 -= c51 * b1
-
-        c32 = p32 / p22
-        c42 = p42 / p22
-        c52 = p52 / p22
-        p33 -= c32 * p32
-        p43 -= c42 * p32
-        p53 -= c52 * p32
-        p44 -= c42 * p42
-        p54 -= c52 * p42
-        p55 -= c52 * p52
-        b3 -= c32 * b2
-        b4 -= c42 * b2
-        b5 -= c52 * b2
-
-        c43 = p43 / p33
-        c53 = p53 / p33
-        p44 -= c43 * p43
-        p54 -= c53 * p43
-        p55 -= c53 * p53
-        b4 -= c43 * b3
-        b5 -= c53 * b3
-
-        c54 = p54 / p44
-        p55 -= c54 * p54
-        b5 -= c54 * b4
-
-        b5 = b5 / p55
-        b4 = b4 / p44 - c54 * b5
-        b3 = b3 / p33 - c43 * b4 - c53 * b5
-        b2 = b2 / p22 - c32 * b3 - c42 * b4 - c52 * b5
-        b1 = b1 / p11 - c21 * b2 - c31 * b3 - c41 * b4 - c51 * b5
-        b0 = b0 / a00 - c10 * b1 - c20 * b2 - c30 * b3 - c40 * b4 - c50 * b5
-
-        dxx = 2.0 * b3
-        dxy = b4
-        dyy = 2.0 * b5
-        determinant = dxx * dyy - dxy * dxy
-        offset_x = (dxy * b2 - dyy * b1) / determinant
-        offset_y = (dxy * b1 - dxx * b2) / determinant
-        is_peak = is_peak & (a00 > 0) & (p11 > PIVOT * a11) & (p22 > PIVOT * a22) & (p33 > PIVOT * a33)
-        is_peak = is_peak & (p44 > PIVOT * a44) & (p55 > PIVOT * a55) & (dxx < 0) & (determinant > 0)
-        is_peak = is_peak & (tl.abs(offset_x) <= FIT_RADIUS) & (tl.abs(offset_y) <= FIT_RADIUS)
-        maximum = b0 + 0.5 * (b1 * offset_x + b2 * offset_y)
-        relative_logs = (b0 - maximum + b2 * v + b5 * v2) + (b1 + b4 * v) * u[None, :] + b3 * u2[None, :]
-
-    covariance_xx = float("nan")
-    covariance_xy = float("nan")
-    covariance_yy = float("nan")
-    if HAS_COVARIANCE:
-        covariance_xx, covariance_xy, covariance_yy = _covariance(dxx, dxy, dyy, is_peak, TARGET_VARIANCE)
-    return offset_x, offset_y, covariance_xx, covariance_xy, covariance_yy, is_peak
 
 
 @triton.jit
@@ -416,7 +208,7 @@ def refine(
         )  # fmt: skip
 
     elif STENCIL == "fit":
-        offset_x, offset_y, covariance_xx, covariance_xy, covariance_yy, is_peak = _fit_step(
+        offset_x, offset_y, covariance_xx, covariance_xy, covariance_yy, is_peak = fit_step(
             map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, height, width,
             y, x, level, refinable, FLIP, HAS_COVARIANCE, FIT_RADIUS, FIT_WINDOW, TARGET_VARIANCE,
         )  # fmt: skip

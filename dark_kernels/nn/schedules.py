@@ -1,0 +1,71 @@
+"""VarianceSchedule: an option of the losses that changes in the course of training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .._checks import check_count, check_number
+
+
+class VarianceSchedule:
+    """A fixed variance for the first steps of training, and the learned one afterwards.
+
+    The means learn to be about right before the variances learn how right they are. The gradient of a mean is divided
+    by its variance: one that is learned from the start grows to the size of the first errors, and slows the means down.
+
+        for images, target in batches:
+            loss = head.loss(backbone(images), target, fixed_log_var=schedule())
+            ...
+            schedule.step()
+
+    Under torch.compile, step() belongs outside the compiled function. Reading the schedule inside or outside of it,
+    the one switch recompiles once, and the other steps do not.
+
+    Args:
+        fixed_log_var: Log variance of the first steps, in squared input pixels (Laplace: the log of the scale). The
+            loss of a mean is then its squared error over 2 e^fixed_log_var, and a constant.
+        steps: How many steps it is fixed for, 0 or more.
+
+    Raises:
+        TypeError: `fixed_log_var` is not a number, or `steps` not an integer.
+        ValueError: `fixed_log_var` is not finite, or `steps` is below 0.
+    """
+
+    def __init__(self, fixed_log_var: float, steps: int) -> None:
+        check_number("fixed_log_var", fixed_log_var)
+        check_count("steps", steps, least=0)
+        self.fixed_log_var = float(fixed_log_var)
+        self.steps = steps
+        self._set(0)
+
+    def __call__(self) -> float | None:
+        """What to give the loss as `fixed_log_var` in this step."""
+        return self._now
+
+    def step(self) -> None:
+        """One training step is done."""
+        self._set(self.step_count + 1)
+
+    def state_dict(self) -> dict[str, int]:
+        """How many steps are done; the options are the constructor's."""
+        return {"step_count": self.step_count}
+
+    def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
+        """Go on where `state_dict` was made.
+
+        Raises:
+            TypeError: Its count is not an integer.
+            ValueError: It is not a schedule's, or its count is below 0.
+        """
+        if set(state_dict) != {"step_count"}:
+            raise ValueError(f"state_dict: got keys {sorted(state_dict)}, expected ['step_count']")
+        check_count("step_count", state_dict["step_count"], least=0)
+        self._set(state_dict["step_count"])
+
+    def __repr__(self) -> str:
+        return f"VarianceSchedule(fixed_log_var={self.fixed_log_var:g}, steps={self.steps}), {self.step_count} done"
+
+    def _set(self, step_count: int) -> None:
+        self.step_count = step_count
+        # Kept, not worked out in each call: compiled code guards this, which changes once, and not the count.
+        self._now = self.fixed_log_var if step_count < self.steps else None
