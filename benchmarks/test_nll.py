@@ -1,5 +1,5 @@
-"""gaussian_nll and linear_gaussian_nll: what a training step costs, against torch operations and against one write of
-the gradients.
+"""gaussian_nll, its linear and its mixture form: what a training step costs, against torch operations and against one
+write of the gradients.
 
 Run by `python -m benchmarks.run`. Within a group all rows get the same maps (or features). Losses and gradients are
 compared with those of the reference in float64 before anything is timed.
@@ -26,6 +26,10 @@ from benchmarks.workloads import W1, W2, Workload
 STRIDE = 4.0
 # Channels of the features that HRNet-W32 and HRNet-W48 hand to their head.
 FEATURE_CHANNELS = {"W1": 32, "W2": 48}
+# Components of a mixture.
+COMPONENTS = 3
+# Channels of the maps of a keypoint.
+MAP_CHANNELS = {"gaussian_nll": 3, "gaussian_mixture_nll": 4 * COMPONENTS}
 
 # A sum and not a mean: the gradients of a mean over 4256 keypoints are below what float16 can hold, and users scale
 # the loss for that. Offsets and not positions: a position of 200 px in float16 is off by a sixteenth of a pixel.
@@ -54,7 +58,16 @@ class Features(NamedTuple):
     target: Tensor  # [B, K, 2]
 
 
-Arguments = Maps | Features
+class Mixture(NamedTuple):
+    """What gaussian_mixture_nll takes."""
+
+    logits: Tensor  # [B, K, M, H, W]
+    mean: Tensor  # [B, K, M, 2, H, W]
+    log_var: Tensor  # [B, K, M, H, W]
+    target: Tensor  # [B, K, 2]
+
+
+Arguments = Maps | Features | Mixture
 Loss = Callable[..., Tensor]
 
 
@@ -75,9 +88,11 @@ class Case:
 
     @property
     def variant(self) -> str:
-        """Isotropic; for the linear form, of how many features."""
+        """Isotropic; for the linear form, of how many features; for a mixture, of how many components."""
         if self.function == "gaussian_nll":
             return "isotropic"
+        if self.function == "gaussian_mixture_nll":
+            return f"{COMPONENTS} components"
         return f"{FEATURE_CHANNELS[self.workload.name]} features"
 
     def __str__(self) -> str:
@@ -122,6 +137,8 @@ def _cases(device: str) -> tuple[Case, ...]:
                 dtype,
             ),
         ]
+        if on_gpu or workload is W1:
+            cases.append(Case("gaussian_mixture_nll", workload, (*floors, "gaussian_mixture_nll", "reference"), dtype))
     # Groups of the same inputs follow each other, and so do their rows.
     return tuple(sorted(cases, key=lambda case: case.function))
 
@@ -151,6 +168,11 @@ def make_arguments(case: Case, device: str) -> Arguments:
         mean = normal(batch, num_keypoints, 2, height, width).mul_(2).to(dtype)
         log_var = normal(batch, num_keypoints, 1, height, width).mul_(0.5).add_(1).to(dtype)
         return Maps(mean.requires_grad_(), log_var.requires_grad_(), target)
+    if case.function == "gaussian_mixture_nll":
+        logits = normal(batch, num_keypoints, COMPONENTS, height, width).to(dtype)
+        mean = normal(batch, num_keypoints, COMPONENTS, 2, height, width).mul_(2).to(dtype)
+        log_var = normal(batch, num_keypoints, COMPONENTS, height, width).mul_(0.5).add_(1).to(dtype)
+        return Mixture(logits.requires_grad_(), mean.requires_grad_(), log_var.requires_grad_(), target)
     channels = FEATURE_CHANNELS[case.workload.name]
     features = normal(batch, channels, height, width).to(dtype)
     weight = normal(num_keypoints * 3, channels).div_(channels**0.5).to(dtype)
@@ -161,8 +183,8 @@ def make_arguments(case: Case, device: str) -> Arguments:
 def gradient_bytes(case: Case) -> int:
     """Bytes of the gradients of a case."""
     itemsize = workloads.DTYPES[case.dtype].itemsize
-    if case.function == "gaussian_nll":
-        return 3 * case.workload.num_elements * itemsize
+    if case.function in MAP_CHANNELS:
+        return MAP_CHANNELS[case.function] * case.workload.num_elements * itemsize
     batch, num_keypoints, height, width = case.workload.shape
     channels = FEATURE_CHANNELS[case.workload.name]
     return (batch * channels * height * width + num_keypoints * 3 * (channels + 1)) * itemsize
@@ -171,7 +193,7 @@ def gradient_bytes(case: Case) -> int:
 def step_bytes(case: Case) -> int:
     """Bytes that a case must move: what its keypoints read, the loss, and the gradients."""
     itemsize = workloads.DTYPES[case.dtype].itemsize
-    values = 3 if case.function == "gaussian_nll" else FEATURE_CHANNELS[case.workload.name]
+    values = MAP_CHANNELS.get(case.function, FEATURE_CHANNELS[case.workload.name])
     read = case.workload.num_maps * (values * itemsize + 8)
     return read + 4 + (gradient_bytes(case) if case.backward else 0)
 
@@ -284,6 +306,7 @@ ROWS: dict[str, Callable[[Case, str], Row]] = {
     EMPTY: lambda case, device: rows.empty_row(case.workload.num_maps, device),
     "gaussian_nll": _ours_row,
     "linear_gaussian_nll": _ours_row,
+    "gaussian_mixture_nll": _ours_row,
     "reference": lambda case, device: _step_row(case, device, _loss(case.function, "reference")),
     COMPILED: _compiled_row,
     COMPILED_CONV: _compiled_row,

@@ -24,3 +24,15 @@ def test_memory_in_huge_pages_is_memory(dtype: torch.dtype, shape: tuple[int, ..
     other = _operators.empty_in_huge_pages(shape, dtype, device).zero_()
     assert not memory.numel() or bool((memory == 2).all())
     assert not other.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(0, 3), (2, 3, 5), (1025, 2048)])
+def test_zeros_in_huge_pages_are_zeros(dtype: torch.dtype, shape: tuple[int, ...], device: torch.device) -> None:
+    """Also where the memory has been used and given back before."""
+    for _ in range(3):
+        zeros = _operators.zeros_in_huge_pages(shape, dtype, device)
+        assert (zeros.shape, zeros.dtype, zeros.device.type) == (shape, dtype, device.type)
+        assert not zeros.any()
+        zeros.fill_(2.0)
+        del zeros

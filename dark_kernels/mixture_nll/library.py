@@ -12,7 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._operators import OnceDifferentiable, arithmetic_dtype, cache_signatures, directly, is_channels_last, make_maps
+from .._operators import (
+    OnceDifferentiable,
+    arithmetic_dtype,
+    cache_signatures,
+    directly,
+    is_channels_last,
+    make_maps,
+    zeros_in_huge_pages,
+)
 from ..backends import choose
 from . import eager
 
@@ -81,7 +89,7 @@ def _gaussian_mixture_nll_backward(
     *_, channels_last, backend = arguments
     serves = choose(backend, slopes.device.type, slopes.dtype).backend
     # Fresh zeros cost next to nothing on CPU; the kernel writes them itself.
-    make = torch.empty if serves == "triton" else torch.zeros
+    make = torch.empty if serves == "triton" else zeros_in_huge_pages
     gradients = _make_gradients(make, slopes, height, width, *arguments[:-1])
     if all(gradient.numel() == 0 for gradient in gradients):
         return gradients

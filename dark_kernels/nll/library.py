@@ -19,6 +19,7 @@ from .._operators import (
     directly,
     is_channels_last,
     make_maps,
+    zeros_in_huge_pages,
 )
 from ..backends import choose
 from . import eager
@@ -108,7 +109,7 @@ def _gaussian_nll_backward(
     layout, (*options, backend) = arguments[:5], arguments[5:]
     height, width = layout[:2]
     serves = choose(backend, values.device.type, values.dtype).backend
-    make = torch.empty if serves == "triton" else torch.zeros  # the kernel writes the zeros itself
+    make = torch.empty if serves == "triton" else zeros_in_huge_pages  # the kernel writes the zeros itself
     grad_mean, grad_log_var = _make_gradients(make, values, *layout)
     if grad_mean.numel() == 0 and grad_log_var.numel() == 0:
         return grad_mean, grad_log_var
@@ -137,7 +138,7 @@ def _make_gradients(
     log_var_dtype: torch.dtype | None,
     channels_last: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of both maps, by torch.empty or torch.zeros; no elements where the dtype is None."""
+    """Gradients of both maps, by torch.empty or the like; no elements where the dtype is None."""
     batch, num_keypoints, columns = values.shape
 
     def maps(channels: int, dtype: torch.dtype | None) -> Tensor:
@@ -218,7 +219,7 @@ def _linear_gaussian_nll_backward(
     *options, backend = arguments[3:]
     serves = choose(backend, values.device.type, values.dtype).backend
     is_empty = values.numel() == 0
-    make = torch.empty if serves == "triton" and not is_empty else torch.zeros
+    make = torch.empty if serves == "triton" and not is_empty else zeros_in_huge_pages
     gradients = _make_linear_gradients(make, features, weight, *arguments[:3])
     if is_empty:
         return gradients
@@ -255,7 +256,7 @@ def _make_linear_gradients(
     needs_weight: bool,
     bias_dtype: torch.dtype | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of features, head and bias, by torch.empty or torch.zeros; no elements where not wanted."""
+    """Gradients of features, head and bias, by torch.empty or the like; no elements where not wanted."""
     device = features.device
     batch, channels, height, width = features.shape
     grad_features = torch.empty(0, dtype=features.dtype, device=device)

@@ -311,6 +311,8 @@ LOSS_ROWS = [
     ("linear_gaussian_nll", "reference"),
     ("linear_gaussian_nll", test_nll.CONV_REFERENCE),
     ("linear_gaussian_nll", test_nll.CONV_OURS),
+    ("gaussian_mixture_nll", "gaussian_mixture_nll"),
+    ("gaussian_mixture_nll", "reference"),
 ]
 
 
@@ -350,7 +352,7 @@ def test_the_loop_skips_what_the_library_skips() -> None:
     assert gradient.count_nonzero() == 2
 
 
-@pytest.mark.parametrize("function", ["gaussian_nll", "linear_gaussian_nll"])
+@pytest.mark.parametrize("function", ["gaussian_nll", "linear_gaussian_nll", "gaussian_mixture_nll"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_the_floor_writes_as_many_bytes_as_the_gradients_have(function: str, dtype: str) -> None:
     case = test_nll.Case(function, SMALL, (), dtype)
