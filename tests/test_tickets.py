@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
+import contextlib
+import threading
 
 import pytest
 import torch
 from torch import Tensor
+
+import dark_kernels
 
 from .conftest import require_service
 
@@ -80,28 +82,63 @@ def test_in_a_graph_beside_other_launches(gpu: torch.device) -> None:
         assert {int(total) for total in (*of_graph, beside)} == {sum(n * n for n in range(1000))}
 
 
+@pytest.mark.gpu
+def test_in_a_graph_that_torch_compile_makes(gpu: torch.device) -> None:
+    """Its warm-up allocates in the graph's memory, where nothing may be left."""
+    tickets._counters.clear()
+    maps, log_var = torch.rand(2, 3, 2, 8, 8, device=gpu), torch.rand(2, 3, 1, 8, 8, device=gpu)
+    target = torch.rand(2, 3, 2, device=gpu) * 32
+
+    def loss(maps: Tensor) -> Tensor:
+        return dark_kernels.gaussian_nll(maps, log_var, target) * 2
+
+    compiled = torch.compile(loss, mode="reduce-overhead", fullgraph=True)
+    for _ in range(4):
+        torch.compiler.cudagraph_mark_step_begin()
+        torch.testing.assert_close(compiled(maps).clone(), loss(maps))
+
+
 # --- which counter a launch gets, without a device --------------------------------------------------------
+
+
+class Stream:
+    def __init__(self, stream_id: int) -> None:
+        self.stream_id, self.waited_for = stream_id, []
+
+    def wait_event(self, event: object) -> None:
+        self.waited_for.append(event)
 
 
 class Device:
     """What `counter` asks a device's module for."""
 
     def __init__(self) -> None:
+        self.streams = {number: Stream(number) for number in (7, 8)}
         self.stream, self.capturing = 7, False
+        self.made_in: list[int] = []
 
     def is_current_stream_capturing(self) -> bool:
         return self.capturing
 
-    def current_stream(self, device: torch.device) -> Any:
-        return SimpleNamespace(stream_id=self.stream)
+    def current_stream(self, device: torch.device) -> Stream:
+        return self.streams[self.stream]
+
+    def device(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
+        self.made_in.append(threading.get_ident())
+        return contextlib.nullcontext()
+
+    class Event:
+        def record(self, stream: Stream) -> None:
+            self.stream = stream
 
 
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> Device:
-    module = Device()
+    module, zeros = Device(), torch.zeros
     monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+    monkeypatch.setattr(torch, "zeros", lambda size, dtype, device=None: zeros(size, dtype=dtype))
     monkeypatch.setattr(tickets, "_counters", type(tickets._counters)(tickets._Counters))
-    monkeypatch.setattr(tickets, "_zeros", lambda size, device: torch.zeros(size, dtype=torch.int32))
+    monkeypatch.setattr(tickets, "_BLOCK", 8)
     return module
 
 
@@ -116,19 +153,36 @@ def test_a_stream_keeps_its_counter(module: Device) -> None:
     assert tickets.counter(torch.device("cuda", 0)) is first
 
 
+def test_counters_are_made_elsewhere_and_waited_for(module: Device) -> None:
+    device = torch.device("cuda", 0)
+    for stream in (7, 8, 7, 8):
+        module.stream = stream
+        tickets.counter(device)
+    assert len(module.made_in) == 1
+    assert module.made_in[0] != threading.get_ident()
+    made = tickets._counters[device].made
+    assert [stream.waited_for for stream in module.streams.values()] == [[made], [made]]
+
+
 def test_a_captured_launch_has_its_own_counter(module: Device) -> None:
     device = torch.device("cuda", 0)
     own = tickets.counter(device)
     module.capturing = True
-    captured = [tickets.counter(device) for _ in range(tickets._SPARE + 2)]  # two more than are spare
+    captured = [tickets.counter(device) for _ in range(tickets._BLOCK + 1)]  # two more than there are
     assert len({counter.data_ptr() for counter in (own, *captured)}) == len(captured) + 1
-    base = min(counter.data_ptr() for counter in captured[: tickets._SPARE])
-    assert all((counter.data_ptr() - base) % 16 == 0 for counter in captured[: tickets._SPARE])
+    assert all((counter.data_ptr() - own.data_ptr()) % 16 == 0 for counter in captured[:-2])
+    assert len(module.made_in) == 1
     module.capturing = False
     assert tickets.counter(device) is own
+    assert len(module.made_in) == 2
     module.capturing = True
-    fresh = tickets.counter(device)
-    assert fresh.data_ptr() not in {counter.data_ptr() for counter in captured}
+    assert tickets.counter(device).data_ptr() not in {counter.data_ptr() for counter in captured}
+
+
+def test_a_launch_that_is_the_first_is_captured(module: Device) -> None:
+    module.capturing = True
+    assert tickets.counter(torch.device("cuda", 0)).item() == 0
+    assert not module.made_in
 
 
 def test_a_device_that_captures_nothing(module: Device) -> None:

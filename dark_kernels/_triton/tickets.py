@@ -7,15 +7,17 @@ ticket, and the one that draws the last reads all parts.
 from __future__ import annotations
 
 import collections
+import threading
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-# Counters for launches that a graph captures, made so many at a time, and bytes from one to the next: Triton compiles
-# once for addresses that divide by 16.
-_SPARE, _COUNTER_BYTES = 64, 16
+# Counters are made so many at a time, with so many bytes from one to the next: Triton compiles once for addresses that
+# divide by 16.
+_BLOCK, _COUNTER_BYTES = 512, 16
 
 
 @triton.jit
@@ -30,17 +32,6 @@ def finishes_last(counter_ptr):
     return is_last
 
 
-class _Counters:
-    """Those of a device."""
-
-    def __init__(self) -> None:
-        self.of_streams: dict[int, Tensor] = {}
-        self.spare: list[Tensor] = []
-
-
-_counters: collections.defaultdict[torch.device, _Counters] = collections.defaultdict(_Counters)
-
-
 def counter(device: torch.device) -> Tensor:
     """An int32 zero for `finishes_last`, for the next launch on the current device and stream: [1].
 
@@ -48,22 +39,50 @@ def counter(device: torch.device) -> Tensor:
     may be replayed beside any stream.
     """
     if device.type == "cpu":  # the interpreter
-        return _zeros(1, device)
+        return torch.zeros(1, dtype=torch.int32)
     module = torch.get_device_module(device)
     counters = _counters[device]
     is_capturing = getattr(module, "is_current_stream_capturing", None)
     if is_capturing is not None and is_capturing():
-        # Without a spare one the fill is captured, too.
-        return counters.spare.pop() if counters.spare else _zeros(1, device)
-    stream = module.current_stream(device).stream_id
-    own = counters.of_streams.get(stream)
-    if own is None:
-        own = counters.of_streams[stream] = _zeros(1, device)
-    if not counters.spare:
-        size = _COUNTER_BYTES // own.itemsize
-        counters.spare += [part[:1] for part in _zeros(_SPARE * size, device).split(size)]
+        # Where there is none left the fill is captured, too.
+        return counters.unused.pop() if counters.unused else torch.zeros(1, dtype=torch.int32, device=device)
+    stream = module.current_stream(device)
+    own = counters.of_streams.get(stream.stream_id)
+    if own is None or not counters.unused:
+        with counters.lock:
+            own = counters.prepare(module, device, stream)
     return own
 
 
-def _zeros(size: int, device: torch.device) -> Tensor:
-    return torch.zeros(size, dtype=torch.int32, device=device)
+class _Counters:
+    """Those of a device."""
+
+    def __init__(self) -> None:
+        self.of_streams: dict[int, Tensor] = {}
+        self.unused: list[Tensor] = []
+        self.made: Any = None  # the event after which the latest are zero
+        self.lock = threading.Lock()
+
+    def prepare(self, module: Any, device: torch.device, stream: Any) -> Tensor:
+        """The counter of a stream that had none; and unused ones, before there are none left."""
+        if len(self.unused) < 2:
+            # In a thread of its own: what a graph's warm-up allocates in this one belongs to the graph's memory, in
+            # which nothing may stay.
+            maker = threading.Thread(target=self._make, args=(module, device))
+            maker.start()
+            maker.join()
+        if stream.stream_id not in self.of_streams:
+            stream.wait_event(self.made)
+            self.of_streams[stream.stream_id] = self.unused.pop()
+        return self.of_streams[stream.stream_id]
+
+    def _make(self, module: Any, device: torch.device) -> None:
+        with module.device(device):
+            size = _COUNTER_BYTES // torch.int32.itemsize
+            counters = torch.zeros(_BLOCK * size, dtype=torch.int32, device=device)
+            self.made = module.Event()
+            self.made.record(module.current_stream(device))
+        self.unused += [part[:1] for part in counters.split(size)]
+
+
+_counters: collections.defaultdict[torch.device, _Counters] = collections.defaultdict(_Counters)
