@@ -258,11 +258,12 @@ def _similarity_to(
     dtype: torch.dtype,
 ) -> Tensor:
     """Of each pose and the best one [B, N]."""
-    batch = torch.arange(len(best), device=best.device)[:, None]
-    best_visible = None if visible is None else visible[batch, best]
-    best_poses, best_areas = poses[batch, best], areas[batch, best]
     if best.shape[1] == 1:
+        batch = torch.arange(len(best), device=best.device)[:, None]
+        best_visible = None if visible is None else visible[batch, best]
+        best_poses, best_areas = poses[batch, best], areas[batch, best]
         return oks_fwd(best_poses, poses, best_areas, areas, kappas, best_visible, visible, dtype)[:, 0]
-    pairs = (best_poses, best_areas, best_visible, poses, areas, visible)
-    pairs = (None if each is None else each.transpose(0, 1) for each in pairs)
-    return _similarities(*pairs, kappas, dtype)[..., 0].t()
+    # Pairs as images of one pose each.
+    parts = [None if part is None else part.transpose(0, 1) for part in (poses, areas, visible)]
+    best_parts = [None if part is None else part.index_select(0, best[0]) for part in parts]
+    return _similarities(*best_parts, *parts, kappas, dtype)[..., 0].t()

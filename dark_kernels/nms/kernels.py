@@ -15,7 +15,7 @@ from .._triton.tickets import counter, finishes_last
 AREA_EPSILON = tl.constexpr(2.2e-16)
 NOTHING = tl.constexpr(float("-inf"))
 # Ids that a program looks at together: all are looked at by each, in a few steps.
-BLOCK_IDS = 1024
+BLOCK_IDS = 512
 
 
 @triton.jit
