@@ -263,7 +263,10 @@ def _similarity_to(
         best_visible = None if visible is None else visible[batch, best]
         best_poses, best_areas = poses[batch, best], areas[batch, best]
         return oks_fwd(best_poses, poses, best_areas, areas, kappas, best_visible, visible, dtype)[:, 0]
-    # Pairs as images of one pose each.
-    parts = [None if part is None else part.transpose(0, 1) for part in (poses, areas, visible)]
-    best_parts = [None if part is None else part.index_select(0, best[0]) for part in parts]
-    return _similarities(*best_parts, *parts, kappas, dtype)[..., 0].t()
+    # Each pose, and the best of its image, as an image of its own.
+    poses, areas, best = poses[0, :, None], areas[0, :, None], best[0]
+    best_visible = visible = None if visible is None else visible[0, :, None]
+    if best_visible is not None:
+        best_visible = best_visible.index_select(0, best)
+    bests = (poses.index_select(0, best), areas.index_select(0, best), best_visible)
+    return _similarities(*bests, poses, areas, visible, kappas, dtype)[..., 0].t()
