@@ -19,6 +19,7 @@ from .cases import KAPPAS, Scenes, assert_kept, make_scenes, similarity
 
 EVERY = pytest.mark.parametrize("service", SERVICES, indirect=True)
 EVERY_FUSED = pytest.mark.parametrize("service", SERVICES[1:], indirect=True)
+KERNELS = pytest.mark.parametrize("service", [SERVICES[2], SERVICES[4]], indirect=True)
 METHODS = ("hard", "gaussian", "linear")
 Service = tuple[str, torch.device]
 
@@ -310,7 +311,7 @@ def test_image_ids_are_the_reference(
     torch.testing.assert_close(kept.scores, expected.scores)
 
 
-@EVERY_FUSED
+@KERNELS
 def test_all_of_the_outputs_is_written(service: Service) -> None:
     """Memory that is new holds NaN and the largest integers."""
     backend, device = service
