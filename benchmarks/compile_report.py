@@ -325,6 +325,7 @@ def _nms_calls(full: bool) -> Iterator[Call]:
     yield call(100, 17, "float16", "gaussian", False, False)
     yield call(1000, 133, "bfloat16", "linear", True, False)
     yield call(2000, 17, "float32", "hard", False, True)
+    yield call(300, 17, "float16", "gaussian", True, True)
     if full:
         for dtype, method in itertools.product(workloads.DTYPES, ("hard", "gaussian", "linear")):
             for optional, is_flat in itertools.product((False, True), repeat=2):
