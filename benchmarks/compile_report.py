@@ -313,9 +313,9 @@ def _nms_calls(full: bool) -> Iterator[Call]:
             visible = torch.empty((*shape, num_keypoints), dtype=torch.bool) if optional else None
             module.oks_fwd(torch.empty(*shape, num_poses), poses, poses, areas, areas, kappas, visible, visible)
             keep, indices = torch.empty(shape, dtype=torch.bool), torch.empty(shape, dtype=torch.int64)
-            order = (torch.empty(num_poses, dtype=torch.int64),) * 3 if is_flat else None
+            image_ids = torch.empty(num_poses, dtype=torch.int64) if is_flat else None
             mask = scores if optional else None
-            inputs = (poses, scores, areas, kappas, visible, mask, order)
+            inputs = (poses, scores, areas, kappas, visible, mask, image_ids)
             module.oks_nms_fwd(keep, indices, indices[:, 0], scores, *inputs, 0.9, method, num_poses)
 
         label = f"{method} NMS of {num_poses} {dtype}" + (" with image ids" if is_flat else "")
@@ -325,6 +325,7 @@ def _nms_calls(full: bool) -> Iterator[Call]:
     yield call(100, 17, "float16", "gaussian", False, False)
     yield call(1000, 133, "bfloat16", "linear", True, False)
     yield call(2000, 17, "float32", "hard", False, True)
+    yield call(300, 17, "float16", "gaussian", True, True)
     if full:
         for dtype, method in itertools.product(workloads.DTYPES, ("hard", "gaussian", "linear")):
             for optional, is_flat in itertools.product((False, True), repeat=2):

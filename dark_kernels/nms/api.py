@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+import torch
 from torch import Tensor
 
 from .. import _checks
@@ -126,9 +127,9 @@ def oks_nms(
 
     Images have different numbers of poses. Either they are padded, poses [B, N, K, 2], and `mask` says which exist;
     or they lie behind each other, poses [N, K, 2], and `image_ids` says whose they are. On CUDA, ROCm and XPU a batch
-    is one launch, one program an image; with image ids a sort of these and the packing of the indices are launched
-    as well. The shapes of the outputs do not depend on how many are kept, and nothing waits for the device, but for
-    `backend="eager"` with image ids.
+    is one launch either way. The shapes of the outputs do not depend on how many are kept, and nothing waits for the
+    device, but for `oks_nms` with image ids where eager serves it (float64 on a GPU is an example): how many images
+    there are, and how full the fullest is, the host then has to know.
 
     A pose whose score is NaN or -inf is none, as if masked. NaN and infinity in a pose or an area count as in `oks`:
     such a keypoint matches nothing, such a pose neither drops another nor is dropped. No output is NaN.
@@ -257,6 +258,8 @@ def _suppress(
         tensors = tuple(None if tensor is None else tensor[None] for tensor in tensors)
     poses, scores, areas, visible, mask = tensors  # type: ignore[assignment]
     kappas = _kappas(kappas, poses.shape[2], poses, scores, areas)
+    # What is 0 in float32 would divide by 0.
+    threshold = max(float(threshold), torch.finfo(torch.float32).tiny)
     max_poses = scores.shape[1] if max_poses is None else max_poses
     if backend == "reference":
         outputs = oks_nms_reference(
@@ -264,7 +267,7 @@ def _suppress(
         )
     else:
         outputs = call_oks_nms(
-            poses, scores, areas, kappas, visible, mask, image_ids, float(threshold), method, max_poses, backend
+            poses, scores, areas, kappas, visible, mask, image_ids, threshold, method, max_poses, backend
         )
     return KeptPoses(*outputs) if is_batched else KeptPoses(*(output[0] for output in outputs))
 

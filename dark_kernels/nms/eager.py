@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -93,26 +94,53 @@ def oks_nms_fwd(
     kappas: Tensor,  # [K]
     visible: Tensor | None,  # [B, N, K]
     mask: Tensor | None,  # [B, N]
+    image_ids: Tensor | None,  # [N], for B = 1
     threshold: float,
     method: str,
     max_poses: int,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """keep [B, N], indices [B, max_poses], counts [B] and scores [B, N]."""
+    """keep [B, N], indices [B, max_poses], or [1, N] with image ids, counts [B] and scores [B, N]."""
     scores = scores.to(dtype)
     is_pose = scores > -math.inf  # a NaN is not
     if mask is not None:
         is_pose = is_pose & (mask > 0)
     scores = torch.where(is_pose, scores, -math.inf)
-    if method == "hard":
+    images = None if image_ids is None else _Images.of(image_ids)
+    if method != "hard":
+        scores, ranks = _soft_ranks(poses, scores, areas, kappas, visible, images, threshold, method, max_poses, dtype)
+    elif images is None:
         ranks = _hard_ranks(poses, scores, areas, kappas, visible, threshold, dtype)
     else:
-        scores, ranks = _soft_ranks(poses, scores, areas, kappas, visible, threshold, method, max_poses, dtype)
+        ranks = _hard_ranks_of_images(poses, scores, areas, kappas, visible, images, threshold, dtype)
     keep = ranks >= 0
-    indices = ranks.new_full((ranks.shape[0], max_poses + 1), -1)
-    index = torch.arange(ranks.shape[1], device=ranks.device).expand(ranks.shape)
-    indices = indices.scatter_(1, torch.where(keep, ranks, max_poses), index)[:, :-1]  # the last column: of no pose
-    return keep, indices.contiguous(), keep.sum(-1), torch.where(keep, scores, 0.0)
+    num_poses = ranks.shape[1]
+    index = torch.arange(num_poses, device=ranks.device).expand(ranks.shape)
+    counts = keep.sum(-1)
+    if images is None:
+        indices = ranks.new_full((ranks.shape[0], max_poses + 1), -1)
+        indices = indices.scatter_(1, torch.where(keep, ranks, max_poses), index)[:, :-1]  # the last: of no pose
+    else:
+        # Image by image, and what is not kept behind all of them.
+        place = torch.where(keep, images.of_poses * num_poses + ranks, num_poses**2)
+        indices = torch.where(index < counts[:, None], place.argsort(), -1)
+    return keep, indices.contiguous(), counts, torch.where(keep, scores, 0.0)
+
+
+class _Images(NamedTuple):
+    """What poses N belong to, and the poses image by image."""
+
+    of_poses: Tensor  # [N], int64: 0 for the lowest id, 1 for the next
+    order: Tensor  # [N], the poses image by image
+    place: Tensor  # [N], of each pose of `order` within its image
+
+    @classmethod
+    def of(cls, image_ids: Tensor) -> _Images:
+        sorted_ids, order = image_ids.sort(stable=True)
+        begins = torch.nn.functional.pad(sorted_ids[1:] != sorted_ids[:-1], (1, 0), value=True)
+        index = torch.arange(len(order), device=order.device)
+        first = torch.where(begins, index, 0).cummax(0).values
+        return cls(torch.empty_like(order).scatter_(0, order, begins.cumsum(0) - 1), order, index - first)
 
 
 def _hard_ranks(
@@ -144,27 +172,65 @@ def _hard_ranks(
     return torch.empty_like(ranks).scatter_(1, order, ranks)
 
 
+def _hard_ranks_of_images(
+    poses: Tensor,  # [1, N, K, 2]
+    scores: Tensor,  # [1, N], -inf for what is no pose
+    areas: Tensor,  # [1, N]
+    kappas: Tensor,
+    visible: Tensor | None,  # [1, N, K]
+    images: _Images,
+    threshold: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The place of each pose among the kept ones of its image [1, N], -1 if it is dropped.
+
+    Images are padded to the fullest. How many there are and how full that is, the host has to know, and waits for it:
+    poses are dropped one after the other, so without a wait there would be as many steps as poses in all images.
+    """
+    image, place = images.of_poses[images.order], images.place
+    num_images, fullest = (torch.stack((image[-1], place.amax())) + 1).tolist()
+    members = image.new_full((num_images, fullest), -1)
+    members[image, place] = images.order
+    exists = members >= 0
+    members = members.clamp(min=0)
+    ranks = _hard_ranks(
+        poses[0, members],
+        torch.where(exists, scores[0, members], -math.inf),
+        areas[0, members],
+        kappas,
+        None if visible is None else visible[0, members],
+        threshold,
+        dtype,
+    )
+    return torch.empty_like(image).scatter_(0, images.order, ranks[image, place])[None]
+
+
 def _soft_ranks(
     poses: Tensor,
     scores: Tensor,  # [B, N], -inf for what is no pose
     areas: Tensor,
     kappas: Tensor,
     visible: Tensor | None,
+    images: _Images | None,
     threshold: float,
     method: str,
     max_poses: int,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """Decayed scores and the place of each pose among the kept ones [B, N], -1 if it is dropped."""
-    batch = torch.arange(scores.shape[0], device=scores.device)[:, None]
+    """Decayed scores and the place of each pose among the kept ones of its image [B, N], -1 if it is dropped."""
+    num_rounds = min(max_poses, scores.shape[1])
+    if images is not None and scores.device.type == "cpu":  # elsewhere the host would wait for it
+        num_rounds = min(num_rounds, int(images.place.amax()) + 1)
     ranks = torch.full_like(scores, -1, dtype=torch.int64)
-    for i in range(min(max_poses, scores.shape[1])):
+    for i in range(num_rounds):
         candidates = torch.where(ranks < 0, scores, -math.inf)
-        best = candidates.argmax(-1, keepdim=True)  # the first of equal ones
+        if images is None:
+            best = candidates.argmax(-1, keepdim=True)  # the first of equal ones
+        else:
+            best = _best_of_images(candidates[0], images.of_poses)[None]
         found = candidates.gather(1, best) != -math.inf
         ranks.scatter_(1, best, torch.where(found, i, ranks.gather(1, best)))
-        seen = None if visible is None else visible[batch, best]
-        similarity = oks_fwd(poses[batch, best], poses, areas[batch, best], areas, kappas, seen, visible, dtype)[:, 0]
+        similarity = _similarity_to(best, poses, areas, visible, kappas, dtype)
         if method == "gaussian":
             factors = torch.exp(-similarity.square() / threshold)
         else:
@@ -174,46 +240,33 @@ def _soft_ranks(
     return scores, ranks
 
 
-def flat_oks_nms_fwd(
-    poses: Tensor,  # [1, N, K, 2]
-    scores: Tensor,  # [1, N]
-    areas: Tensor,  # [1, N]
-    kappas: Tensor,  # [K]
-    visible: Tensor | None,  # [1, N, K]
-    mask: Tensor | None,  # [1, N]
-    image_ids: Tensor,  # [N]
-    threshold: float,
-    method: str,
-    max_poses: int,
+def _best_of_images(scores: Tensor, image: Tensor) -> Tensor:
+    """The best pose of each pose's image [N], the first of equal ones."""
+    num_poses = len(scores)
+    largest = torch.full_like(scores, -math.inf).scatter_reduce_(0, image, scores, "amax")
+    index = torch.arange(num_poses, device=scores.device)
+    index = torch.where(scores == largest[image], index, num_poses)
+    return torch.full_like(index, num_poses).scatter_reduce_(0, image, index, "amin")[image]
+
+
+def _similarity_to(
+    best: Tensor,  # [B, 1], or [1, N], one for each pose
+    poses: Tensor,
+    areas: Tensor,
+    visible: Tensor | None,
+    kappas: Tensor,
     dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """keep [1, N], indices [1, at least the kept] with gaps of -1, scores [1, N] of poses that belong to the images of
-    their ids.
-
-    Images are padded to the fullest. How many there are and how full that is, the host has to know.
-    """
-    _, image, lengths = image_ids.unique(return_inverse=True, return_counts=True)
-    order = image.argsort(stable=True)
-    image = image[order]
-    place = torch.arange(len(order), device=order.device) - (lengths.cumsum(0) - lengths)[image]
-    members = order.new_full((len(lengths), int(lengths.max())), -1)
-    members[image, place] = order
-    exists = members >= 0
-    members = members.clamp(min=0)
-
-    keep, indices, _, kept_scores = oks_nms_fwd(
-        poses[0, members],
-        scores[0, members],
-        areas[0, members],
-        kappas,
-        None if visible is None else visible[0, members],
-        exists if mask is None else exists & (mask[0, members] > 0),
-        threshold,
-        method,
-        min(max_poses, members.shape[1]),
-        dtype,
-    )
-    indices = torch.where(indices >= 0, members.gather(1, indices.clamp(min=0)), -1)
-    keep_of_all, scores_of_all = (each.new_empty((1, len(order))) for each in (keep, kept_scores))
-    keep_of_all[0, order], scores_of_all[0, order] = keep[image, place], kept_scores[image, place]
-    return keep_of_all, indices.view(1, -1), scores_of_all
+) -> Tensor:
+    """Of each pose and the best one [B, N]."""
+    if best.shape[1] == 1:
+        batch = torch.arange(len(best), device=best.device)[:, None]
+        best_visible = None if visible is None else visible[batch, best]
+        best_poses, best_areas = poses[batch, best], areas[batch, best]
+        return oks_fwd(best_poses, poses, best_areas, areas, kappas, best_visible, visible, dtype)[:, 0]
+    # Each pose, and the best of its image, as an image of its own.
+    poses, areas, best = poses[0, :, None], areas[0, :, None], best[0]
+    best_visible = visible = None if visible is None else visible[0, :, None]
+    if best_visible is not None:
+        best_visible = best_visible.index_select(0, best)
+    bests = (poses.index_select(0, best), areas.index_select(0, best), best_visible)
+    return _similarities(*bests, poses, areas, visible, kappas, dtype)[..., 0].t()

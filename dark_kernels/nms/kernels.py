@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from .._triton.launch import on_device_of, register_limit
+from .._triton.tickets import counter, finishes_last
 
 AREA_EPSILON = tl.constexpr(2.2e-16)
 NOTHING = tl.constexpr(float("-inf"))
+# Ids that a program looks at together: all are looked at by each, in a few steps.
+BLOCK_IDS = 512
 
 
 @triton.jit
@@ -127,7 +131,8 @@ def _oks_fwd_kernel(
         seen_b_ptr += visible_b_stride_k
     similarity_ptr += batch * num_a * num_b
     pointers = similarity_ptr + (a * num_b)[:, None] + b[None, :]
-    tl.store(pointers, total / tl.maximum(count, 1.0), mask=has_a[:, None] & has_b[None, :])
+    # Rounded correctly, for a pose is like itself by 1 and not by a digit more.
+    tl.store(pointers, tl.div_rn(total, tl.maximum(count, 1.0)), mask=has_a[:, None] & has_b[None, :])
 
 
 @triton.jit
@@ -139,6 +144,54 @@ def _first_best(best, best_slot, score, slot):
     return tl.where(is_better, largest, best), tl.where(is_better, first, best_slot)
 
 
+@triton.jit
+def _members(order_ptr, image_ids_ptr, image_ids_stride, num_poses, BLOCK_IDS: tl.constexpr):
+    """The part of `order` (poses image by image) that is of this program's image: where it begins and how many poses
+    it has. They are written there by the program of the image's first pose; for other programs there are none."""
+    program = tl.program_id(0)
+    image = tl.load(image_ids_ptr + program.to(tl.int64) * image_ids_stride)
+    smaller = tl.zeros([BLOCK_IDS], dtype=tl.int32)
+    earlier = tl.zeros([BLOCK_IDS], dtype=tl.int32)
+    for start in range(0, num_poses, BLOCK_IDS):
+        pose = start + tl.arange(0, BLOCK_IDS)
+        exists = pose < num_poses
+        other = tl.load(image_ids_ptr + pose.to(tl.int64) * image_ids_stride, mask=exists, other=0)
+        smaller += (exists & (other < image)).to(tl.int32)
+        earlier += ((pose < program) & (other == image)).to(tl.int32)
+    first_place = tl.sum(smaller, axis=0)
+    is_first = tl.sum(earlier, axis=0) == 0
+
+    num_places = tl.full([], 0, dtype=tl.int32)
+    for start in range(0, tl.where(is_first, num_poses, 0), BLOCK_IDS):
+        pose = start + tl.arange(0, BLOCK_IDS)
+        exists = pose < num_poses
+        other = tl.load(image_ids_ptr + pose.to(tl.int64) * image_ids_stride, mask=exists, other=0)
+        is_member = exists & (other == image)
+        place = first_place + num_places + tl.cumsum(is_member.to(tl.int32), axis=0) - 1
+        tl.store(order_ptr + place, pose, mask=is_member)
+        num_places += tl.sum(is_member.to(tl.int32), axis=0)
+    # Other threads of the program read it.
+    tl.debug_barrier()
+    return first_place, num_places
+
+
+@triton.jit
+def _store_packed(indices_ptr, counts_ptr, kept_ptr, num_poses, BLOCK_IDS: tl.constexpr):
+    """The indices [N] of all programs behind each other, of which `kept` has gaps of -1, and how many they are."""
+    num_kept = tl.full([], 0, dtype=tl.int32)
+    for start in range(0, num_poses, BLOCK_IDS):
+        place = start + tl.arange(0, BLOCK_IDS)
+        exists = place < num_poses
+        index = tl.load(kept_ptr + place, mask=exists, other=-1, cache_modifier=".cg")
+        is_kept = (index >= 0).to(tl.int32)
+        before = num_kept + tl.cumsum(is_kept, axis=0) - is_kept
+        # Gaps go to the end, the first of them to the last place.
+        place = tl.where(index >= 0, before, num_poses - 1 - (place - before))
+        tl.store(indices_ptr + place, index, mask=exists)
+        num_kept += tl.sum(is_kept, axis=0)
+    tl.store(counts_ptr, num_kept)
+
+
 @triton.jit(do_not_specialize=["num_poses", "num_keypoints", "max_poses"])
 def _oks_nms_fwd_kernel(
     keep_ptr,  # [B, N], contiguous
@@ -146,6 +199,8 @@ def _oks_nms_fwd_kernel(
     counts_ptr,  # [B]
     kept_scores_ptr,  # [B, N], contiguous
     left_ptr,  # [B, N], contiguous: scores of poses that are left, for the program's own use
+    order_ptr,  # [2, N], int32, contiguous, if IS_FLAT: poses image by image; those that are kept, with gaps of -1
+    counter_ptr,  # see tickets.py, if IS_FLAT
     poses_ptr,  # [B, N, K, 2]
     poses_stride_b,
     poses_stride_n,
@@ -166,14 +221,14 @@ def _oks_nms_fwd_kernel(
     mask_ptr,  # [B, N]
     mask_stride_b,
     mask_stride_n,
-    order_ptr,  # [N], poses image by image, if IS_FLAT
-    first_ptr,  # [N], where the image of each place of `order` begins
-    end_ptr,  # [N], and where it ends
+    image_ids_ptr,  # [N], if IS_FLAT
+    image_ids_stride,
     num_poses,
     num_keypoints,
     max_poses,
     threshold,
     BLOCK_SIZE: tl.constexpr,
+    BLOCK_IDS: tl.constexpr,
     METHOD: tl.constexpr,
     HAS_VISIBLE: tl.constexpr,
     HAS_MASK: tl.constexpr,
@@ -182,10 +237,12 @@ def _oks_nms_fwd_kernel(
     """One image: keep its best pose, drop or devalue what is like it, again and again.
 
     No sort: a round looks at each pose that is left once, to compare it with the round's best and to find the next
-    one. If IS_FLAT there is a program for each place of `order`; the one at which an image begins takes the image.
+    one. If IS_FLAT there is a program for each pose; the one of an image's first pose takes the image, and the last
+    program to finish packs what all have kept.
 
     Must read the poses, 8 K bytes each, once and write some bytes each. Reads those that are left once a round,
-    from cache after the first: their number is small, and what costs time is that rounds follow each other.
+    from cache after the first: their number is small, and what costs time is that rounds follow each other. If
+    IS_FLAT every program reads all ids, from cache as well.
     """
     program = tl.program_id(0)
     batch = program.to(tl.int64)
@@ -193,12 +250,10 @@ def _oks_nms_fwd_kernel(
     num_places = num_poses
     if IS_FLAT:
         batch = tl.zeros([], dtype=tl.int64)
-        first_place = program
-        begins = tl.load(first_ptr + program) == program
-        num_places = tl.where(begins, tl.load(end_ptr + program).to(tl.int32) - program, 0)
-        indices_ptr += program
+        first_place, num_places = _members(order_ptr, image_ids_ptr, image_ids_stride, num_poses, BLOCK_IDS)
+        kept_ptr = order_ptr + num_poses + first_place
     else:
-        indices_ptr += batch * max_poses
+        kept_ptr = indices_ptr + batch * max_poses
     keep_ptr += batch * num_poses
     kept_scores_ptr += batch * num_poses
     left_ptr += batch * num_poses
@@ -216,7 +271,7 @@ def _oks_nms_fwd_kernel(
         exists = place < num_places
         pose = (first_place + place).to(tl.int64)
         if IS_FLAT:
-            pose = tl.load(order_ptr + pose, mask=exists, other=0)
+            pose = tl.load(order_ptr + pose, mask=exists, other=0).to(tl.int64)
         score = tl.load(scores_ptr + pose * scores_stride_n, mask=exists, other=NOTHING).to(tl.float32)
         if HAS_MASK:
             score = tl.where(tl.load(mask_ptr + pose * mask_stride_n, mask=exists, other=0) > 0, score, NOTHING)
@@ -230,7 +285,7 @@ def _oks_nms_fwd_kernel(
         num_indices = num_places
     for start in range(0, num_indices, BLOCK_SIZE):
         place = start + tl.arange(0, BLOCK_SIZE)
-        tl.store(indices_ptr + place, -1, mask=place < num_indices)
+        tl.store(kept_ptr + place, -1, mask=place < num_indices)
 
     num_kept = tl.full([], 0, dtype=tl.int32)
     while (best > NOTHING) & (num_kept < max_poses):
@@ -238,10 +293,10 @@ def _oks_nms_fwd_kernel(
         tl.debug_barrier()
         best_pose = (first_place + best_place).to(tl.int64)
         if IS_FLAT:
-            best_pose = tl.load(order_ptr + best_pose)
+            best_pose = tl.load(order_ptr + best_pose).to(tl.int64)
         tl.store(keep_ptr + best_pose, 1)
         tl.store(kept_scores_ptr + best_pose, best)
-        tl.store(indices_ptr + num_kept, best_pose)
+        tl.store(kept_ptr + num_kept, best_pose)
         num_kept += 1
         best_area = _area(tl.load(areas_ptr + best_pose * areas_stride_n))
 
@@ -254,7 +309,7 @@ def _oks_nms_fwd_kernel(
             is_left = (score > NOTHING) & (place != best_place)
             pose = (first_place + place).to(tl.int64)
             if IS_FLAT:
-                pose = tl.load(order_ptr + pose, mask=exists, other=0)
+                pose = tl.load(order_ptr + pose, mask=exists, other=0).to(tl.int64)
             area = tl.load(areas_ptr + pose * areas_stride_n, mask=is_left, other=0.0)
             scale = _scale_of(best_area, _area(area))
 
@@ -284,7 +339,7 @@ def _oks_nms_fwd_kernel(
                 pose_ptr += poses_stride_k
                 best_seen_ptr += visible_stride_k
                 seen_ptr += visible_stride_k
-            similarity = total / tl.maximum(count, 1.0)
+            similarity = tl.div_rn(total, tl.maximum(count, 1.0))
 
             if METHOD == "hard":
                 score = tl.where(similarity > threshold, NOTHING, score)
@@ -299,8 +354,11 @@ def _oks_nms_fwd_kernel(
             next_best, next_place = _first_best(next_best, next_place, score, place)
         best = next_best
         best_place = next_place
-    if not IS_FLAT:
-        tl.store(counts_ptr + program, num_kept.to(tl.int64))
+    if IS_FLAT:
+        if finishes_last(counter_ptr):
+            _store_packed(indices_ptr, counts_ptr, order_ptr + num_poses, num_poses, BLOCK_IDS)
+    else:
+        tl.store(counts_ptr + program, num_kept)
 
 
 # --- launchers -------------------------------------------------------------------------------------------
@@ -359,8 +417,8 @@ def nms_shape(num_poses: int) -> dict[str, int]:
 
 def oks_nms_fwd(
     keep: Tensor,  # [B, N], bool
-    indices: Tensor,  # [B, max_poses], or [1, N] with an order
-    counts: Tensor,  # [B], not written with an order
+    indices: Tensor,  # [B, max_poses], or [1, N] with image ids
+    counts: Tensor,  # [B]
     kept_scores: Tensor,  # [B, N]
     poses: Tensor,  # [B, N, K, 2]
     scores: Tensor,  # [B, N]
@@ -368,15 +426,14 @@ def oks_nms_fwd(
     kappas: Tensor,  # [K]
     visible: Tensor | None,  # [B, N, K]
     mask: Tensor | None,  # [B, N]
-    order: tuple[Tensor, Tensor, Tensor] | None,  # [N] each
+    image_ids: Tensor | None,  # [N], for B = 1
     threshold: float,
     method: str,
     max_poses: int,
 ) -> None:
-    """Fill the outputs (contiguous). `order` is for B = 1: poses image by image, and where each one's image begins and
-    ends there; `indices` are then those of each image, at the place where it begins, and -1."""
+    """Fill the outputs (contiguous)."""
     batch, num_poses = scores.shape
-    is_flat = order is not None
+    is_flat = image_ids is not None
     with on_device_of(scores):
         _oks_nms_fwd_kernel[(num_poses if is_flat else batch,)](
             keep,
@@ -384,6 +441,8 @@ def oks_nms_fwd(
             counts,
             kept_scores,
             kept_scores.new_empty(kept_scores.shape),
+            counts.new_empty((2, num_poses), dtype=torch.int32) if is_flat else counts,
+            counter(scores.device) if is_flat else counts,
             poses,
             *poses.stride(),
             scores,
@@ -394,11 +453,12 @@ def oks_nms_fwd(
             *kappas.stride(),
             *_optional(visible, kept_scores, 3),
             *_optional(mask, kept_scores, 2),
-            *((counts,) * 3 if order is None else order),
+            *_optional(image_ids, counts, 1),
             num_poses,
             poses.shape[2],
             max_poses,
             threshold,
+            BLOCK_IDS=BLOCK_IDS,
             METHOD=method,
             HAS_VISIBLE=visible is not None,
             HAS_MASK=mask is not None,

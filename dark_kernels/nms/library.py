@@ -79,25 +79,9 @@ def _oks_nms(
             return keep, indices.fill_(-1), counts.zero_(), kept_scores
         from . import kernels
 
-        if image_ids is None:
-            kernels.oks_nms_fwd(*outputs, poses, scores, areas, kappas, visible, mask, None, *options)
-            return outputs
-        image_ids, order = image_ids.sort(stable=True)
-        first, end = (torch.searchsorted(image_ids, image_ids, right=right) for right in (False, True))
-        kernels.oks_nms_fwd(*outputs, poses, scores, areas, kappas, visible, mask, (order, first, end), *options)
-        return _without_gaps(keep, indices, kept_scores)
-    if image_ids is None:
-        return eager.oks_nms_fwd(poses, scores, areas, kappas, visible, mask, *options, dtype)
-    flat = eager.flat_oks_nms_fwd(poses, scores, areas, kappas, visible, mask, image_ids, *options, dtype)
-    return _without_gaps(*flat)
-
-
-def _without_gaps(keep: Tensor, indices: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The outputs of N poses with image ids, of whose indices, with gaps of -1 between images, [1, N] are left."""
-    kept, num_poses = indices >= 0, scores.shape[1]
-    place = torch.where(kept, kept.cumsum(-1) - 1, num_poses)  # the last is of no pose
-    closed = indices.new_full((1, num_poses + 1), -1).scatter_(1, place, indices)
-    return keep, closed[:, :-1].contiguous(), kept.sum(-1), scores
+        kernels.oks_nms_fwd(*outputs, poses, scores, areas, kappas, visible, mask, image_ids, *options)
+        return outputs
+    return eager.oks_nms_fwd(poses, scores, areas, kappas, visible, mask, image_ids, *options, dtype)
 
 
 def _oks_nms_fake(

@@ -22,23 +22,27 @@ def _small() -> Iterator[None]:
         cache.cache_clear()
 
 
-@pytest.mark.parametrize("name", [test_nms.READ_ONLY, test_nms.OURS, test_nms.REFERENCE, test_nms.LOOP])
-def test_suppression_rows_compare_their_output(name: str) -> None:
-    made = test_nms.ROWS[name](POSES, "cpu")
-    poses = test_nms.inputs_of(POSES, "cpu")[0]
+SUPPRESSION = [(has_ids, name) for has_ids in (False, True) for name in test_nms.Case(POSES, has_ids).rows]
+
+
+@pytest.mark.parametrize(("has_ids", "name"), [each for each in SUPPRESSION if each[1] != test_nms.EMPTY])
+def test_suppression_rows_compare_their_output(has_ids: bool, name: str) -> None:
+    case = test_nms.Case(POSES, has_ids)
+    made = test_nms.ROWS[name](case, "cpu")
+    poses = test_nms.inputs_of(case, "cpu")[0]
     output = made.call(poses)
     made.compare(output)
     assert made.bytes >= test_nms.pose_bytes(POSES) - 3 * 12 * 8
     if name == test_nms.OURS:
         wrong = output._replace(indices=output.indices.roll(1, 0))
-        with pytest.raises(peers.Wrong, match="of 3 images keep other poses"):
+        with pytest.raises(peers.Wrong, match=f"of {1 if has_ids else 3} rows of indices are of other poses"):
             made.compare(wrong)
 
 
 @pytest.mark.parametrize("workload", [test_nms.P1, test_nms.P2], ids=lambda workload: workload.name)
 def test_no_decision_of_the_workloads_is_open(workload: Workload) -> None:
     """Some poses are dropped, some are kept, and none by the last digit."""
-    poses, scores, areas = test_nms.make_poses(workload, "cpu")
+    poses, scores, areas, _ = test_nms.make_poses(workload, "cpu")
     similarities = oks(poses, poses, areas, areas)
     assert float((similarities - test_nms.THRESHOLD).abs().min()) > 0.05
     assert all(len(row.unique()) == workload.shape[1] for row in scores)
@@ -48,9 +52,9 @@ def test_no_decision_of_the_workloads_is_open(workload: Workload) -> None:
 
 def test_the_numpy_loop_is_suppression() -> None:
     poses = test_nms.make_poses(POSES, "cpu")
-    kept = oks_nms(*poses)
+    kept = oks_nms(*poses[:3])
     for found, indices, count in zip(
-        peers.numpy_oks_nms_loop(*poses, COCO_KAPPAS, 0.9), kept.indices.tolist(), kept.counts.tolist(), strict=True
+        peers.numpy_oks_nms_loop(*poses[:3], COCO_KAPPAS, 0.9), kept.indices.tolist(), kept.counts.tolist(), strict=True
     ):
         assert found.tolist() == indices[:count]
 
@@ -68,10 +72,11 @@ def test_sampling_rows_compare_their_output(name: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", [test_nms.READ_ONLY, test_nms.EMPTY, test_nms.OURS, test_nms.LOOP])
-def test_suppression_rows_on_a_gpu(name: str, gpu: torch.device) -> None:
-    made = test_nms.ROWS[name](POSES, gpu.type)
-    made.compare(made.call(test_nms.inputs_of(POSES, gpu.type)[0]))
+@pytest.mark.parametrize(("has_ids", "name"), SUPPRESSION)
+def test_suppression_rows_on_a_gpu(has_ids: bool, name: str, gpu: torch.device) -> None:
+    case = test_nms.Case(POSES, has_ids)
+    made = test_nms.ROWS[name](case, gpu.type)
+    made.compare(made.call(test_nms.inputs_of(case, gpu.type)[0]))
 
 
 @pytest.mark.gpu

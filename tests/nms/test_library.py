@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import subprocess
 import sys
 from typing import Any
@@ -12,7 +14,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dark_kernels import KeptPoses, oks, oks_nms, soft_oks_nms
+from dark_kernels.nms import eager
 
+from .. import launches
 from ..conftest import SERVICES
 from .cases import KAPPAS
 
@@ -121,6 +125,7 @@ def test_cuda_graph(gpu: torch.device) -> None:
         return (
             *best_of(poses, scores, areas)[1],
             *oks_nms(poses[0], scores[0], areas[0], kappas=KAPPAS, image_ids=ids),
+            *soft_oks_nms(poses[0], scores[0], areas[0], kappas=KAPPAS, image_ids=ids, backend="eager"),
         )
 
     stream = torch.cuda.Stream()
@@ -147,23 +152,43 @@ def test_nothing_waits_for_the_device(gpu: torch.device) -> None:
             best_of(poses, scores, areas)
             oks_nms(poses[0], scores[0], areas[0], kappas=KAPPAS, image_ids=ids)
             oks_nms(poses, scores, areas, kappas=KAPPAS, backend="eager")
+            soft_oks_nms(poses[0], scores[0], areas[0], kappas=KAPPAS, image_ids=ids, backend="eager")
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.gpu
+@pytest.mark.parametrize("method", ["hard", "gaussian", "linear"])
+@pytest.mark.parametrize("has_ids", [False, True])
+def test_eager_asks_the_device_for_nothing(has_ids: bool, method: str) -> None:
+    """But for hard suppression with image ids. Tensors without numbers say so."""
+    poses, scores, areas = some_poses(1, "meta")
+    kappas = torch.empty(len(KAPPAS), device="meta")
+    ids = torch.empty(5, dtype=torch.int64, device="meta") if has_ids else None
+    waits = has_ids and method == "hard"
+    with pytest.raises(NotImplementedError, match="meta tensor") if waits else contextlib.nullcontext():
+        outputs = eager.oks_nms_fwd(poses, scores, areas, kappas, None, scores, ids, 0.5, method, 5, torch.float32)
+        assert [each.shape for each in outputs] == [(1, 5), (1, 5), (1,), (1, 5)]
+
+
 @pytest.mark.parametrize("function", [oks_nms, soft_oks_nms])
-def test_a_batch_is_one_launch(function: Any, gpu: torch.device) -> None:
-    poses, scores, areas = some_poses(64, gpu)
+@pytest.mark.parametrize("service", [SERVICES[2], SERVICES[4]], indirect=True)
+def test_a_batch_is_one_launch(function: Any, service: Service) -> None:
+    """With image ids as well."""
+    from dark_kernels.nms import kernels
 
-    def run() -> None:
-        function(poses, scores, areas, kappas=KAPPAS)
-        torch.cuda.synchronize()
-
-    run()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        run()
-    assert sum(event.count for event in profile.key_averages() if event.device_time_total > 0) == 1
+    backend, device = service
+    poses, scores, areas = some_poses(3, device)
+    flat = [each.flatten(0, 1) for each in (poses, scores, areas)]
+    ids = torch.arange(15, device=device) % 4
+    options = {"kappas": KAPPAS, "backend": backend}
+    for run in (
+        functools.partial(function, poses, scores, areas, **options),
+        functools.partial(function, *flat, image_ids=ids, **options),
+    ):
+        with launches.recorded(kernels) as launched:
+            run()
+        assert launched == ["_oks_nms_fwd_kernel"]
+        assert device.type == "cpu" or launches.count(run) == 1
 
 
 def test_import_and_eager_need_no_triton() -> None:
