@@ -66,7 +66,8 @@ def _scan_axis(
     peak, index = first_maximum(best, best_start + lane, 0x7FFFFFFF)
     probability = 0.0
     if SHARPNESS != 0.0:
-        probability = 1.0 / tl.sum(total * _term(best, peak, EXPONENT), axis=0)
+        # Rounded: one bin alone has all of it, and none has more.
+        probability = tl.div_rn(1.0, tl.sum(total * _term(best, peak, EXPONENT), axis=0))
     return peak, index, probability
 
 
