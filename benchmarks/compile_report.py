@@ -827,7 +827,7 @@ def access_widths(assembly: str, access: str = "load") -> list[tuple[tuple[str, 
     return found
 
 
-_PTX_EXCHANGE = re.compile(r"\bshfl\.sync\S*\s+(%\w+), (%\w+),")
+_PTX_EXCHANGE = re.compile(r"\bshfl\.sync\.bfly\S*\s+(%\w+), (%\w+),")
 _PTX_PRODUCT = re.compile(r"\bmul(?:\.rn)?(?:\.ftz)?\.f32\s+(%\w+),")
 _PTX_FUSED = re.compile(r"\bfma\.rn(?:\.ftz)?\.f32\s+%\w+, \S+, \S+, (%\w+);")
 
