@@ -4,7 +4,8 @@
 
 Prints a table: registers, spills, shared memory and the widths of the loads in the streaming loop. Fails
 (exit code 1, naming the offender) on a spill, on a streaming loop over contiguous and aligned maps whose loads are
-narrower than 16 bytes, and on a target that does not compile. Exit code 2 says that it could not run.
+narrower than 16 bytes, on a sum over lanes that is not the same in all of them, and on a target that does not compile.
+Exit code 2 says that it could not run.
 
 The configurations are those of the launchers themselves: a launcher is called on fake tensors with its
 kernels replaced by recorders, and what it would have launched is compiled through Triton's own
@@ -731,6 +732,8 @@ def compile_launch(launch: Launch, target_name: str) -> Row:
         assembly = compiled.asm["ptx"]
         _read_cubin(row, compiled.asm["cubin"])
         row.resident_warps = _resident_warps(row, target.arch, num_warps)
+        if count := fused_exchanges(assembly):
+            row.failures.append(f"{count} sums over lanes are fused with a lane's product, see _triton/sums.py")
     else:
         assembly = compiled.asm["amdgcn"]
         _read_amdgcn(row, assembly)
@@ -822,6 +825,25 @@ def access_widths(assembly: str, access: str = "load") -> list[tuple[tuple[str, 
                 found.append((where, int(match[1], 0)))
         elif (match := _AMD_ACCESS.search(line)) and match[1] == access:
             found.append((where, _amd_width(match[2])))
+    return found
+
+
+_PTX_EXCHANGE = re.compile(r"\bshfl\.sync\.bfly\S*\s+(%\w+), (%\w+),")
+_PTX_PRODUCT = re.compile(r"\bmul(?:\.rn)?(?:\.ftz)?\.f32\s+(%\w+),")
+_PTX_FUSED = re.compile(r"\bfma\.rn(?:\.ftz)?\.f32\s+%\w+, \S+, \S+, (%\w+);")
+
+
+def fused_exchanges(ptx: str) -> int:
+    """How many sums over lanes add what another lane has sent of its product, rounded, to an exact product."""
+    products, received, found = set(), set(), 0
+    for line in ptx.splitlines():
+        if match := _PTX_PRODUCT.search(line):
+            products.add(match[1])
+        elif match := _PTX_EXCHANGE.search(line):
+            if match[2] in products:
+                received.add(match[1])
+        elif match := _PTX_FUSED.search(line):
+            found += match[1] in received
     return found
 
 

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from .maps import load_pixels
+from .sums import sum_of_products
 
 
 def tap_constants(taps: tuple[float, ...]) -> dict[str, float]:
@@ -163,13 +164,13 @@ def _sum_of_rows(window, distance, RADIUS: tl.constexpr, EXPONENT: tl.constexpr,
                  TAP_1: tl.constexpr, TAP_2: tl.constexpr, TAP_3: tl.constexpr, TAP_4: tl.constexpr):  # fmt: skip
     """Rows of [ROWS, WINDOW] weighted by their distance [ROWS]: [WINDOW]."""
     weight = tap_weight(distance, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
-    return tl.sum(window * weight[:, None], axis=0)
+    return sum_of_products(window, weight[:, None])
 
 
 @triton.jit
 def _put(points, lane, number: tl.constexpr, row, weight, level):
     """The sum of a row with weights, above `level`, in lane `number` of 16 points."""
-    return tl.where(lane == number, tl.sum(row * weight, axis=0) + level, points)
+    return tl.where(lane == number, sum_of_products(row, weight) + level, points)
 
 
 @triton.jit
@@ -256,7 +257,7 @@ def blur_stencil(
     at_0 = tap_weight(column, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
     at_right = tap_weight(column - right, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
     at_left = tap_weight(column - left, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
-    center = tl.sum(row_0 * at_0, axis=0) + level
+    center = sum_of_products(row_0, at_0) + level
     points = tl.zeros([16], dtype=tl.float32) + center
     points = _put(points, lane, 1, row_0, at_right, level)
     points = _put(points, lane, 2, row_0, at_left, level)

@@ -11,6 +11,7 @@ import triton.language as tl
 from .covariance import covariance_of
 from .logs import log_ratio
 from .maps import load_pixels
+from .sums import sum_of_products
 
 
 @triton.jit
@@ -57,7 +58,9 @@ def fit_step(
     u3 = u2 * u
     u4 = u2 * u2
     v = u[:, None]
-    v2 = v * v
+    v2 = u2[:, None]
+    v3 = u3[:, None]
+    v4 = u4[:, None]
 
     is_peak = refinable
     offset_x = tl.full([], 0.0, dtype=tl.float32)
@@ -69,36 +72,36 @@ def fit_step(
     for _ in range(3):
         weights = tl.where(exists, tl.exp(2.0 * relative_logs), 0.0)
         rows_0 = tl.sum(weights, axis=0)
-        rows_1 = tl.sum(weights * v, axis=0)
-        rows_2 = tl.sum(weights * v2, axis=0)
-        rows_3 = tl.sum(weights * v2 * v, axis=0)
-        rows_4 = tl.sum(weights * v2 * v2, axis=0)
+        rows_1 = sum_of_products(weights, v)
+        rows_2 = sum_of_products(weights, v2)
+        rows_3 = sum_of_products(weights, v3)
+        rows_4 = sum_of_products(weights, v4)
+        logs_0 = sum_of_products(weights, logs)
         weights *= logs
-        logs_0 = tl.sum(weights, axis=0)
-        logs_1 = tl.sum(weights * v, axis=0)
-        logs_2 = tl.sum(weights * v2, axis=0)
+        logs_1 = sum_of_products(weights, v)
+        logs_2 = sum_of_products(weights, v2)
 
         # The matrix for the terms 1, u, v, u^2, u v, v^2, its lower triangle, and the right side.
         a00 = tl.sum(rows_0, axis=0)
-        a10 = tl.sum(rows_0 * u, axis=0)
+        a10 = sum_of_products(rows_0, u)
         a20 = tl.sum(rows_1, axis=0)
-        a30 = tl.sum(rows_0 * u2, axis=0)
-        a40 = tl.sum(rows_1 * u, axis=0)
+        a30 = sum_of_products(rows_0, u2)
+        a40 = sum_of_products(rows_1, u)
         a50 = tl.sum(rows_2, axis=0)
-        a31 = tl.sum(rows_0 * u3, axis=0)
-        a41 = tl.sum(rows_1 * u2, axis=0)
-        a51 = tl.sum(rows_2 * u, axis=0)
+        a31 = sum_of_products(rows_0, u3)
+        a41 = sum_of_products(rows_1, u2)
+        a51 = sum_of_products(rows_2, u)
         a52 = tl.sum(rows_3, axis=0)
-        a33 = tl.sum(rows_0 * u4, axis=0)
-        a43 = tl.sum(rows_1 * u3, axis=0)
-        a53 = tl.sum(rows_2 * u2, axis=0)
-        a54 = tl.sum(rows_3 * u, axis=0)
+        a33 = sum_of_products(rows_0, u4)
+        a43 = sum_of_products(rows_1, u3)
+        a53 = sum_of_products(rows_2, u2)
+        a54 = sum_of_products(rows_3, u)
         a55 = tl.sum(rows_4, axis=0)
         b0 = tl.sum(logs_0, axis=0)
-        b1 = tl.sum(logs_0 * u, axis=0)
+        b1 = sum_of_products(logs_0, u)
         b2 = tl.sum(logs_1, axis=0)
-        b3 = tl.sum(logs_0 * u2, axis=0)
-        b4 = tl.sum(logs_1 * u, axis=0)
+        b3 = sum_of_products(logs_0, u2)
+        b4 = sum_of_products(logs_1, u)
         b5 = tl.sum(logs_2, axis=0)
         a11 = a30
         a21 = a40

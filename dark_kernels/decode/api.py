@@ -256,8 +256,12 @@ def _check_indices(name: str, indices: Sequence[int] | Tensor | None, heatmaps: 
         raise ValueError(
             f"{name}: got {min(indices)} to {max(indices)}, expected channels of heatmaps, 0 to {num_channels - 1}"
         )
-    make = _remembered_indices if is_plain(heatmaps) else _indices
-    return make(tuple(indices), heatmaps.device)
+    if not is_plain(heatmaps):
+        return _indices(tuple(indices), heatmaps.device)
+    remembered = _remembered_indices(tuple(indices), heatmaps.device)
+    if remembered.is_cuda and torch.cuda.is_current_stream_capturing():
+        _captured.append(remembered)
+    return remembered
 
 
 def _check_index_tensor(name: str, indices: Tensor, heatmaps: Tensor) -> Tensor:
@@ -281,6 +285,8 @@ def _indices(indices: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 _remembered_indices = functools.lru_cache(maxsize=64)(_indices)
+# A CUDA graph goes on reading what it has captured, also when others have been remembered since.
+_captured: list[Tensor] = []
 
 
 def _check(heatmaps: Tensor, recipe: Recipe, covariance: bool, backend: str) -> None:

@@ -93,15 +93,16 @@ def _sample_keypoints_fwd_kernel(
     yx = tl.load(pointer, mask=exists, other=0.0).to(tl.float32)
     yy = tl.load(pointer + covariances_stride_c, mask=exists, other=0.0).to(tl.float32)
 
-    across = tl.sqrt(tl.where(xx > 0, xx, 0.0))
-    along = tl.where(xx == 0, yx, yx / across)
+    # Rounded as every other backend rounds: a few units more, and a covariance on the edge would be none.
+    across = tl.sqrt_rn(tl.where(xx > 0, xx, 0.0))
+    along = tl.where(xx == 0, yx, tl.div_rn(yx, across))
     rest = yy - along * along
     # NaN and infinity fail one of these.
     is_valid = (xx >= 0) & (xx < float("inf")) & (yy >= 0) & (yy < float("inf")) & (rest >= -tolerance * yy)
     is_valid = is_valid & ((xx > 0) | (yx == 0))
     across = tl.where(is_valid, across, 0.0)
     along = tl.where(is_valid, along, 0.0)
-    rest = tl.where(is_valid, tl.sqrt(tl.where(rest > 0, rest, 0.0)), 0.0)
+    rest = tl.where(is_valid, tl.sqrt_rn(tl.where(rest > 0, rest, 0.0)), 0.0)
 
     zero = (index * 0).to(tl.uint32)
     a, b, c, d = philox(

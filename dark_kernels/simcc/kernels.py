@@ -12,6 +12,7 @@ from torch import Tensor
 from .._triton.blur import first_maximum, tap_constants, tap_weight
 from .._triton.launch import launch, launch_again, launch_key, on_device_of, register_limit
 from .._triton.logs import clip_may_bind, log_ratio
+from .._triton.sums import sum_of_products
 
 CLIP_MIN = tl.constexpr(1e-3)
 CLIP_MAX = tl.constexpr(50.0)
@@ -66,7 +67,8 @@ def _scan_axis(
     peak, index = first_maximum(best, best_start + lane, 0x7FFFFFFF)
     probability = 0.0
     if SHARPNESS != 0.0:
-        probability = 1.0 / tl.sum(total * _term(best, peak, EXPONENT), axis=0)
+        # Rounded: one bin alone has all of it, and none has more.
+        probability = tl.div_rn(1.0, tl.sum(total * _term(best, peak, EXPONENT), axis=0))
     return peak, index, probability
 
 
@@ -116,7 +118,7 @@ def _blurred_bin(
     TAP_4: tl.constexpr,
 ):
     weight = tap_weight(distance, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
-    return peak + 2.0 * tl.sum(window * weight, axis=0)
+    return peak + 2.0 * sum_of_products(window, weight)
 
 
 @triton.jit

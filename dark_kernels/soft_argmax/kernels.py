@@ -158,9 +158,9 @@ def _soft_argmax_fwd_kernel(
     x = tl.sum(sum_x * scale + column * total, axis=0)
     y = tl.sum(sum_y * scale + line * total, axis=0)
     total = tl.sum(total, axis=0)
-    # Nothing but -inf: no pixel before another.
-    tl.store(coords_ptr + map_index * 2, tl.where(total == 0, 0.5 * (WIDTH - 1), x / total))
-    tl.store(coords_ptr + map_index * 2 + 1, tl.where(total == 0, 0.5 * (height - 1), y / total))
+    # Nothing but -inf: no pixel before another. Rounded, for a single pixel to be where it is, and none beyond the map.
+    tl.store(coords_ptr + map_index * 2, tl.where(total == 0, 0.5 * (WIDTH - 1), tl.div_rn(x, total)))
+    tl.store(coords_ptr + map_index * 2 + 1, tl.where(total == 0, 0.5 * (height - 1), tl.div_rn(y, total)))
     tl.store(peaks_ptr + map_index, peak)
     tl.store(totals_ptr + map_index, total)
 

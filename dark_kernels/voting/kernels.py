@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .._triton.launch import on_device_of, register_limit
+from .._triton.sums import sum_of_products
 
 
 @triton.jit
@@ -112,27 +113,28 @@ def _vote_fwd_kernel(
         weight = tl.where(valid & (weight > 0) & (weight < float("inf")), weight, 0.0)
 
         block_total = tl.sum(weight, axis=0)
-        share = weight / tl.where(block_total > 0, block_total, 1.0)
-        block_x = tl.sum(share * x, axis=0)
-        block_y = tl.sum(share * y, axis=0)
+        # Rounded, for the only vote to have a share of 1, and a group without others before it as well.
+        share = tl.div_rn(weight, tl.where(block_total > 0, block_total, 1.0))
+        block_x = sum_of_products(share, x)
+        block_y = sum_of_products(share, y)
         from_x = x - block_x
         from_y = y - block_y
         # Two groups of votes: their covariances by their shares, and what lies between their means.
         total += block_total
-        of_block = tl.where(block_total > 0, block_total / total, 0.0)
+        of_block = tl.where(block_total > 0, tl.div_rn(block_total, total), 0.0)
         of_rest = 1.0 - of_block
         between_x = block_x - mean_x
         between_y = block_y - mean_y
         mean_x += of_block * between_x
         mean_y += of_block * between_y
-        xx = of_rest * (xx + of_block * between_x * between_x) + of_block * tl.sum(share * from_x * from_x, axis=0)
-        xy = of_rest * (xy + of_block * between_x * between_y) + of_block * tl.sum(share * from_x * from_y, axis=0)
-        yy = of_rest * (yy + of_block * between_y * between_y) + of_block * tl.sum(share * from_y * from_y, axis=0)
+        xx = of_rest * (xx + of_block * between_x * between_x) + of_block * sum_of_products(share * from_x, from_x)
+        xy = of_rest * (xy + of_block * between_x * between_y) + of_block * sum_of_products(share * from_x, from_y)
+        yy = of_rest * (yy + of_block * between_y * between_y) + of_block * sum_of_products(share * from_y, from_y)
 
     NOBODY: tl.constexpr = float("nan")
     voted = total > 0
     program = tl.program_id(0).to(tl.int64)
-    tl.store(scores_ptr + program, total / num_samples)
+    tl.store(scores_ptr + program, tl.div_rn(total, num_samples.to(tl.float32)))
     tl.store(coords_ptr + 2 * program, tl.where(voted, mean_x, NOBODY))
     tl.store(coords_ptr + 2 * program + 1, tl.where(voted, mean_y, NOBODY))
     xy = tl.where(voted, xy, NOBODY)

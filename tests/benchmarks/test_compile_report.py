@@ -104,6 +104,14 @@ def test_access_widths_of_amdgcn() -> None:
     assert compile_report.access_widths(AMDGCN, "store") == [(second, 16)]
 
 
+def test_sums_of_which_lanes_disagree() -> None:
+    exchange = "mul.f32 %r5, %r1, %r2;\nshfl.sync.bfly.b32 %r6, %r5, 16, 31, -1;\n"
+    assert compile_report.fused_exchanges(exchange + "fma.rn.f32 %r7, %r1, %r2, %r6;\n") == 1
+    assert compile_report.fused_exchanges(exchange + "add.f32 %r7, %r5, %r6;\nfma.rn.f32 %r8, %r1, %r2, %r7;\n") == 0
+    rounded = exchange.replace("mul.f32 %r5, %r1, %r2;", "fma.rn.f32 %r5, %r1, %r2, 0f00000000;")
+    assert compile_report.fused_exchanges(rounded + "add.f32 %r7, %r5, %r6;\n") == 0
+
+
 def test_finds_kernels_that_no_room_registers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "dark_kernels.decode.kernels" not in compile_report.unregistered_modules()
     monkeypatch.setattr(compile_report, "ROOMS", ())

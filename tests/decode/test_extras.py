@@ -380,6 +380,25 @@ def test_a_cuda_graph_of_everything(gpu: torch.device) -> None:
     testing.assert_same_keypoints(captured, call())
 
 
+@pytest.mark.gpu
+def test_a_cuda_graph_keeps_its_indices(gpu: torch.device) -> None:
+    """Others may be remembered in the meantime: only some are."""
+    heatmaps, _ = two_maps(gpu, size=(64, 48))
+
+    def call(indices: list[int]) -> Keypoints:
+        return dark_kernels.decode(heatmaps, recipes.DARKPOSE, True, keypoint_indices=indices)
+
+    expected = call([2, 1])
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = call([2, 1])
+    for number in range(200):
+        call([number % 3] * (number + 1))
+    graph.replay()
+    torch.cuda.synchronize(gpu)
+    testing.assert_same_keypoints(captured, expected)
+
+
 # --- what is refused -------------------------------------------------------------------------------------
 
 MAPS = torch.rand(2, 3, 8, 6)

@@ -180,15 +180,16 @@ def test_eigenvalues_of_zero(service: Service) -> None:
     """Samples on a line, along an axis or not, and at a point."""
     backend, device = service
     covariances = torch.tensor(
-        [[[4.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]], [[4.0, 6.0], [6.0, 9.0]]],
+        [[[4.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]], [[4.0, 6.0], [6.0, 9.0]],
+         [[1e-40, 0.0], [0.0, 4.0]]],  # a number below the normal ones, which an approximate root takes for 0
         device=device,
-    )
-    x, y = sample_keypoints(torch.zeros(4, 2, device=device), covariances, 50, 0, backend=backend).unbind(-1)
+    )  # fmt: skip
+    x, y = sample_keypoints(torch.zeros(5, 2, device=device), covariances, 50, 0, backend=backend).unbind(-1)
     assert bool((y[0] == 0).all())
     assert bool((x[1] == 0).all())
     assert bool((x[2] == 0).all() & (y[2] == 0).all())
     torch.testing.assert_close(y[3], x[3] * 1.5)
-    assert all(len(each.unique()) == 50 for each in (x[0], y[1], x[3]))
+    assert all(len(each.unique()) == 50 for each in (x[0], y[1], x[3], y[4]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

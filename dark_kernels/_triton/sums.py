@@ -1,0 +1,18 @@
+"""Sums that every thread of a program gets to the last bit."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def sum_of_products(one, other, axis: tl.constexpr = 0):
+    """tl.sum(one * other, axis), of products that are rounded.
+
+    A GPU sums over lanes by exchange: each lane adds what another one sends to what it has. The compiler fuses a bare
+    product with that addition, in which the lane's own product is then exact and the one that was sent is rounded. So
+    two lanes would get sums that differ by a unit, and where a condition is made of them go different ways, into code
+    in which all of them have to meet. A product that is fused with a zero already is left alone, and costs the same.
+    """
+    return tl.sum(tl.fma(one, other, 0.0), axis=axis)
