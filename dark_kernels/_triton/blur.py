@@ -359,8 +359,8 @@ def scan_blurred_map(
     """Value and flat index of the first maximum of the whole blurred map, for a map without NaN.
 
     `largest` is a value of the blurred map that is known already, or -inf; where nothing exceeds it, the index
-    may be meaningless. A tile is blurred only if one of the pixels that it sees reaches what has been found. The search starts in the tile of (first_y, first_x): if that is a large
-    pixel of the map, one blob costs a tile or two.
+    may be meaningless. A tile is blurred only if one of the pixels that it sees reaches what has been found. The
+    search starts in the tile of (first_y, first_x): if that is a large pixel of the map, one blob costs a tile or two.
     """
     NO_INDEX: tl.constexpr = 0x7FFFFFFFFFFFFFFF
     largest_index = tl.full([], NO_INDEX, dtype=tl.int64)

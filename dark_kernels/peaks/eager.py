@@ -48,18 +48,18 @@ def find_peaks_fwd(
     """
     shape, width = heatmaps.shape[:2], heatmaps.shape[3]
     dtype = torch.float64 if heatmaps.dtype == torch.float64 else torch.float32
-    maxima = heatmaps.amax((2, 3)).flatten().to(dtype)  # NaN of a map with a NaN
-    searched, scale = heatmaps, None
+    maxima = heatmaps.amax((2, 3)).flatten().to(dtype)
+    searched, searched_maxima, scale = heatmaps, maxima, None
     if argmax_on_blurred:
         searched = blur(heatmaps.flatten(0, 1).to(dtype), taps, padding).view(heatmaps.shape)
+        searched_maxima = searched.amax((2, 3)).flatten()
         if rescale:
-            blurred_maxima = searched.amax((2, 3)).flatten()
-            scale = torch.where(blurred_maxima > 0, maxima / blurred_maxima, 1.0)
+            scale = torch.where(searched_maxima > 0, maxima / searched_maxima, 1.0)
     lowest = threshold if scale is None else -math.inf
     values, index = _search(searched.flatten(0, 1), max_peaks, lowest, window, plateau, dtype)
     if scale is not None:
         values = values * scale[:, None]
-    found = (values > threshold) & (maxima == maxima)[:, None]
+    found = (values > threshold) & searched_maxima.isnan().logical_not_()[:, None]
     y = index.div(width, rounding_mode="floor")
     x = index - y * width
 

@@ -40,9 +40,9 @@ def find_peaks_reference(
     """
     maps = heatmaps if heatmaps.dtype == torch.float64 else heatmaps.float()
     width = maps.shape[-1]
-    has_nan = maps.isnan().flatten(2).any(dim=-1)  # such a map has no peaks, as it has no keypoint
     blurred = blur(maps, recipe)
     searched = blurred if recipe.argmax_on == "blurred" and recipe.blur_kernel_size > 1 else maps
+    has_nan = searched.isnan().flatten(2).any(dim=-1)  # such a map has no peaks, as it has no keypoint
     is_peak = is_local_peak(searched, window, plateau) & ~has_nan[..., None, None]
 
     values, index = searched.where(is_peak, -math.inf).flatten(2).sort(dim=-1, descending=True, stable=True)
