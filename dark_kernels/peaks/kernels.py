@@ -439,8 +439,10 @@ def launch_shape(
     of which there are few. `window`: of the blur; `fit_window`: of a fit, which stays in registers.
     """
     num_warps = 1 if num_pixels <= 16384 else 2
-    if on_blurred:  # a search of the whole blurred map has work for more
+    scan_points = 8
+    if on_blurred:  # a search of the whole blurred map has work for more, but a wide blur no registers
         num_warps = 4
+        scan_points = 64 if window <= 32 else 16
     if window > 64:  # 16 rows of which fill the registers of a warp
         num_warps = max(num_warps, min(window // 32, 16))
     if fit_window > 16:
@@ -448,7 +450,7 @@ def launch_shape(
     return {
         "BLOCK_SIZE": lanes * num_warps * 16 // element_size,  # loads of 16 bytes a thread
         "LOADS": 8,
-        "SCAN_POINTS": 8 if not on_blurred else 64 if window <= 32 else 16,
+        "SCAN_POINTS": scan_points,
         "num_warps": num_warps,
     }
 

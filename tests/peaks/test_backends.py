@@ -80,9 +80,9 @@ def test_peaks_are_those_of_a_count_of_pixels(window: int, plateau: str, service
 def test_peaks_of_the_smoothed_map_are_those_of_a_count_of_pixels(
     padding: str, window: int, plateau: str, service: Service
 ) -> None:
-    """Of two levels and with rows that repeat, so that there are ties and plateaus, and with more than the kernel smooths
-    at once, so that it does not come to them in the order of their pixels."""
-    if is_interpreted(service) and (window > 5 or (padding != "zeros" and (window, plateau) != (3, "all"))):
+    """Of two levels and with rows that repeat, so that there are ties and plateaus, and with more than the kernel
+    smooths at once, so that it does not come to them in the order of their pixels."""
+    if is_interpreted(service) and (window > 3 or (padding != "zeros" and (window, plateau) != (3, "all"))):
         pytest.skip("one padding will do: every neighbour takes the interpreter a smoothed tile")
     recipe = dataclasses.replace(SMOOTHED, padding=padding)
     height, width = (5, 19) if is_interpreted(service) else (9, 35)
@@ -119,7 +119,7 @@ def test_a_flat_map_stays_flat_once_it_is_smoothed(plateau: str, service: Servic
     height, width = (3, 5) if is_interpreted(service) else (23, 37)
     maps = torch.full((1, 1, height, width), 0.3)
     for padding in ("reflect", "symmetric"):
-        recipe = dataclasses.replace(recipes.MEGVII, padding=padding, stencil="none")
+        recipe = dataclasses.replace(recipes.MEGVII, blur="gaussian", kernel_size=5, padding=padding, stencil="none")
         found = find(maps, Options(7, 0.0, 3, recipe, plateau), service)
         assert found.counts.tolist() == [[{"first": 1, "all": 7, "none": 0}[plateau]]]
         if plateau != "none":
@@ -199,14 +199,15 @@ def test_a_threshold_below_zero_admits_peaks_that_stay_on_their_pixels(service: 
 @EVERY
 def test_the_threshold_of_smoothed_maps_is_exceeded_by_what_is_rescaled(service: Service) -> None:
     recipe = dataclasses.replace(recipes.MEGVII, kernel_size=3)
-    maps = torch.zeros(1, 1, 5, 9)
-    maps[0, 0, 2, [2, 6]] = torch.tensor([0.5, 1.0])  # smoothed to a quarter, and scaled back
-    counts = {threshold: int(find(maps, Options(4, threshold, 3, recipe), service).counts) for threshold in (0.25, 0.5)}
-    assert counts == {0.25: 2, 0.5: 1}
+    maps = torch.zeros(1, 1, 4, 24)
+    maps[0, 0, 1, [2, 6]] = torch.tensor([1.0, 0.5])  # smoothed to a quarter, and scaled back
+    maps[0, 0, :3, 19:22] = 0.1875  # smoothed to itself, and scaled to more than a pixel in sight of it
+    counts = {limit: int(find(maps, Options(4, limit, 3, recipe), service).counts) for limit in (0.25, 0.5, 0.75)}
+    assert counts == {0.25: 3, 0.5: 2, 0.75: 1}
+    scores = find(maps, Options(4, 0.25, 3, recipe), service).scores[0, 0, :3]
+    torch.testing.assert_close(scores, torch.tensor([1.0, 0.75, 0.5]) / 255 + 0.5, rtol=2e-7, atol=0)
     assert int(find(maps, Options(4, 0.25, 3, dataclasses.replace(recipe, rescale=False)), service).counts) == 0
-    scores = find(maps, Options(4, 0.25, 3, recipe), service).scores[0, 0, :2]
-    torch.testing.assert_close(scores, torch.tensor([1.0, 0.5]) / 255 + 0.5, rtol=2e-7, atol=0)
-    negative = torch.full((1, 1, 5, 6), -2.0)
+    negative = torch.full((1, 1, 4, 6), -2.0)
     negative[0, 0, 2, 3] = -1.0
     admitted = find(negative, Options(1, -1e30, 3, dataclasses.replace(recipe, padding="reflect")), service)
     assert admitted.coords[0, 0].tolist() == [[3.0, 2.0]]
@@ -315,7 +316,7 @@ def test_the_scale_is_that_of_the_whole_map_for_every_peak(recipe: Recipe, heigh
 def test_equals_the_reference_on_smoothed_maps(padding: str, stencil: str, service: Service) -> None:
     if is_interpreted(service) and (padding, stencil) not in {("reflect", "wide"), ("symmetric", "compact")}:
         pytest.skip("one stencil of each padding will do: smoothing a whole map takes the interpreter seconds")
-    size, num_maps, kernel_size = ((11, 9), 2, 7) if is_interpreted(service) else ((40, 33), 8, 11)
+    size, num_maps, kernel_size = ((7, 9), 2, 5) if is_interpreted(service) else ((40, 33), 8, 11)
     recipe = dataclasses.replace(recipes.MEGVII, kernel_size=kernel_size, padding=padding, stencil=stencil)
     heatmaps = testing.heatmaps_of_kinds(["two_blobs", "noise", "noisy_blob", "weak_blob"], 1, num_maps, *size, seed=22)
     options = Options(3 if is_interpreted(service) else 12, 2**-4, 3, recipe)
@@ -358,7 +359,7 @@ def test_without_a_threshold_the_first_peak_of_a_smoothed_map_is_the_keypoint_of
     kinds = [kind for kind in sorted(testing.VALUE_KINDS) if "inf" not in kind]
     size, kernel_size = (33, 23), 11
     if is_interpreted(service):
-        kinds, size, kernel_size = ["noise", "negative", "ties"], (8, 7), 5
+        kinds, size, kernel_size = ["noise", "negative", "ties"], (4, 11), 5
     recipe = dataclasses.replace(recipes.MEGVII, kernel_size=kernel_size, padding=padding)
     maps = testing.heatmaps_of_kinds(kinds, 1, len(kinds), *size, seed=23)
     keypoints = dark_kernels.decode(maps.to(device), recipe, backend=backend)
@@ -399,12 +400,10 @@ def test_max_offset_bounds_the_steps_of_all_peaks(service: Service) -> None:
 @st.composite
 def calls(draw: st.DrawFn, maps: st.SearchStrategy[Case], most_peaks: int) -> tuple[Case, Options]:
     case = draw(maps)
-    # Every neighbour takes the interpreter a smoothed tile.
-    largest = 3 if on_blurred(case.recipe) and most_peaks < 20 else 7
     options = Options(
         draw(st.integers(1, most_peaks)),
         draw(st.sampled_from((0.0, 0.0, 0.25, 2**-10, -0.5))),
-        draw(st.sampled_from([window for window in (1, 3, 3, 5, 7) if window <= largest])),
+        draw(st.sampled_from((1, 3, 3, 5, 7))),
         case.recipe,
         draw(st.sampled_from(PLATEAUS)),
     )
@@ -440,8 +439,11 @@ def test_triton_equals_the_reference_for_any_map(kind: str) -> None:
     sizes, num_peaks = ((1, 2, 3, 5, 8, 11), 3) if kind == "cpu" else (SIZES, 20)
     dtypes = (torch.float32, torch.float32, torch.float16, torch.bfloat16)
 
+    def takes_seconds(case: Case) -> bool:
+        return kind == "cpu" and on_blurred(case.recipe) and math.prod(case.shape) * case.recipe.kernel_size > 800
+
     @settings(max_examples=120)
-    @given(calls(cases(sizes=sizes, max_maps=3, dtypes=dtypes), num_peaks))
+    @given(calls(cases(sizes=sizes, max_maps=3, dtypes=dtypes).filter(lambda case: not takes_seconds(case)), num_peaks))
     def check(call: tuple[Case, Options]) -> None:
         check_any_map(service, call, tally)
 
