@@ -39,8 +39,9 @@ def find_peaks(
     All shapes are known beforehand and nothing waits for the device. Slots that no peak takes hold `recipe.invalid`
     for both coordinates, 0 for the score and NaN for the covariance; `counts` says how many are taken.
 
-    A map with a NaN has no peaks, as it has no keypoint. A peak stays on its pixel if its map holds +inf, or if it is
-    not positive, which a negative threshold admits. Coordinates are finite unless `recipe.invalid` is not. Little peaks
+    A map with a NaN has no peaks, as it has no keypoint. A peak stays on its pixel if its map holds +inf (to which a
+    rescaled smoothed map lifts all of its positive peaks), or if it is not positive, which a negative threshold
+    admits. Coordinates are finite unless `recipe.invalid` is not. Little peaks
     of noise have no shape to refine, and a step from there can leave the map: a threshold keeps them out, and
     `recipe.max_offset` bounds the step.
 
