@@ -414,16 +414,19 @@ def _find_peaks_calls(full: bool) -> Iterator[Call]:
         label = f"{recipe.name} {max_peaks} peaks, {plateau} of {window} {workload.name} {dtype}"
         return Call(label + ("" if contiguous else f" {layout}"), launch, contiguous, everywhere=contiguous)
 
+    wide_blur = dataclasses.replace(recipes.MMPOSE_UDP, name="mmpose_udp on blurred k=61", kernel_size=61)
+    wide_blur = dataclasses.replace(wide_blur, padding="reflect", argmax_on="blurred")
     yield call(recipes.DARKPOSE, workloads.W1, "float32", 30, 3, "first", "contiguous")
     yield call(recipes.MMPOSE_UDP, workloads.W2, "bfloat16", 100, 5, "all", "contiguous")
     yield call(recipes.MMPOSE_LEGACY_UDP, workloads.W3, "float16", 128, 7, "none", "contiguous")
     yield call(recipes.QUARTER, workloads.W2, "float32", 1, 3, "first", "contiguous")
+    yield call(recipes.MEGVII, workloads.W1, "float32", 30, 3, "first", "contiguous")
+    yield call(wide_blur, workloads.W3, "float16", 128, 5, "all", "contiguous")
     yield call(recipes.DARKPOSE, workloads.W2, "float16", 30, 3, "first", "channels_last")
     if full:
         for recipe in recipes.ALL:
             for dtype in workloads.DTYPES:
-                if recipe != recipes.MEGVII:
-                    yield call(recipe, workloads.W3, dtype, 30, 3, "first", "contiguous")
+                yield call(recipe, workloads.W3, dtype, 30, 3, "first", "contiguous")
 
 
 def _encode_calls(full: bool) -> Iterator[Call]:

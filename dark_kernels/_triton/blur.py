@@ -289,6 +289,48 @@ def first_maximum(values, index, NO_INDEX: tl.constexpr):
 
 
 @triton.jit
+def bound_of_tile(
+    map_ptr,
+    stride_h,
+    stride_w,
+    flipped_ptr,
+    flipped_stride_h,
+    flipped_stride_w,
+    height,
+    width,
+    top,
+    left,
+    TILE_SIDE: tl.constexpr,
+    HALO_SIDE: tl.constexpr,  # a power of two, at least TILE_SIDE + 2 * RADIUS
+    FLIP: tl.constexpr,
+    PADDING: tl.constexpr,
+    RADIUS: tl.constexpr,
+):
+    """What no pixel of a tile of the blurred map exceeds: the largest of the pixels that are averaged there."""
+    MARGIN: tl.constexpr = 1e-5  # for the rounding of the average
+    halo_row = tl.arange(0, 16)
+    halo_column = tl.arange(0, HALO_SIDE)
+    # Beyond its end the halo repeats its last pixel: no harm to a maximum.
+    columns = left - RADIUS + tl.minimum(halo_column, TILE_SIDE + 2 * RADIUS - 1)
+    columns_exist = (columns >= 0) & (columns < width)
+    columns = source_index(columns, width, PADDING)[None, :]
+    seen = tl.full([16, HALO_SIDE], -3.4028234663852886e38, dtype=tl.float32)  # as blur_points reads -inf
+    for row_step in range(0, TILE_SIDE + 2 * RADIUS, 16):
+        rows = top - RADIUS + tl.minimum(row_step + halo_row, TILE_SIDE + 2 * RADIUS - 1)
+        rows_exist = (rows >= 0) & (rows < height)
+        rows = source_index(rows, height, PADDING)[:, None]
+        exists = None
+        if PADDING == "zeros":
+            exists = rows_exist[:, None] & columns_exist[None, :]
+        pixels = load_pixels(
+            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, rows, columns, exists, FLIP
+        )
+        seen = tl.maximum(seen, pixels)
+    bound = tl.max(tl.max(seen, axis=1), axis=0)
+    return bound + MARGIN * tl.abs(bound)
+
+
+@triton.jit
 def scan_blurred_map(
     map_ptr,
     stride_h,
@@ -302,7 +344,7 @@ def scan_blurred_map(
     first_y,
     first_x,
     TILE_SIDE: tl.constexpr,
-    HALO_SIDE: tl.constexpr,  # a power of two, at least TILE_SIDE + 2 * RADIUS
+    HALO_SIDE: tl.constexpr,
     POINTS: tl.constexpr,  # that are blurred at once
     LANES: tl.constexpr,
     FLIP: tl.constexpr,
@@ -318,16 +360,12 @@ def scan_blurred_map(
     """Value and flat index of the first maximum of the whole blurred map, for a map without NaN.
 
     `largest` is a value of the blurred map that is known already, or -inf; where nothing exceeds it, the index
-    may be meaningless. A blurred pixel is an average, so a tile is blurred only if one of the pixels that it
-    sees reaches what has been found. The search starts in the tile of (first_y, first_x): if that is a large
-    pixel of the map, one blob costs a tile or two.
+    may be meaningless. A tile is blurred only if one of the pixels that it sees reaches what has been found. The
+    search starts in the tile of (first_y, first_x): if that is a large pixel of the map, one blob costs a tile or two.
     """
     NO_INDEX: tl.constexpr = 0x7FFFFFFFFFFFFFFF
-    MARGIN: tl.constexpr = 1e-5  # for the rounding of the average
     largest_index = tl.full([], NO_INDEX, dtype=tl.int64)
     lane = tl.arange(0, POINTS)
-    halo_row = tl.arange(0, 16)
-    halo_column = tl.arange(0, HALO_SIDE)
     tiles_across = tl.cdiv(width, TILE_SIDE)
     num_tiles = tl.cdiv(height, TILE_SIDE) * tiles_across
     first_tile = first_y // TILE_SIDE * tiles_across + first_x // TILE_SIDE
@@ -335,25 +373,11 @@ def scan_blurred_map(
         tile = (first_tile + step) % num_tiles
         top = tile // tiles_across * TILE_SIDE
         left = tile % tiles_across * TILE_SIDE
-        # Beyond its end the halo repeats its last pixel: no harm to a maximum.
-        columns = left - RADIUS + tl.minimum(halo_column, TILE_SIDE + 2 * RADIUS - 1)
-        columns_exist = (columns >= 0) & (columns < width)
-        columns = source_index(columns, width, PADDING)[None, :]
-        seen = tl.full([16, HALO_SIDE], -3.4028234663852886e38, dtype=tl.float32)  # as blur_points reads -inf
-        for row_step in range(0, TILE_SIDE + 2 * RADIUS, 16):
-            rows = top - RADIUS + tl.minimum(row_step + halo_row, TILE_SIDE + 2 * RADIUS - 1)
-            rows_exist = (rows >= 0) & (rows < height)
-            rows = source_index(rows, height, PADDING)[:, None]
-            exists = None
-            if PADDING == "zeros":
-                exists = rows_exist[:, None] & columns_exist[None, :]
-            pixels = load_pixels(
-                map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, rows, columns, exists,
-                FLIP,
-            )  # fmt: skip
-            seen = tl.maximum(seen, pixels)
-        bound = tl.max(tl.max(seen, axis=1), axis=0)
-        if bound + MARGIN * tl.abs(bound) >= largest:
+        bound = bound_of_tile(
+            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, height, width,
+            top, left, TILE_SIDE, HALO_SIDE, FLIP, PADDING, RADIUS,
+        )  # fmt: skip
+        if bound >= largest:
             for part in range(0, TILE_SIDE * TILE_SIDE, POINTS):
                 y = top + (part + lane) // TILE_SIDE
                 x = left + (part + lane) % TILE_SIDE

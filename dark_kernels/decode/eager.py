@@ -152,7 +152,7 @@ def _decode_images(
     output_dtype = torch.float64 if heatmaps.dtype == torch.float64 else torch.float32
     searched = heatmaps
     if argmax_on_blurred:
-        searched = _blur(heatmaps.flatten(0, 1).to(output_dtype), taps, padding).view(heatmaps.shape)
+        searched = blur(heatmaps.flatten(0, 1).to(output_dtype), taps, padding).view(heatmaps.shape)
     plan = make_plan(heatmaps, taps, padding, stencil, fit_radius)
     if searched.stride() == heatmaps.stride() and searched.dtype == heatmaps.dtype:
         search_plan = plan
@@ -601,7 +601,7 @@ def _blur_at_stencil(heatmaps: Tensor, peaks: Tensor, y: Tensor, x: Tensor, padd
     return blurred if level is None else blurred.add_(level)
 
 
-def _blur(maps: Tensor, taps: tuple[float, ...], padding: str) -> Tensor:
+def blur(maps: Tensor, taps: tuple[float, ...], padding: str) -> Tensor:
     """Smooth whole [N, H, W] maps. On CPU in blocks that stay in the cache: each is passed over thirty times."""
     block = max(1, _BLUR_BLOCK // math.prod(maps.shape[1:]))
     if maps.device.type != "cpu" or maps.shape[0] <= block:
@@ -676,7 +676,7 @@ def _scale_where_a_clip_binds(
         maps = heatmaps[maps_of_chosen // heatmaps.shape[1], maps_of_chosen % heatmaps.shape[1]]
     else:
         maps, place = heatmaps.flatten(0, 1), map_index
-    blurred_maxima = _blur(maps.to(values.dtype), taps, padding).amax((1, 2))
+    blurred_maxima = blur(maps.to(values.dtype), taps, padding).amax((1, 2))
     if place is not None:
         blurred_maxima = blurred_maxima.index_select(0, place)
     scale = torch.where(blurred_maxima > 0, raw_maxima / blurred_maxima, 1.0)

@@ -31,14 +31,17 @@ def find_peaks(
     A pixel is a peak if it exceeds `threshold` and all neighbours in the `window` x `window` square around it; of equal
     neighbours see `plateau`. The best `max_peaks` of each map are kept, by descending value, of equal ones the first in
     row-major order, and each is refined as `decode` refines the one that it finds (see there for recipes and
-    covariances): if that exceeds the threshold it is in the first slot, with `plateau="first"` or "all". On CUDA, ROCm
-    and XPU this is one launch that reads each element once from device memory.
+    covariances): if that exceeds the threshold it is in the first slot, with `plateau="first"` or "all". A recipe that
+    searches the smoothed map (MEGVII, or any with `argmax_on="blurred"`) finds its peaks there: neighbours are compared
+    in the smoothed map, and what has to exceed the threshold is its value after rescaling. On CUDA, ROCm and XPU this
+    is one launch that reads each element once from device memory.
 
     All shapes are known beforehand and nothing waits for the device. Slots that no peak takes hold `recipe.invalid`
     for both coordinates, 0 for the score and NaN for the covariance; `counts` says how many are taken.
 
-    A map with a NaN has no peaks, as it has no keypoint. A peak stays on its pixel if its map holds +inf, or if it is
-    not positive, which a negative threshold admits. Coordinates are finite unless `recipe.invalid` is not. Little peaks
+    A map with a NaN has no peaks, as it has no keypoint. A peak stays on its pixel if its map holds +inf (to which a
+    rescaled smoothed map lifts all of its positive peaks), or if it is not positive, which a negative threshold
+    admits. Coordinates are finite unless `recipe.invalid` is not. Little peaks
     of noise have no shape to refine, and a step from there can leave the map: a threshold keeps them out, and
     `recipe.max_offset` bounds the step.
 
@@ -49,11 +52,12 @@ def find_peaks(
         heatmaps: [B, K, H, W], float16, bfloat16, float32 or float64, any strides. Arithmetic is float32, in float64
             for float64.
         max_peaks: P, 1 to 128, and more than a map has pixels if you like.
-        threshold: What a peak has to exceed; a finite number.
+        threshold: What a peak has to exceed, in units of the maps and so before `recipe.score_scale` and
+            `score_offset`; a finite number.
         window: Odd, in pixels. 1 takes every pixel above the threshold for a peak. The kernel's time grows with its
             square.
-        recipe: How a peak is refined, a row of `dark_kernels.recipes` or a `Recipe` of your own, with
-            `argmax_on="raw"`: where the smoothed map decides (MEGVII), smooth the maps first.
+        recipe: Which map is searched, the raw or the smoothed one, and how a peak is refined: a row of
+            `dark_kernels.recipes` or a `Recipe` of your own.
         plateau: `"first"`: a pixel has to be larger than its earlier neighbours, in row-major order, and not smaller
             than the later ones, so that of a plateau the first pixel is a peak. `"all"`: not smaller than any, as in
             a comparison with the max-pooled map, which keeps all of a plateau. `"none"`: larger than all, which keeps
@@ -71,8 +75,8 @@ def find_peaks(
         TypeError: `heatmaps` is not a dense tensor of one of the dtypes above, `recipe` is not a Recipe, or a number
             is none.
         ValueError: `heatmaps` is not [B, K, H, W] with H >= 1 and W >= 1; `max_peaks`, `window` or `threshold` is out
-            of its range; `plateau` or `backend` is unknown, or the backend cannot serve this tensor; the recipe
-            searches the smoothed map; `covariance` is asked of a recipe whose stencil has no Hessian.
+            of its range; `plateau` or `backend` is unknown, or the backend cannot serve this tensor; `covariance` is
+            asked of a recipe whose stencil has no Hessian.
 
     Example:
         >>> import torch, dark_kernels
@@ -92,11 +96,6 @@ def find_peaks(
         raise ValueError(f"window: got {window}, expected an odd number of pixels")
     check_number("threshold", threshold)
     check_name("plateau", plateau, PLATEAUS)
-    if recipe.argmax_on == "blurred" and recipe.blur_kernel_size > 1:
-        raise ValueError(
-            f"recipe: got {recipe.name!r}, which looks for its peak in the smoothed map; expected argmax_on='raw' "
-            "(smooth the maps first, and take recipes.QUARTER_LEGACY, say)"
-        )
 
     if heatmaps.requires_grad:
         heatmaps = heatmaps.detach()

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..decode.eager import make_plan, refine
+from ..decode.eager import blur, make_plan, refine
 
 # Pixels of the maps that are searched at once on CPU, so that a dozen passes find them in the cache.
 _SEARCH_BLOCK = 2**17
@@ -46,12 +46,20 @@ def find_peaks_fwd(
     `taps` is half of the blur kernel, centre first; the arguments behind it are the fields of a Recipe. float64 for
     float64 heatmaps, else float32.
     """
-    assert not argmax_on_blurred, "find_peaks() refuses recipes that search the smoothed map"
     shape, width = heatmaps.shape[:2], heatmaps.shape[3]
     dtype = torch.float64 if heatmaps.dtype == torch.float64 else torch.float32
-    maxima = heatmaps.amax((2, 3)).flatten().to(dtype)  # NaN of a map with a NaN
-    values, index = _search(heatmaps.flatten(0, 1), max_peaks, threshold, window, plateau, dtype)
-    found = (values > threshold) & (maxima == maxima)[:, None]
+    maxima = heatmaps.amax((2, 3)).flatten().to(dtype)
+    searched, searched_maxima, scale = heatmaps, maxima, None
+    if argmax_on_blurred:
+        searched = blur(heatmaps.flatten(0, 1).to(dtype), taps, padding).view(heatmaps.shape)
+        searched_maxima = searched.amax((2, 3)).flatten()
+        if rescale:
+            scale = torch.where(searched_maxima > 0, maxima / searched_maxima, 1.0)
+    lowest = threshold if scale is None else -math.inf
+    values, index = _search(searched.flatten(0, 1), max_peaks, lowest, window, plateau, dtype)
+    if scale is not None:
+        values = values * scale[:, None]
+    found = (values > threshold) & searched_maxima.isnan().logical_not_()[:, None]
     y = index.div(width, rounding_mode="floor")
     x = index - y * width
 
@@ -65,9 +73,10 @@ def find_peaks_fwd(
         map_index = slots.div(max_peaks, rounding_mode="floor")
         peaks, peak_y, peak_x = (each.reshape(-1).index_select(0, slots) for each in (values, y, x))
         offset, covariances_found = refine(
-            heatmaps, heatmaps, peaks, maxima.index_select(0, map_index), peak_y, peak_x, None, taps, padding, rescale,
-            clip_min, clip_max, stencil, max_offset, extra_shift, known_variance, fit_radius, target_variance,
-            covariance, make_plan(heatmaps, taps, padding, stencil, fit_radius).stencil, map_index,
+            heatmaps, searched, peaks, maxima.index_select(0, map_index), peak_y, peak_x,
+            None if scale is None else scale.index_select(0, map_index), taps, padding, rescale, clip_min, clip_max,
+            stencil, max_offset, extra_shift, known_variance, fit_radius, target_variance, covariance,
+            make_plan(heatmaps, taps, padding, stencil, fit_radius).stencil, map_index,
         )  # fmt: skip
         assert offset is not None
         moves = refinable.index_select(0, slots)

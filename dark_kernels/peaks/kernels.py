@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .._triton.blur import blur_points, bound_of_tile, scan_blurred_map
 from .._triton.launch import lanes_of, launch, launch_again, launch_key, on_device_of, register_limit
 from .._triton.maps import index_flags, load_pixels, load_rest, load_whole
 from .._triton.refine import recipe_constants, refine
@@ -33,6 +34,21 @@ def _highest_of_step(
 
 
 @triton.jit
+def _exceeds(value, beside, y, x, beside_y, beside_x, height, width, PLATEAU: tl.constexpr):
+    """Whether pixels stand out of one neighbour each, which need not exist: beyond the border there is nothing."""
+    inside = (beside_y >= 0) & (beside_y < height) & (beside_x >= 0) & (beside_x < width)
+    # The pixel may be its own neighbour, and equals itself by every rule.
+    if PLATEAU == "first":
+        may_equal = (beside_y > y) | ((beside_y == y) & (beside_x >= x))
+    elif PLATEAU == "all":
+        may_equal = inside
+    else:
+        may_equal = (beside_y == y) & (beside_x == x)
+    exceeds = (value > beside) | ((value == beside) & may_equal)
+    return tl.where(inside, exceeds, True)
+
+
+@triton.jit
 def _stands_out(
     map_ptr, stride_h, stride_w, height, width, index, value, is_peak, SIDE: tl.constexpr, PLATEAU: tl.constexpr
 ):
@@ -48,23 +64,51 @@ def _stands_out(
             beside = load_pixels(
                 map_ptr, stride_h, stride_w, map_ptr, stride_h, stride_w, beside_y, beside_x, inside & is_peak, "none"
             )
-            # The pixel is among them, and equals itself by every rule.
-            if PLATEAU == "first":
-                may_equal = (beside_y > y) | ((beside_y == y) & (beside_x >= x))
-            elif PLATEAU == "all":
-                may_equal = inside
-            else:
-                may_equal = (beside_y == y) & (beside_x == x)
-            exceeds = (value > beside) | ((value == beside) & may_equal)
-            is_peak = is_peak & tl.where(inside, exceeds, True)
+            is_peak = is_peak & _exceeds(value, beside, y, x, beside_y, beside_x, height, width, PLATEAU)
     return is_peak
 
 
 @triton.jit
-def _keep_best(
+def _insert(
     values,  # [LIST] the best peaks so far, in any order
     indices,  # [LIST] their pixels; numbers beyond all pixels where there is none; no two are equal
     floor,  # the smallest of `values`
+    value,
+    index,
+    is_peak,
+    best,  # the largest value of a peak, or -inf
+    IN_ORDER: tl.constexpr,
+    NO_INDEX: tl.constexpr,
+):
+    """The list after the pixels that are peaks, each of which takes the place of the worst one if it is better.
+
+    They come by value, equal ones in the order of their pixels. Of equal peaks the first in the map is better: if all
+    that came before are (IN_ORDER), one that equals the worst of the list leaves it alone.
+    """
+    while best > floor:
+        first = tl.min(tl.where(is_peak & (value == best), index, NO_INDEX), axis=0)
+        worst = tl.max(tl.where(values == floor, indices, -1), axis=0)
+        values = tl.where(indices == worst, best, values)
+        indices = tl.where(indices == worst, first, indices)
+        floor = tl.min(values, axis=0)
+        is_peak = is_peak & (index != first)
+        best = tl.max(tl.where(is_peak, value, float("-inf")), axis=0)
+    if not IN_ORDER:
+        first = tl.min(tl.where(is_peak & (value == floor), index, NO_INDEX), axis=0)
+        worst = tl.max(tl.where(values == floor, indices, -1), axis=0)
+        while first < worst:
+            indices = tl.where(indices == worst, first, indices)
+            is_peak = is_peak & (index != first)
+            first = tl.min(tl.where(is_peak & (value == floor), index, NO_INDEX), axis=0)
+            worst = tl.max(tl.where(values == floor, indices, -1), axis=0)
+    return values, indices, floor
+
+
+@triton.jit
+def _keep_best(
+    values,  # this and the next two as in `_insert`
+    indices,
+    floor,
     map_ptr,
     stride_h,
     stride_w,
@@ -78,11 +122,7 @@ def _keep_best(
     PLATEAU: tl.constexpr,
     NO_INDEX: tl.constexpr,
 ):
-    """The list after the peaks of a block, each of which takes the place of the worst one if it is better.
-
-    Blocks come in the order of their pixels, and the peaks of a block by value, equal ones in the order of their
-    pixels. So a peak that equals the worst of the list comes behind it, and leaves it alone.
-    """
+    """The list after the peaks of a block. Blocks come in the order of their pixels."""
     index = start + lane
     exists = index < last_pixel
     value = load_rest(map_ptr, stride_h, stride_w, index, exists, width, IS_FLAT).to(tl.float32)
@@ -91,14 +131,128 @@ def _keep_best(
     if best > floor:
         is_peak = _stands_out(map_ptr, stride_h, stride_w, height, width, index, value, is_peak, SIDE, PLATEAU)
         best = tl.max(tl.where(is_peak, value, float("-inf")), axis=0)
-    while best > floor:
-        first = tl.min(tl.where(is_peak & (value == best), index, NO_INDEX), axis=0)
-        worst = tl.max(tl.where(values == floor, indices, -1), axis=0)
-        values = tl.where(indices == worst, best, values)
-        indices = tl.where(indices == worst, first, indices)
-        floor = tl.min(values, axis=0)
-        is_peak = is_peak & (index != first)
-        best = tl.max(tl.where(is_peak, value, float("-inf")), axis=0)
+    return _insert(values, indices, floor, value, index, is_peak, best, True, NO_INDEX)
+
+
+@triton.jit
+def _first_place_of(
+    number, map_ptr, stride_h, stride_w, width, lane, first_pixel, last_pixel,
+    BLOCK_SIZE: tl.constexpr, IS_FLAT: tl.constexpr, NO_INDEX: tl.constexpr,
+):  # fmt: skip
+    """The flat index of the first pixel with that value."""
+    places = tl.full([BLOCK_SIZE], NO_INDEX, dtype=lane.dtype)
+    for start in range(first_pixel, last_pixel, BLOCK_SIZE):
+        index = start + lane
+        value = load_rest(map_ptr, stride_h, stride_w, index, index < last_pixel, width, IS_FLAT).to(tl.float32)
+        places = tl.minimum(places, tl.where(value == number, index, NO_INDEX))
+    return tl.min(places, axis=0)
+
+
+@triton.jit
+def _stands_out_of_blurred(
+    map_ptr,
+    stride_h,
+    stride_w,
+    height,
+    width,
+    y,  # [N], which may lie beyond the map
+    x,  # [N]
+    floor,
+    scale,
+    threshold,
+    SIDE: tl.constexpr,
+    PLATEAU: tl.constexpr,
+    LANES: tl.constexpr,
+    PADDING: tl.constexpr,
+    RADIUS: tl.constexpr,
+    EXPONENT: tl.constexpr,
+    TAP_0: tl.constexpr,
+    TAP_1: tl.constexpr,
+    TAP_2: tl.constexpr,
+    TAP_3: tl.constexpr,
+    TAP_4: tl.constexpr,
+):
+    """The blurred map at N pixels, and which of them are peaks: not below `floor`, and above the threshold once they
+    are scaled.
+
+    Neighbours are blurred anew, as long as any of the N may be a peak. One loop, and in it one place in the code, blurs
+    pixels and neighbours, so that equal surroundings give equal numbers whatever a compiler makes of it.
+    """
+    REACH: tl.constexpr = SIDE // 2
+    NUM_NEIGHBOURS: tl.constexpr = SIDE * SIDE
+    is_peak = (y < height) & (x < width)
+    value = tl.full([y.shape[0]], float("-inf"), dtype=tl.float32)
+    for number in range(0, NUM_NEIGHBOURS):
+        neighbour = (number + NUM_NEIGHBOURS // 2) % NUM_NEIGHBOURS  # the pixel itself comes first
+        beside_y = y + (neighbour // SIDE - REACH)
+        beside_x = x + (neighbour % SIDE - REACH)
+        if tl.max(is_peak.to(tl.int32), axis=0) > 0:
+            beside = blur_points(
+                map_ptr, stride_h, stride_w, map_ptr, stride_h, stride_w, height, width,
+                tl.minimum(tl.maximum(beside_y, 0), height - 1), tl.minimum(tl.maximum(beside_x, 0), width - 1),
+                LANES, "none", PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
+            )  # fmt: skip
+            if number == 0:
+                value = beside
+                is_peak = is_peak & (value >= floor) & (value * scale > threshold)
+            is_peak = is_peak & _exceeds(value, beside, y, x, beside_y, beside_x, height, width, PLATEAU)
+    return value, is_peak
+
+
+@triton.jit
+def _search_blurred_map(
+    values,  # this and the next two as in `_insert`
+    indices,
+    floor,
+    map_ptr,
+    stride_h,
+    stride_w,
+    height,
+    width,
+    scale,  # what the blurred map is multiplied with before it is compared with the threshold
+    threshold,
+    SIDE: tl.constexpr,
+    PLATEAU: tl.constexpr,
+    NO_INDEX: tl.constexpr,
+    TILE_SIDE: tl.constexpr,
+    HALO_SIDE: tl.constexpr,
+    POINTS: tl.constexpr,  # that are blurred at once
+    LANES: tl.constexpr,
+    PADDING: tl.constexpr,
+    RADIUS: tl.constexpr,
+    EXPONENT: tl.constexpr,
+    TAP_0: tl.constexpr,
+    TAP_1: tl.constexpr,
+    TAP_2: tl.constexpr,
+    TAP_3: tl.constexpr,
+    TAP_4: tl.constexpr,
+):
+    """The list after the peaks of the whole blurred map, before it is scaled, of a map without NaN.
+
+    A tile is blurred only if one of the pixels that it sees could lift a pixel of it above the threshold and into the
+    list.
+    """
+    lane = tl.arange(0, POINTS)
+    tiles_across = tl.cdiv(width, TILE_SIDE)
+    num_tiles = tl.cdiv(height, TILE_SIDE) * tiles_across
+    for tile in range(0, num_tiles):
+        top = tile // tiles_across * TILE_SIDE
+        left = tile % tiles_across * TILE_SIDE
+        bound = bound_of_tile(
+            map_ptr, stride_h, stride_w, map_ptr, stride_h, stride_w, height, width,
+            top, left, TILE_SIDE, HALO_SIDE, "none", PADDING, RADIUS,
+        )  # fmt: skip
+        if (bound >= floor) & (bound * scale > threshold):
+            for part in range(0, TILE_SIDE * TILE_SIDE, POINTS):
+                y = top + (part + lane) // TILE_SIDE
+                x = left + (part + lane) % TILE_SIDE
+                value, is_peak = _stands_out_of_blurred(
+                    map_ptr, stride_h, stride_w, height, width, y, x, floor, scale, threshold, SIDE, PLATEAU,
+                    LANES, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
+                )  # fmt: skip
+                index = y.to(indices.dtype) * width + x
+                best = tl.max(tl.where(is_peak, value, float("-inf")), axis=0)
+                values, indices, floor = _insert(values, indices, floor, value, index, is_peak, best, False, NO_INDEX)
     return values, indices, floor
 
 
@@ -163,6 +317,10 @@ def _find_peaks_fwd_kernel(
     and of the pixels that exceed it the neighbours: a map full of peaks takes more time, and no more bytes. Each
     refinement reads a patch of about (k + 4)^2 elements of the map that has just been read, and where a clip could
     bind the whole map (see `needs_scale` in `_triton/refine.py`).
+
+    Where the blurred map is searched (ARGMAX_ON_BLURRED) the first pass finds no more than the maximum. Further ones
+    read the map from the cache, and blur it where its pixels are large enough: once for the maximum that the scale
+    follows from, then for the peaks, with their neighbours.
     """
     NO_INDEX: tl.constexpr = 0x7FFFFFFFFFFFFFFF if WIDE_INDEX else 0x7FFFFFFF
     STEP: tl.constexpr = BLOCK_SIZE * LOADS
@@ -176,7 +334,10 @@ def _find_peaks_fwd_kernel(
     last_pixel = first_pixel + num_pixels
     lane = first_pixel + tl.arange(0, BLOCK_SIZE)
     # Of a list that is not full the worst is the threshold itself. Lanes beyond P are never the worst.
-    values = tl.where(slot < max_peaks, threshold + tl.zeros([LIST], dtype=tl.float32), float("inf"))
+    lowest = threshold + tl.zeros([LIST], dtype=tl.float32)
+    if ARGMAX_ON_BLURRED:  # what exceeds the threshold is scaled, and the list is not
+        lowest = tl.full([LIST], float("-inf"), dtype=tl.float32)
+    values = tl.where(slot < max_peaks, lowest, float("inf"))
     indices = NO_INDEX - (first_pixel + slot)
     floor = tl.min(values, axis=0)
     raw_maxima = tl.full([BLOCK_SIZE], float("-inf"), dtype=tl.float32)
@@ -192,16 +353,37 @@ def _find_peaks_fwd_kernel(
                 BLOCK_SIZE, LOADS, IS_FLAT, False,
             )  # fmt: skip
         raw_maxima = tl.maximum(raw_maxima, highest, propagate_nan=tl.PropagateNan.ALL)
-        if tl.max(highest, axis=0) > floor:
-            for block_start in range(start, tl.minimum(start + STEP, last_pixel), BLOCK_SIZE):
-                values, indices, floor = _keep_best(
-                    values, indices, floor, map_ptr, heatmaps_stride_h, heatmaps_stride_w, height, width, block_start,
-                    lane, last_pixel, IS_FLAT, SIDE, PLATEAU, NO_INDEX,
-                )  # fmt: skip
+        if not ARGMAX_ON_BLURRED:
+            if tl.max(highest, axis=0) > floor:
+                for block_start in range(start, tl.minimum(start + STEP, last_pixel), BLOCK_SIZE):
+                    values, indices, floor = _keep_best(
+                        values, indices, floor, map_ptr, heatmaps_stride_h, heatmaps_stride_w, height, width,
+                        block_start, lane, last_pixel, IS_FLAT, SIDE, PLATEAU, NO_INDEX,
+                    )  # fmt: skip
 
     # A map with a NaN has no peaks, whatever was found in it.
     has_nan = tl.max((raw_maxima != raw_maxima).to(tl.int32), axis=0) > 0
     raw_maximum = tl.max(raw_maxima, axis=0)
+    scale = tl.full([], 1.0, dtype=tl.float32)  # of the blurred map, or 1 if it is not known
+    if ARGMAX_ON_BLURRED:
+        if has_nan == 0:
+            if RESCALE:
+                index = _first_place_of(
+                    raw_maximum, map_ptr, heatmaps_stride_h, heatmaps_stride_w, width, lane, first_pixel, last_pixel,
+                    BLOCK_SIZE, IS_FLAT, NO_INDEX,
+                )  # fmt: skip
+                blurred_maximum, _ = scan_blurred_map(
+                    map_ptr, heatmaps_stride_h, heatmaps_stride_w, map_ptr, heatmaps_stride_h, heatmaps_stride_w,
+                    height, width, tl.full([], float("-inf"), dtype=tl.float32),
+                    (index // width).to(tl.int32), (index % width).to(tl.int32), TILE_SIDE, HALO_SIDE, SCAN_POINTS,
+                    LANES, "none", PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
+                )  # fmt: skip
+                scale = tl.where(blurred_maximum > 0, raw_maximum / blurred_maximum, 1.0)
+            values, indices, floor = _search_blurred_map(
+                values, indices, floor, map_ptr, heatmaps_stride_h, heatmaps_stride_w, height, width, scale, threshold,
+                SIDE, PLATEAU, NO_INDEX, TILE_SIDE, HALO_SIDE, SCAN_POINTS, LANES,
+                PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
+            )  # fmt: skip
     is_left = (indices < last_pixel) & (has_nan == 0)
     count = tl.sum(is_left.to(tl.int32), axis=0)
     tl.store(counts_ptr + map_index, count.to(tl.int64))
@@ -214,14 +396,16 @@ def _find_peaks_fwd_kernel(
         for element in tl.static_range(4):
             tl.store(covariances_ptr + (first_slot + slot) * 4 + element, float("nan"), mask=is_unused)
 
-    scale = tl.full([], 1.0, dtype=tl.float32)
     for number in range(0, count):
         peak = tl.max(tl.where(is_left, values, float("-inf")), axis=0)
         index = tl.min(tl.where(is_left & (values == peak), indices, NO_INDEX), axis=0)
         is_left = is_left & (indices != index)
         y = (index // width).to(tl.int32)
         x = (index - y.to(index.dtype) * width).to(tl.int32)
-        refinable = (peak > 0) & (raw_maximum < float("inf"))
+        score = peak
+        if ARGMAX_ON_BLURRED:
+            score = peak * scale
+        refinable = (score > 0) & (raw_maximum < float("inf"))
         coord_x, coord_y, covariance_xx, covariance_xy, covariance_yy, scale = refine(
             map_ptr, heatmaps_stride_h, heatmaps_stride_w, map_ptr, heatmaps_stride_h, heatmaps_stride_w,
             height, width, y, x, peak, raw_maximum, scale, refinable,
@@ -232,7 +416,7 @@ def _find_peaks_fwd_kernel(
         place = first_slot + number
         tl.store(coords_ptr + place * 2, coord_x)
         tl.store(coords_ptr + place * 2 + 1, coord_y)
-        tl.store(scores_ptr + place, peak * SCORE_SCALE + SCORE_OFFSET)
+        tl.store(scores_ptr + place, score * SCORE_SCALE + SCORE_OFFSET)
         if HAS_COVARIANCE:
             covariance_ptr = covariances_ptr + place * 4
             tl.store(covariance_ptr, covariance_xx)
@@ -242,7 +426,12 @@ def _find_peaks_fwd_kernel(
 
 
 def launch_shape(
-    num_pixels: int, element_size: int, lanes: int = 32, window: int = 16, fit_window: int = 16
+    num_pixels: int,
+    element_size: int,
+    lanes: int = 32,
+    window: int = 16,
+    fit_window: int = 16,
+    on_blurred: bool = False,
 ) -> dict[str, Any]:
     """How a program goes about a map of that many pixels of that many bytes, with so many lanes a warp.
 
@@ -250,14 +439,18 @@ def launch_shape(
     of which there are few. `window`: of the blur; `fit_window`: of a fit, which stays in registers.
     """
     num_warps = 1 if num_pixels <= 16384 else 2
+    scan_points = 8
+    if on_blurred:  # a search of the whole blurred map has work for more, but a wide blur no registers
+        num_warps = 4
+        scan_points = 64 if window <= 32 else 16
     if window > 64:  # 16 rows of which fill the registers of a warp
-        num_warps = min(window // 32, 16)
+        num_warps = max(num_warps, min(window // 32, 16))
     if fit_window > 16:
         num_warps = max(num_warps, 4)
     return {
         "BLOCK_SIZE": lanes * num_warps * 16 // element_size,  # loads of 16 bytes a thread
         "LOADS": 8,
-        "SCAN_POINTS": 8,
+        "SCAN_POINTS": scan_points,
         "num_warps": num_warps,
     }
 
@@ -284,8 +477,8 @@ def find_peaks_fwd(
             return
         batch, num_keypoints, height, width = shape
         constants = recipe_constants(*recipe_arguments)
-        windows = constants["WINDOW"], constants["FIT_WINDOW"]
-        program = launch_shape(height * width, heatmaps.element_size(), lanes_of(device), *windows)
+        about = lanes_of(device), constants["WINDOW"], constants["FIT_WINDOW"], constants["ARGMAX_ON_BLURRED"]
+        program = launch_shape(height * width, heatmaps.element_size(), *about)
         launch(
             _find_peaks_fwd_kernel,
             (batch * num_keypoints, 1, 1),

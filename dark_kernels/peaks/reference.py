@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..decode.reference import blur, rescale, take_step
+from ..decode.reference import blur, rescale, rescale_factor, take_step
 from ..recipes import Recipe
 
 
@@ -28,9 +28,9 @@ def find_peaks_reference(
     Args:
         heatmaps: [B, K, H, W] of a floating dtype. float16 and bfloat16 are computed in float32.
         max_peaks: P, how many peaks of a map are kept.
-        threshold: What a peak has to exceed.
+        threshold: What a peak has to exceed, after rescaling where the recipe searches the smoothed map.
         window: Width of the square, in pixels, in which a peak stands out. Odd.
-        recipe: How a peak is refined. Its peaks are those of the raw map.
+        recipe: Which map is searched, the raw or the smoothed one, and how a peak is refined.
         plateau: "first", "all" or "none": see `is_local_peak`.
         covariance: Whether to return covariances as well.
 
@@ -40,22 +40,25 @@ def find_peaks_reference(
     """
     maps = heatmaps if heatmaps.dtype == torch.float64 else heatmaps.float()
     width = maps.shape[-1]
-    has_nan = maps.isnan().flatten(2).any(dim=-1)  # such a map has no peaks, as it has no keypoint
-    is_peak = is_local_peak(maps, window, plateau) & (maps > threshold) & ~has_nan[..., None, None]
+    blurred = blur(maps, recipe)
+    searched = blurred if recipe.argmax_on == "blurred" and recipe.blur_kernel_size > 1 else maps
+    has_nan = searched.isnan().flatten(2).any(dim=-1)  # such a map has no peaks, as it has no keypoint
+    is_peak = is_local_peak(searched, window, plateau) & ~has_nan[..., None, None]
 
-    values, index = maps.where(is_peak, -math.inf).flatten(2).sort(dim=-1, descending=True, stable=True)
+    values, index = searched.where(is_peak, -math.inf).flatten(2).sort(dim=-1, descending=True, stable=True)
     missing = max(max_peaks - values.shape[-1], 0)
     values = torch.nn.functional.pad(values[..., :max_peaks], (0, missing), value=-math.inf)
     index = torch.nn.functional.pad(index[..., :max_peaks], (0, missing))
-    found = values > -math.inf
+    if recipe.rescale:
+        if searched is blurred:
+            values = values * rescale_factor(blurred, maps)[..., None]  # which changes no order
+        blurred = rescale(blurred, maps)
+    found = values > threshold
     x, y = index % width, index // width
 
-    blurred = blur(maps, recipe)
-    if recipe.rescale:
-        blurred = rescale(blurred, maps)
     # The log of a map that is not positive means nothing; beside an infinite pixel no other has a place.
     refinable = found & (values > 0) & (maps.amax(dim=(-2, -1)) < math.inf)[..., None]
-    offset, covariances, refinable = take_step(maps, blurred, x, y, refinable, recipe)
+    offset, covariances, refinable = take_step(searched, blurred, x, y, refinable, recipe)
     coords = torch.stack([x, y], dim=-1).to(maps.dtype)
     coords = torch.where(refinable[..., None], coords + offset, coords)
     coords = torch.where(found[..., None], coords, recipe.invalid)

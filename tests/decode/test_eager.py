@@ -159,7 +159,7 @@ def test_blurring_in_blocks_changes_nothing(padding: str, monkeypatch: pytest.Mo
     whole = eager._blur_block(maps, (0.5, 0.2, 0.05), padding)
     for pixels in (1, 143, 300, 10**6):  # no map at a time is less than one; 7 maps, some in a block cut short
         monkeypatch.setattr(eager, "_BLUR_BLOCK", pixels)
-        assert torch.equal(eager._blur(maps, (0.5, 0.2, 0.05), padding), whole)
+        assert torch.equal(eager.blur(maps, (0.5, 0.2, 0.05), padding), whole)
 
 
 @pytest.mark.parametrize("kind", ["noise", "ties", "plateau", "some_nan", "all_minus_infinite", "negative"])

@@ -23,7 +23,7 @@ def test_shapes_and_dtypes(shape: tuple[int, ...], dtype: torch.dtype, service: 
     backend, device = service
     heatmaps = torch.zeros(shape, dtype=dtype, device=device)
     out_dtype = torch.float64 if dtype == torch.float64 else torch.float32
-    for recipe in (recipes.DARKPOSE, recipes.MMPOSE_LEGACY_UDP, recipes.QUARTER):
+    for recipe in (recipes.DARKPOSE, recipes.MMPOSE_LEGACY_UDP, recipes.QUARTER, recipes.MEGVII):
         for covariance in (False, True) if recipe.has_hessian else (False,):
             actual = dark_kernels.find_peaks(heatmaps, 30, recipe=recipe, backend=backend, covariance=covariance)
             assert isinstance(actual, Peaks)
@@ -96,7 +96,6 @@ REFUSED: list[Any] = [
     ("plateau", {"plateau": "last"}, ValueError, ["plateau", "'last'", "'first'", "'all'", "'none'"]),
     ("backend", {"backend": "cuda"}, ValueError, ["backend", "'cuda'", "'auto'", "'reference'"]),
     ("recipe by name", {"recipe": "darkpose"}, TypeError, ["recipe", "str", "Recipe"]),
-    ("smoothed", {"recipe": recipes.MEGVII}, ValueError, ["recipe", "'megvii'", "argmax_on='raw'", "smooth"]),
     ("covariance", {"recipe": recipes.QUARTER, "covariance": True}, ValueError, ["covariance", "'quarter'", "'wide'"]),
     ("covariance of what", {"covariance": 1}, TypeError, ["covariance", "got 1", "True or False"]),
 ]  # fmt: skip

@@ -24,17 +24,20 @@ from torch import Tensor
 import dark_kernels
 from dark_kernels import Peaks, Recipe, recipes, testing
 from dark_kernels.backends import choose
+from dark_kernels.decode.reference import blur
 
 from ..conftest import SERVICES, require_service
 from ..strategies import SIZES, Case, cases
-from .cases import PIXELS, Options, assert_like_reference, expected_peaks, find, listed
+from .cases import PIXELS, Options, assert_like_reference, expected_peaks, find, listed, on_blurred
 
 Service = tuple[str, torch.device]
 FUSED = SERVICES[1:]
 EVERY = pytest.mark.parametrize("service", SERVICES, indirect=True)
 EVERY_FUSED = pytest.mark.parametrize("service", FUSED, indirect=True)
-RAW_RECIPES = [recipe for recipe in recipes.ALL if recipe.argmax_on == "raw"]
 PLATEAUS = ("first", "all", "none")
+PADDINGS = ("zeros", "reflect", "symmetric")
+# The pixels of the smoothed map. The weights of this blur are 1/4 and 1/2: of small multiples of 1/16 no sum rounds.
+SMOOTHED = Recipe(kernel_size=3, rescale=False, stencil="none", argmax_on="blurred")
 
 
 def is_interpreted(service: Service) -> bool:
@@ -69,6 +72,58 @@ def test_peaks_are_those_of_a_count_of_pixels(window: int, plateau: str, service
     for max_peaks in (3, 100) if window < 7 else (3,):
         options = Options(max_peaks, 0.25, window, PIXELS, plateau)
         assert listed(find(maps, options, service)) == [expected_peaks(each, options) for each in maps[0]]
+
+
+@pytest.mark.parametrize(("window", "plateau"), [*itertools.product((3, 5), PLATEAUS), (1, "first"), (13, "first")])
+@pytest.mark.parametrize("padding", PADDINGS)
+@EVERY
+def test_peaks_of_the_smoothed_map_are_those_of_a_count_of_pixels(
+    padding: str, window: int, plateau: str, service: Service
+) -> None:
+    """Of two levels and with rows that repeat, so that there are ties and plateaus, and with more than the kernel
+    smooths at once, so that it does not come to them in the order of their pixels."""
+    if is_interpreted(service) and (window > 3 or (padding != "zeros" and (window, plateau) != (3, "all"))):
+        pytest.skip("one padding will do: every neighbour takes the interpreter a smoothed tile")
+    recipe = dataclasses.replace(SMOOTHED, padding=padding)
+    height, width = (5, 19) if is_interpreted(service) else (9, 35)
+    maps = torch.randint(0, 2, (1, 1, height, width), generator=torch.Generator().manual_seed(21)) / 16
+    maps[:, :, height // 3 :] = maps[:, :, height // 3, None]
+    smoothed = blur(maps, recipe)[0, 0]
+    for max_peaks in (3, 100) if window == 3 else (100,):
+        options = Options(max_peaks, 0.015625, window, recipe, plateau)
+        assert listed(find(maps, options, service)) == [expected_peaks(smoothed, options)]
+        every, single = (expected_peaks(smoothed, options._replace(plateau=rule)) for rule in ("all", "none"))
+        assert every != single or window == 1
+        assert len({value for _, _, value in every}) < len(every) or window == 13
+
+
+@EVERY
+def test_equal_blobs_are_equal_once_they_are_smoothed(service: Service) -> None:
+    """Single pixels, of which the smoothed map shows the kernel. The first in the map is neither in the first tile nor
+    alone in its row, and the weights round."""
+    recipe = dataclasses.replace(recipes.MEGVII, kernel_size=5, blur="gaussian")
+    maps = torch.zeros(1, 1, 17, 40)
+    places = [(9, 35), (10, 20), (12, 4), (12, 28)]
+    for y, x in places:
+        maps[0, 0, y, x] = 0.7
+    found = find(maps, Options(2, 0.5, 3, recipe), service)
+    assert found.counts.tolist() == [[2]]
+    assert (found.coords[0, 0] - 0.5).tolist() == [[float(x), float(y)] for y, x in places[:2]]
+    assert len(set(found.scores[0, 0].tolist())) == 1
+
+
+@pytest.mark.parametrize("plateau", PLATEAUS)
+@EVERY
+def test_a_flat_map_stays_flat_once_it_is_smoothed(plateau: str, service: Service) -> None:
+    """Also of a number that does not divide by two, and weights that round."""
+    height, width = (3, 5) if is_interpreted(service) else (23, 37)
+    maps = torch.full((1, 1, height, width), 0.3)
+    for padding in ("reflect", "symmetric"):
+        recipe = dataclasses.replace(recipes.MEGVII, blur="gaussian", kernel_size=5, padding=padding, stencil="none")
+        found = find(maps, Options(7, 0.0, 3, recipe, plateau), service)
+        assert found.counts.tolist() == [[{"first": 1, "all": 7, "none": 0}[plateau]]]
+        if plateau != "none":
+            assert found.coords[0, 0, 0].tolist() == [0.0, 0.0]
 
 
 def full_of_peaks(order: str, height: int = 29, width: int = 37) -> Tensor:
@@ -142,6 +197,40 @@ def test_a_threshold_below_zero_admits_peaks_that_stay_on_their_pixels(service: 
 
 
 @EVERY
+def test_the_threshold_of_smoothed_maps_is_exceeded_by_what_is_rescaled(service: Service) -> None:
+    recipe = dataclasses.replace(recipes.MEGVII, kernel_size=3)
+    maps = torch.zeros(1, 1, 4, 24)
+    maps[0, 0, 1, [2, 6]] = torch.tensor([1.0, 0.5])  # smoothed to a quarter, and scaled back
+    maps[0, 0, :3, 19:22] = 0.1875  # smoothed to itself, and scaled to more than a pixel in sight of it
+    counts = {limit: int(find(maps, Options(4, limit, 3, recipe), service).counts) for limit in (0.25, 0.5, 0.75)}
+    assert counts == {0.25: 3, 0.5: 2, 0.75: 1}
+    scores = find(maps, Options(4, 0.25, 3, recipe), service).scores[0, 0, :3]
+    torch.testing.assert_close(scores, torch.tensor([1.0, 0.75, 0.5]) / 255 + 0.5, rtol=2e-7, atol=0)
+    assert int(find(maps, Options(4, 0.25, 3, dataclasses.replace(recipe, rescale=False)), service).counts) == 0
+    negative = torch.full((1, 1, 4, 6), -2.0)
+    negative[0, 0, 2, 3] = -1.0
+    admitted = find(negative, Options(1, -1e30, 3, dataclasses.replace(recipe, padding="reflect")), service)
+    assert admitted.coords[0, 0].tolist() == [[3.0, 2.0]]
+    torch.testing.assert_close(admitted.scores, torch.tensor([[[-1.75 / 255 + 0.5]]]), rtol=2e-7, atol=0)
+
+
+@EVERY
+def test_smoothed_maps_with_nan_have_no_peaks_and_infinite_ones_no_refinement(service: Service) -> None:
+    recipe = dataclasses.replace(recipes.MEGVII, kernel_size=3)
+    maps = torch.zeros(1, 3, 6, 7)
+    maps[..., 2, 3] = 1.0
+    maps[0, 0, 5, 6] = math.nan
+    maps[0, 1, 4, 3] = math.inf
+    maps[0, 2, 5, 6] = -math.inf
+    found = find(maps, Options(2, 0.25, 3, recipe), service)
+    assert found.counts.tolist() == [[0, 1, 1]]
+    assert bool((found.coords[0, 0] == -1).all())
+    assert found.coords[0, 1, 0].tolist() == [3.0, 4.0]
+    assert found.scores[0, :, 0].tolist() == [0.0, math.inf, found.scores[0, 2, 0]]
+    assert found.coords[0, 2, 0].tolist() == [3.5, 2.5]
+
+
+@EVERY
 def test_maps_with_nan_have_no_peaks_and_infinite_ones_no_refinement(service: Service) -> None:
     blob = testing.gaussian_blobs(1, 1, 17, 13, 1.5, 6.0, seed=1, dtype=torch.float32).heatmaps
     maps = blob.repeat(1, 4, 1, 1)
@@ -169,11 +258,13 @@ KINDS = ["two_blobs", "noisy_blob", "ties", "noise"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
-@pytest.mark.parametrize("recipe", RAW_RECIPES, ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", recipes.ALL, ids=lambda recipe: recipe.name)
 @EVERY_FUSED
 def test_equals_the_reference_with_each_recipe(recipe: Recipe, dtype: torch.dtype, service: Service) -> None:
     if is_interpreted(service) and dtype == torch.bfloat16 and recipe != recipes.DARKPOSE:
         pytest.skip("one recipe will do: a map takes the interpreter a second")
+    if is_interpreted(service) and dtype != torch.float32 and on_blurred(recipe):
+        pytest.skip("one dtype will do: a smoothed map takes the interpreter seconds")
     size = (17, 15) if is_interpreted(service) else (40, 33)
     num_maps = 2 if is_interpreted(service) else 8
     heatmaps = testing.heatmaps_of_kinds(KINDS, 1, num_maps, *size, seed=13).to(dtype)
@@ -219,7 +310,30 @@ def test_the_scale_is_that_of_the_whole_map_for_every_peak(recipe: Recipe, heigh
     assert int(((actual.coords - unscaled.coords).abs().amax(-1) > 1e-3).sum()) >= 2
 
 
-@pytest.mark.parametrize("recipe", [recipes.DARKPOSE, recipes.MMPOSE_UDP, recipes.QUARTER], ids=lambda r: r.name)
+@pytest.mark.parametrize("stencil", ["wide", "compact", "quarter", "quarter_legacy", "none"])
+@pytest.mark.parametrize("padding", PADDINGS)
+@EVERY_FUSED
+def test_equals_the_reference_on_smoothed_maps(padding: str, stencil: str, service: Service) -> None:
+    if is_interpreted(service) and (padding, stencil) not in {("reflect", "wide"), ("symmetric", "compact")}:
+        pytest.skip("one stencil of each padding will do: smoothing a whole map takes the interpreter seconds")
+    size, num_maps, kernel_size = ((7, 9), 2, 5) if is_interpreted(service) else ((40, 33), 8, 11)
+    recipe = dataclasses.replace(recipes.MEGVII, kernel_size=kernel_size, padding=padding, stencil=stencil)
+    heatmaps = testing.heatmaps_of_kinds(["two_blobs", "noise", "noisy_blob", "weak_blob"], 1, num_maps, *size, seed=22)
+    options = Options(3 if is_interpreted(service) else 12, 2**-4, 3, recipe)
+    actual = find(heatmaps, options, service, recipe.has_hessian)
+    compared = assert_like_reference(actual, heatmaps, options, arithmetic_for(service, heatmaps.dtype))
+    assert compared.bounded > 0.5 * compared.peaks > 0
+
+
+FIRST_PEAKS = [
+    recipes.DARKPOSE,
+    recipes.MMPOSE_UDP,
+    recipes.QUARTER,
+    dataclasses.replace(recipes.MMPOSE_UDP, name="mmpose_udp on blurred", kernel_size=3, argmax_on="blurred"),
+]
+
+
+@pytest.mark.parametrize("recipe", FIRST_PEAKS, ids=lambda recipe: recipe.name)
 @EVERY_FUSED
 def test_the_first_peak_is_the_keypoint_of_decode(recipe: Recipe, service: Service) -> None:
     backend, device = service
@@ -230,7 +344,32 @@ def test_the_first_peak_is_the_keypoint_of_decode(recipe: Recipe, service: Servi
     assert found.counts.tolist()[0][3:] == [0, 0]
     # Both compute alike, but batches of another size and another kernel may fuse in another order.
     torch.testing.assert_close(found.coords[:, :, 0], keypoints.coords.cpu(), rtol=1e-4, atol=1e-4)
+    if not recipe.has_hessian:
+        assert torch.equal(found.coords[:, :, 0], keypoints.coords.cpu())
     assert torch.equal(found.scores[:, :3, 0], keypoints.scores[:, :3].cpu())
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@EVERY
+def test_without_a_threshold_the_first_peak_of_a_smoothed_map_is_the_keypoint_of_decode(
+    padding: str, service: Service
+) -> None:
+    """Whatever the map: of one without a positive peak as well, which stays on its pixel here."""
+    backend, device = service
+    kinds = [kind for kind in sorted(testing.VALUE_KINDS) if "inf" not in kind]
+    size, kernel_size = (33, 23), 11
+    if is_interpreted(service):
+        kinds, size, kernel_size = ["noise", "negative", "ties"], (4, 11), 5
+    recipe = dataclasses.replace(recipes.MEGVII, kernel_size=kernel_size, padding=padding)
+    maps = testing.heatmaps_of_kinds(kinds, 1, len(kinds), *size, seed=23)
+    keypoints = dark_kernels.decode(maps.to(device), recipe, backend=backend)
+    coords, scores = keypoints.coords.cpu(), keypoints.scores.cpu()
+    found = find(maps, Options(1, -1e30, 3, recipe), service)
+    assert torch.equal(found.counts == 1, ~scores.isnan())
+    assert torch.equal(found.scores[..., 0], scores.nan_to_num(0.0))
+    is_valid = scores > recipe.score_offset
+    assert torch.equal(found.coords[:, :, 0][is_valid], coords[is_valid])
+    assert 2 <= int(is_valid.sum()) < len(kinds)
 
 
 @EVERY_FUSED
@@ -260,7 +399,7 @@ def test_max_offset_bounds_the_steps_of_all_peaks(service: Service) -> None:
 
 @st.composite
 def calls(draw: st.DrawFn, maps: st.SearchStrategy[Case], most_peaks: int) -> tuple[Case, Options]:
-    case = draw(maps.filter(lambda case: case.recipe.argmax_on == "raw"))
+    case = draw(maps)
     options = Options(
         draw(st.integers(1, most_peaks)),
         draw(st.sampled_from((0.0, 0.0, 0.25, 2**-10, -0.5))),
@@ -300,8 +439,11 @@ def test_triton_equals_the_reference_for_any_map(kind: str) -> None:
     sizes, num_peaks = ((1, 2, 3, 5, 8, 11), 3) if kind == "cpu" else (SIZES, 20)
     dtypes = (torch.float32, torch.float32, torch.float16, torch.bfloat16)
 
+    def takes_seconds(case: Case) -> bool:
+        return kind == "cpu" and on_blurred(case.recipe) and math.prod(case.shape) * case.recipe.kernel_size > 800
+
     @settings(max_examples=120)
-    @given(calls(cases(sizes=sizes, max_maps=3, dtypes=dtypes), num_peaks))
+    @given(calls(cases(sizes=sizes, max_maps=3, dtypes=dtypes).filter(lambda case: not takes_seconds(case)), num_peaks))
     def check(call: tuple[Case, Options]) -> None:
         check_any_map(service, call, tally)
 
@@ -357,7 +499,7 @@ def test_64_bit_offsets_inside_a_map_give_the_same_numbers(
         def __getitem__(self, grid: object) -> Callable[..., None]:
             return lambda *arguments, **constants: kernel[grid](*arguments, **{**constants, "WIDE_INDEX": True})
 
-    for heatmaps, recipe in ((maps, recipes.DARKPOSE), (maps.mT, PIXELS)):
+    for heatmaps, recipe in ((maps, recipes.DARKPOSE), (maps.mT, PIXELS), (maps, SMOOTHED)):
         options = Options(3, recipe=recipe)
         narrow = find(heatmaps, options, ("triton", triton_device))
         with monkeypatch.context() as patch:
@@ -376,11 +518,12 @@ from dark_kernels import recipes
 from dark_kernels.peaks import kernels
 
 kernel = kernels._find_peaks_fwd_kernel
-for ones in ({"heatmaps_stride_w"}, {"heatmaps_stride_w", "width", "height"}):
-    shape = kernels.launch_shape(2**32, 4)
+strides, sizes = {"heatmaps_stride_w"}, {"heatmaps_stride_w", "width", "height"}
+for ones, recipe in ((strides, recipes.DARKPOSE), (sizes, recipes.DARKPOSE), (sizes, recipes.MEGVII)):
+    shape = kernels.launch_shape(2**32, 4, on_blurred=recipe is recipes.MEGVII)
     options = {"num_warps": shape.pop("num_warps")}
     flags = {"LIST": 32, "SIDE": 3, "PLATEAU": "first", "IS_FLAT": True, "WIDE_INDEX": True}
-    constants = kernels.recipe_constants(*recipes.DARKPOSE.operator_arguments, True)
+    constants = kernels.recipe_constants(*recipe.operator_arguments, recipe.has_hessian)
     constants = {**constants, **shape, **flags, **dict.fromkeys(ones, 1)}
     types = {argument: "constexpr" if argument in constants else "*fp32" if argument.endswith("_ptr") else "i64"
              for argument in kernel.arg_names}
@@ -406,7 +549,10 @@ def test_all_kinds_of_maps_on_a_device(plateau: str, layout: str, dtype: torch.d
     kinds = sorted(testing.VALUE_KINDS)
     maps = testing.heatmaps_of_kinds(kinds, 2, len(kinds), 64, 48, seed=20, dtype=torch.float64)
     heatmaps = testing.with_layout(maps.to(gpu, dtype), layout)
-    for recipe, window in ((recipes.DARKPOSE, 3), (recipes.MMPOSE_UDP, 5), (recipes.QUARTER, 7)):
+    smoothed = dataclasses.replace(recipes.MMPOSE_UDP, argmax_on="blurred")
+    for recipe, window in (
+        (recipes.DARKPOSE, 3), (recipes.MMPOSE_UDP, 5), (recipes.QUARTER, 7), (recipes.MEGVII, 3), (smoothed, 5),
+    ):  # fmt: skip
         options = Options(30, 0.0, window, recipe, plateau)
         actual = find(heatmaps, options, ("triton", gpu), recipe.has_hessian)
         compared = assert_like_reference(actual, heatmaps, options, testing.TRITON)
@@ -443,6 +589,7 @@ def test_nothing_waits_for_the_device(backend: str, gpu: torch.device) -> None:
         try:
             for plateau in PLATEAUS:
                 dark_kernels.find_peaks(heatmaps, **DEVICE_OPTIONS, plateau=plateau, backend=backend)
+            dark_kernels.find_peaks(heatmaps, 30, 0.0625, recipe=recipes.MEGVII, backend=backend)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -450,11 +597,14 @@ def test_nothing_waits_for_the_device(backend: str, gpu: torch.device) -> None:
 @pytest.mark.gpu
 def test_one_launch_whatever_the_layout(gpu: torch.device) -> None:
     heatmaps = torch.rand(8, 17, 64, 48, device=gpu)
-    for maps in (heatmaps, heatmaps.to(memory_format=torch.channels_last)):
-        dark_kernels.find_peaks(maps, **DEVICE_OPTIONS)
+    smoothed: dict[str, Any] = {"max_peaks": 30, "recipe": recipes.MEGVII}
+    for maps, options in itertools.product(
+        (heatmaps, heatmaps.to(memory_format=torch.channels_last)), (DEVICE_OPTIONS, smoothed)
+    ):
+        dark_kernels.find_peaks(maps, **options)
         torch.cuda.synchronize()
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-            dark_kernels.find_peaks(maps, **DEVICE_OPTIONS)
+            dark_kernels.find_peaks(maps, **options)
             torch.cuda.synchronize()
         assert sum(event.count for event in profile.key_averages() if event.device_time_total > 0) == 1
 

@@ -42,9 +42,10 @@ def test_opcheck(dtype: torch.dtype, service: tuple[str, torch.device]) -> None:
         torch.library.opcheck(find_peaks_operator, (heatmaps, *operator_arguments(recipe, covariance, backend)))
 
 
-def test_opcheck_of_another_layout() -> None:
+def test_opcheck_of_another_layout_and_of_smoothed_maps() -> None:
     heatmaps = testing.with_layout(maps(), "channels_last")
-    torch.library.opcheck(find_peaks_operator, (heatmaps, *operator_arguments(recipes.DARKPOSE, True, "eager")))
+    for recipe, covariance in ((recipes.DARKPOSE, True), (recipes.MEGVII, False)):
+        torch.library.opcheck(find_peaks_operator, (heatmaps, *operator_arguments(recipe, covariance, "eager")))
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 13, 11), (0, 3, 13, 11), (2, 0, 13, 11), (1, 1, 2, 1)])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+
 import pytest
 import torch
 
 import dark_kernels
 from dark_kernels import Recipe, recipes, testing
+from dark_kernels.decode.reference import blur, rescale
 from dark_kernels.peaks.reference import find_peaks_reference, is_local_peak
 
 from .cases import PIXELS, Options, expected_peaks, find, listed
@@ -64,11 +68,34 @@ def test_is_the_count_of_pixels(window: int, plateau: str) -> None:
         assert listed(find(maps, options, REFERENCE)) == [expected_peaks(each, options) for each in maps[0]]
 
 
-@pytest.mark.parametrize("recipe", [r for r in recipes.ALL if r.argmax_on == "raw"], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("plateau", ["first", "all", "none"])
+@pytest.mark.parametrize("padding", ["zeros", "reflect", "symmetric"])
+def test_is_the_count_of_pixels_of_the_smoothed_and_rescaled_map(padding: str, plateau: str) -> None:
+    maps = testing.heatmaps_of_kinds(["two_blobs", "noise", "ties", "blob"], 1, 8, 15, 13, seed=3, dtype=torch.float64)
+    for kernel_size, rescales in itertools.product((3, 11), (True, False)):
+        recipe = dataclasses.replace(
+            recipes.MEGVII, kernel_size=kernel_size, padding=padding, rescale=rescales, stencil="none",
+            score_scale=1.0, score_offset=0.0,
+        )  # fmt: skip
+        smoothed = blur(maps, recipe)
+        smoothed = rescale(smoothed, maps) if rescales else smoothed
+        options = Options(4, 0.25, 3, recipe, plateau)
+        assert listed(find(maps, options, REFERENCE)) == [expected_peaks(each, options) for each in smoothed[0]]
+
+
+ON_BLURRED = [
+    dataclasses.replace(recipe, name=f"{recipe.name} {padding} on blurred", padding=padding, argmax_on="blurred")
+    for recipe in (recipes.MEGVII, recipes.DARKPOSE, recipes.MMPOSE_LEGACY_UDP)
+    for padding in ("zeros", "reflect", "symmetric")
+]
+
+
+@pytest.mark.parametrize("recipe", [*recipes.ALL, *ON_BLURRED], ids=lambda recipe: recipe.name)
 def test_the_first_peak_is_the_keypoint_of_decode(recipe: Recipe) -> None:
     """Of any map: the first maximum is a local peak by the rule for plateaus, and ties go to the first."""
     maps = testing.heatmaps_of_kinds(sorted(testing.VALUE_KINDS), 2, len(testing.VALUE_KINDS), 13, 11, seed=5)
     covariance = recipe.has_hessian
+    recipe = dataclasses.replace(recipe, score_offset=0.0)  # so that scores tell which keypoints are valid
     keypoints = dark_kernels.decode(maps, recipe, covariance, "reference")
     coords, scores, counts, covariances = find_peaks_reference(maps, 3, 0.0, 3, recipe, "first", covariance)
     valid = keypoints.scores > 0
