@@ -98,6 +98,24 @@ def is_plain(*tensors: Tensor) -> bool:
     )
 
 
+def is_capturing(device: torch.device) -> bool:
+    """Whether the current stream's launches go into a graph, to run later."""
+    if device.type == "cpu":
+        return False
+    asks = getattr(torch.get_device_module(device), "is_current_stream_capturing", None)
+    return asks is not None and asks()
+
+
+def held_by_graphs(tensor: Tensor) -> Tensor:
+    """The tensor, which a cache may drop: a graph goes on reading what it has captured, so that stays for good."""
+    if is_capturing(tensor.device):
+        _captured.append(tensor)
+    return tensor
+
+
+_captured: list[Tensor] = []
+
+
 def _cannot_tell() -> int:
     return 1
 

@@ -185,3 +185,17 @@ def test_what_is_traced_transformed_or_watched_is_not_plain() -> None:
     assert not any(seen)
     compiled = torch.compile(lambda tensor: tensor + is_plain(tensor), backend="eager", fullgraph=True)
     assert compiled(torch.zeros(2)).tolist() == [0, 0]
+
+
+def test_what_a_graph_captures_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensor = torch.zeros(3)
+    monkeypatch.setattr(backends, "_captured", [])
+    assert backends.held_by_graphs(tensor) is tensor
+    assert not backends._captured
+    monkeypatch.setattr(backends, "is_capturing", lambda device: True)
+    assert backends.held_by_graphs(tensor) is tensor
+    assert backends._captured[0] is tensor
+
+
+def test_a_cpu_captures_nothing() -> None:
+    assert not backends.is_capturing(torch.device("cpu"))

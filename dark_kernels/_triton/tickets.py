@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..backends import is_capturing
+
 # Counters are made so many at a time, with so many bytes from one to the next: Triton compiles once for addresses that
 # divide by 16.
 _BLOCK, _COUNTER_BYTES = 512, 16
@@ -42,8 +44,7 @@ def counter(device: torch.device) -> Tensor:
         return torch.zeros(1, dtype=torch.int32)
     module = torch.get_device_module(device)
     counters = _counters[device]
-    is_capturing = getattr(module, "is_current_stream_capturing", None)
-    if is_capturing is not None and is_capturing():
+    if is_capturing(device):
         # Where there is none left the fill is captured, too.
         return counters.unused.pop() if counters.unused else torch.zeros(1, dtype=torch.int32, device=device)
     stream = module.current_stream(device)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_devices, check_heatmaps, check_positive, check_recipe, check_tensor
-from ..backends import check_backend, is_plain
+from ..backends import check_backend, held_by_graphs, is_plain
 from ..recipes import DARKPOSE, Recipe
 from ..types import Keypoints
 from .library import decode_directly, decode_operator
@@ -258,10 +258,7 @@ def _check_indices(name: str, indices: Sequence[int] | Tensor | None, heatmaps: 
         )
     if not is_plain(heatmaps):
         return _indices(tuple(indices), heatmaps.device)
-    remembered = _remembered_indices(tuple(indices), heatmaps.device)
-    if remembered.is_cuda and torch.cuda.is_current_stream_capturing():
-        _captured.append(remembered)
-    return remembered
+    return held_by_graphs(_remembered_indices(tuple(indices), heatmaps.device))
 
 
 def _check_index_tensor(name: str, indices: Tensor, heatmaps: Tensor) -> Tensor:
@@ -285,8 +282,6 @@ def _indices(indices: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 _remembered_indices = functools.lru_cache(maxsize=64)(_indices)
-# A CUDA graph goes on reading what it has captured, also when others have been remembered since.
-_captured: list[Tensor] = []
 
 
 def _check(heatmaps: Tensor, recipe: Recipe, covariance: bool, backend: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._operators import arithmetic_dtype, directly
-from ..backends import choose, is_plain
+from ..backends import choose, held_by_graphs, is_plain
 from . import eager
 
 _library = torch.library.Library("dark_kernels", "FRAGMENT")
@@ -122,7 +122,7 @@ def kappas_for(kappas: Sequence[float], *tensors: Tensor) -> Tensor:
     to the device."""
     dtype, device = arithmetic_dtype(*tensors), tensors[0].device
     if is_plain(*tensors):
-        return _kept_kappas(tuple(kappas), dtype, device)
+        return held_by_graphs(_kept_kappas(tuple(kappas), dtype, device))
     return torch.tensor(tuple(kappas), dtype=dtype, device=device)
 
 
