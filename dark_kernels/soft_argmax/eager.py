@@ -14,7 +14,7 @@ from torch import Tensor
 _LOWEST_EXPONENT, _LOWEST_WEIGHT = -80.0, 2e-35
 
 # Pixels that are dealt with at once on CPU, where each is passed over ten times: few enough for the cache.
-_BLOCK_SIZE = 2**17
+_BLOCK_SIZE = 2**18
 
 
 def soft_argmax_fwd(heatmaps: Tensor, beta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -22,17 +22,18 @@ def soft_argmax_fwd(heatmaps: Tensor, beta: float, dtype: torch.dtype) -> tuple[
 
     A largest value of infinity is replaced by the largest finite number.
     """
-    height, width = heatmaps.shape[-2:]
+    (batch, num_keypoints), (height, width) = heatmaps.shape[:2], heatmaps.shape[2:]
     limits = torch.finfo(dtype)
-    coords, peaks, totals = (heatmaps.new_empty((*heatmaps.shape[:2], *rest), dtype=dtype) for rest in ((2,), (), ()))
-    x, y = (torch.arange(size, dtype=dtype, device=heatmaps.device) for size in (width, height))
+    peaks = heatmaps.amax((-2, -1)).to(dtype).clamp_(limits.min, limits.max)
+    of_columns = heatmaps.new_empty((batch, num_keypoints, width), dtype=dtype)
+    of_rows = heatmaps.new_empty((batch, num_keypoints, height), dtype=dtype)
     for block in _blocks(heatmaps):
-        maps = heatmaps[block].to(dtype)
-        peaks[block] = maps.amax((-2, -1)).clamp_(limits.min, limits.max)
-        weights = _weights(maps, peaks[block], beta)
-        of_columns, of_rows = weights.sum(-2), weights.sum(-1)
-        totals[block] = of_rows.sum(-1)
-        coords[block] = torch.stack([(of_columns * x).sum(-1), (of_rows * y).sum(-1)], dim=-1)
+        weights = _weights(heatmaps[block].to(dtype), peaks[block], beta)
+        torch.sum(weights, -2, out=of_columns[block])
+        torch.sum(weights, -1, out=of_rows[block])
+    x, y = (torch.arange(size, dtype=dtype, device=heatmaps.device) for size in (width, height))
+    totals = of_rows.sum(-1)
+    coords = torch.stack([(of_columns * x).sum(-1), (of_rows * y).sum(-1)], dim=-1)
     return coords.div_(totals[..., None]), peaks, totals
 
 
