@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._operators import OnceDifferentiable, arithmetic_dtype, cache_signatures, directly
+from .._operators import OnceDifferentiable, arithmetic_dtype, cache_signatures, directly, empty_in_huge_pages
 from ..backends import choose
 from . import eager
 
@@ -57,7 +57,10 @@ def _soft_argmax_backward(
     grad_coords: Tensor, heatmaps: Tensor, coords: Tensor, peaks: Tensor, totals: Tensor, beta: float, backend: str
 ) -> Tensor:
     serves = choose(backend, heatmaps.device.type, heatmaps.dtype).backend
-    gradient = torch.empty_like(heatmaps)
+    if heatmaps.is_contiguous():
+        gradient = empty_in_huge_pages(heatmaps.shape, heatmaps.dtype, heatmaps.device)
+    else:
+        gradient = torch.empty_like(heatmaps)
     if heatmaps.numel() == 0:
         return gradient
     if serves == "triton":
