@@ -12,7 +12,8 @@ import math
 import torch
 from torch import Tensor
 
-from ..decode.eager import blur, make_plan, refine
+from ..decode.eager import blur, refine
+from ..decode.eager_plan import make_plan
 
 # Pixels of the maps that are searched at once on CPU, so that a dozen passes find them in the cache.
 _SEARCH_BLOCK = 2**17
