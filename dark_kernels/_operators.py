@@ -78,31 +78,33 @@ def make_maps(
     return make((batch, *channels, height, width), dtype=dtype, device=device)
 
 
-# From so many bytes on, NumPy asks for huge pages.
-_MANY_BYTES = 2**22
+# From so many bytes on, NumPy asks for huge pages. Of fewer zeros than that the allocator of glibc keeps the memory for
+# the next call, which torch fills with all cores.
+_MANY_BYTES, _MANY_ZEROS = 2**22, 2**25
 
 
 def empty_in_huge_pages(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """torch.empty, but that much memory of a CPU comes from NumPy: it asks Linux for pages of 2 MiB, as torch does not
     by default, and these take a fifth of the time to be written to for the first time."""
-    return _in_huge_pages(torch.empty, numpy.empty, shape, dtype, device)
+    return _in_huge_pages(torch.empty, numpy.empty, _MANY_BYTES, shape, dtype, device)
 
 
 def zeros_in_huge_pages(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """torch.zeros, from the same memory as `empty_in_huge_pages`. Linux hands it out as zeros, and not before a page is
     touched: no fill."""
-    return _in_huge_pages(torch.zeros, numpy.zeros, shape, dtype, device)
+    return _in_huge_pages(torch.zeros, numpy.zeros, _MANY_ZEROS, shape, dtype, device)
 
 
 def _in_huge_pages(
     make: Callable[..., Tensor],
     make_much: Callable[..., Any],
+    much: int,
     shape: tuple[int, ...],
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
     num_bytes = math.prod(shape) * dtype.itemsize
-    if device.type != "cpu" or num_bytes < _MANY_BYTES:
+    if device.type != "cpu" or num_bytes < much:
         return make(shape, dtype=dtype, device=device)
     return torch.from_numpy(make_much(num_bytes, numpy.uint8)).view(dtype).view(shape)
 
