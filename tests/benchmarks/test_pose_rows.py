@@ -1,4 +1,4 @@
-"""Rows of suppression and of samples on inputs small enough for a test: outputs are compared with the truth."""
+"""Rows of suppression, samples and votes on inputs small enough for a test: outputs are compared with the truth."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from benchmarks import peers, test_nms, test_sampling
+from benchmarks import peers, test_nms, test_sampling, test_voting
 from benchmarks.workloads import Workload
 from dark_kernels import COCO_KAPPAS, oks, oks_nms
 
@@ -18,8 +18,9 @@ KEYPOINTS = Workload("W1", (2, 3, 40, 30), "a small one")
 @pytest.fixture(autouse=True)
 def _small() -> Iterator[None]:
     yield
-    for cache in (test_nms.inputs_of, test_nms._truth, test_sampling.inputs_of, test_sampling._truth):
-        cache.cache_clear()
+    for module in (test_nms, test_sampling, test_voting):
+        module.inputs_of.cache_clear()
+        module._truth.cache_clear()
 
 
 SUPPRESSION = [(has_ids, name) for has_ids in (False, True) for name in test_nms.Case(POSES, has_ids).rows]
@@ -69,6 +70,31 @@ def test_sampling_rows_compare_their_output(name: str) -> None:
     if name != test_sampling.FILL:
         with pytest.raises(peers.Wrong, match="samples"):
             made.compare(output + 1)
+
+
+VOTES = [(weights, name) for weights in ("heatmaps", "density") for name in test_voting.Case(KEYPOINTS, weights).rows]
+
+
+@pytest.mark.parametrize(("weights", "name"), [each for each in VOTES if each[1] != test_voting.EMPTY])
+def test_voting_rows_compare_their_output(weights: str, name: str) -> None:
+    case = test_voting.Case(KEYPOINTS, weights)
+    made = test_voting.ROWS[name](case, "cpu")
+    output = made.call(test_voting.inputs_of(case, "cpu")[0])
+    made.compare(output)
+    assert made.bytes >= 6 * 100 * 8
+    if name != test_voting.READ_ONLY:
+        with pytest.raises(peers.Wrong, match="off by up to 1 pixels"):
+            made.compare(output._replace(coords=output.coords + 1))
+        with pytest.raises(peers.Wrong, match="covariances by"):
+            made.compare(output._replace(covariances=2 * output.covariances))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("weights", "name"), VOTES)
+def test_voting_rows_on_a_gpu(weights: str, name: str, gpu: torch.device) -> None:
+    case = test_voting.Case(KEYPOINTS, weights)
+    made = test_voting.ROWS[name](case, gpu.type)
+    made.compare(made.call(test_voting.inputs_of(case, gpu.type)[0]))
 
 
 @pytest.mark.gpu
