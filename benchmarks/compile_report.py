@@ -9,7 +9,8 @@ Exit code 2 says that it could not run.
 
 The configurations are those of the launchers themselves: a launcher is called on fake tensors with its
 kernels replaced by recorders, and what it would have launched is compiled through Triton's own
-specialisation. To add a room, add a row to `ROOMS`; a `kernels.py` of the package without a row is an error.
+specialisation. To add a room, add a row to `ROOMS`; a `kernels.py` or `kernels_<part>.py` of the package without
+a row is an error.
 """
 
 from __future__ import annotations
@@ -195,15 +196,13 @@ def _decode_extras_calls(full: bool) -> Iterator[Call]:
 
 
 def _nll_calls(full: bool) -> Iterator[Call]:
-    """Every form of the loss; W1 contiguous and channels_last, W3 for its 308 keypoints and 768 features."""
+    """Every form of the loss; W1 contiguous and channels_last, W3 for its 308 keypoints."""
 
-    def call(workload: Any, dtype: str, form: int, distribution: str, channels_last: bool, features: int) -> Call:
+    def call(workload: Any, dtype: str, form: int, distribution: str, channels_last: bool) -> Call:
         def launch(module: ModuleType) -> None:
-            from dark_kernels.nll.options import Options
-
             batch, num_keypoints, height, width = workload.shape
             kind = workloads.DTYPES[dtype]
-            options = Options(4.0, True, distribution, 0.5, None, -7.0, 7.0, True)
+            options = _nll_options(distribution)
 
             def maps(channels: int) -> torch.Tensor:
                 if channels_last:
@@ -217,24 +216,57 @@ def _nll_calls(full: bool) -> Iterator[Call]:
                 output = weight if reduction == "none" else loss
                 module.gaussian_nll_fwd(output, loss, values, maps(2), maps(form), target, weight, options, reduction)
             module.gaussian_nll_bwd(maps(2), maps(form), loss, values, target, weight, loss, height, width, options)
-            image = torch.empty((batch, features, height, width), dtype=kind)
+
+        label = f"{distribution} {form} {workload.name} {dtype}" + (" channels_last" if channels_last else "")
+        return Call(label, launch, not channels_last, everywhere=True)
+
+    yield call(workloads.W1, "float32", 1, "gaussian", False)
+    yield call(workloads.W1, "float16", 3, "gaussian", True)
+    yield call(workloads.W3, "bfloat16", 2, "laplace", False)
+    if full:
+        for form, distribution in _NLL_FORMS:
+            for dtype, channels_last in itertools.product(workloads.DTYPES, (False, True)):
+                yield call(workloads.W2, dtype, form, distribution, channels_last)
+
+
+def _linear_nll_calls(full: bool) -> Iterator[Call]:
+    """The same of the linear form; W3 for its 308 keypoints and 768 features."""
+
+    def call(workload: Any, dtype: str, form: int, distribution: str, channels_last: bool, features: int) -> Call:
+        def launch(module: ModuleType) -> None:
+            batch, num_keypoints, height, width = workload.shape
+            options = _nll_options(distribution)
+            image = torch.empty((batch, features, height, width), dtype=workloads.DTYPES[dtype])
             if channels_last:
                 image = image.to(memory_format=torch.channels_last)
             head, bias = torch.empty(num_keypoints * (2 + form), features), torch.empty(num_keypoints * (2 + form))
-            module.linear_gaussian_nll_fwd(loss, loss, values, image, head, bias, target, weight, options, "mean")
+            target, weight = torch.empty(batch, num_keypoints, 2), torch.empty(batch, num_keypoints)
+            loss, values = torch.empty(()), torch.empty(batch, num_keypoints, 2 + form)
+            for reduction in ("none", "mean_valid"):
+                output = weight if reduction == "none" else loss
+                inputs = (image, head, bias, target, weight, options, reduction)
+                module.linear_gaussian_nll_fwd(output, loss, values, *inputs)
             module.linear_gaussian_nll_bwd(image, head, bias, loss, values, image, head, target, weight, loss, options)
 
-        label = f"{distribution} {form} {workload.name} {dtype}" + (" channels_last" if channels_last else "")
+        label = f"linear {distribution} {form} {workload.name} {dtype}" + (" channels_last" if channels_last else "")
         return Call(label, launch, not channels_last, everywhere=True)
 
     yield call(workloads.W1, "float32", 1, "gaussian", False, 32)
     yield call(workloads.W1, "float16", 3, "gaussian", True, 32)
     yield call(workloads.W3, "bfloat16", 2, "laplace", False, 768)
     if full:
-        for form, distribution in ((1, "gaussian"), (2, "gaussian"), (3, "gaussian"), (1, "laplace"), (2, "laplace")):
-            for dtype in workloads.DTYPES:
-                yield call(workloads.W2, dtype, form, distribution, False, 48)
-                yield call(workloads.W2, dtype, form, distribution, True, 48)
+        for form, distribution in _NLL_FORMS:
+            for dtype, channels_last in itertools.product(workloads.DTYPES, (False, True)):
+                yield call(workloads.W2, dtype, form, distribution, channels_last, 48)
+
+
+_NLL_FORMS = ((1, "gaussian"), (2, "gaussian"), (3, "gaussian"), (1, "laplace"), (2, "laplace"))
+
+
+def _nll_options(distribution: str) -> Any:
+    from dark_kernels.nll.options import Options
+
+    return Options(4.0, True, distribution, 0.5, None, -7.0, 7.0, True)
 
 
 def _mixture_nll_calls(full: bool) -> Iterator[Call]:
@@ -520,6 +552,7 @@ ROOMS: tuple[Room, ...] = (
         loads={},
         stores={"_gaussian_nll_bwd_kernel": ("store_tile",)},
     ),
+    Room("nll, linear", "dark_kernels.nll.kernels_linear", _linear_nll_calls, loads={}),
     Room(
         "mixture_nll",
         "dark_kernels.mixture_nll.kernels",
@@ -665,7 +698,7 @@ def unregistered_modules() -> list[str]:
     """Modules of the package named `kernels` that no room registers."""
     known = {room.module for room in ROOMS}
     modules = pkgutil.walk_packages(dark_kernels.__path__, dark_kernels.__name__ + ".")
-    return sorted(m.name for m in modules if m.name.rsplit(".", 1)[-1] == "kernels" and m.name not in known)
+    return sorted(m.name for m in modules if m.name.rsplit(".", 1)[-1].startswith("kernels") and m.name not in known)
 
 
 # --- compiling ----------------------------------------------------------------------------------------------

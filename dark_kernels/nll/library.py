@@ -177,9 +177,9 @@ def _linear_gaussian_nll(
         if is_empty:
             loss, scale, values, cell_features = outputs
             return loss.zero_(), scale.zero_(), values, cell_features
-        from . import kernels
+        from . import kernels_linear
 
-        kernels.linear_gaussian_nll_fwd(
+        kernels_linear.linear_gaussian_nll_fwd(
             *outputs[:3], features, weight, bias, target, keypoint_weight, Options(*options), reduction
         )
         return outputs
@@ -225,9 +225,9 @@ def _linear_gaussian_nll_backward(
         return gradients
     rest: tuple[Any, ...] = (weight, target, keypoint_weight, scale, Options(*options))
     if serves == "triton":
-        from . import kernels
+        from . import kernels_linear
 
-        kernels.linear_gaussian_nll_bwd(*gradients, grad_loss, values, features, *rest)
+        kernels_linear.linear_gaussian_nll_bwd(*gradients, grad_loss, values, features, *rest)
     else:
         sizes = features.shape[-2:]
         _without_autocast(eager.linear_gaussian_nll_bwd, *gradients, grad_loss, values, cell_features, *sizes, *rest)
