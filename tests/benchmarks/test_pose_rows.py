@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from benchmarks import peers, test_nms, test_sampling, test_voting
+from benchmarks import peers, test_nms, test_oks, test_sampling, test_voting
 from benchmarks.workloads import Workload
 from dark_kernels import COCO_KAPPAS, oks, oks_nms
 
@@ -18,7 +18,7 @@ KEYPOINTS = Workload("W1", (2, 3, 40, 30), "a small one")
 @pytest.fixture(autouse=True)
 def _small() -> Iterator[None]:
     yield
-    for module in (test_nms, test_sampling, test_voting):
+    for module in (test_nms, test_oks, test_sampling, test_voting):
         module.inputs_of.cache_clear()
         module._truth.cache_clear()
 
@@ -70,6 +70,27 @@ def test_sampling_rows_compare_their_output(name: str) -> None:
     if name != test_sampling.FILL:
         with pytest.raises(peers.Wrong, match="samples"):
             made.compare(output + 1)
+
+
+PAIRS = [(operation, name) for operation in test_oks.OPERATIONS for name in test_oks.NAMES]
+
+
+@pytest.mark.parametrize(("operation", "name"), [each for each in PAIRS if each[1] != test_oks.EMPTY])
+def test_rows_of_pairs_compare_their_output(operation: str, name: str) -> None:
+    made = test_oks.make_row(operation, name, POSES, "cpu")
+    output = made.call(test_oks.inputs_of(POSES, "cpu")[0])
+    made.compare(output)
+    assert made.bytes >= test_oks.output_bytes(operation, POSES)
+    if name != test_oks.FILL:
+        with pytest.raises(peers.Wrong, match=f"{operation} is off by up to"):
+            made.compare(output + 0.1)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("operation", "name"), PAIRS)
+def test_rows_of_pairs_on_a_gpu(operation: str, name: str, gpu: torch.device) -> None:
+    made = test_oks.make_row(operation, name, POSES, gpu.type)
+    made.compare(made.call(test_oks.inputs_of(POSES, gpu.type)[0]))
 
 
 VOTES = [(weights, name) for weights in ("heatmaps", "density") for name in test_voting.Case(KEYPOINTS, weights).rows]
