@@ -242,18 +242,6 @@ def _read_only_row(case: Case, device: str) -> Row:
     return Row(measure.read_once(maps), compare, size, role="floor", capture="always")
 
 
-def _empty_row(case: Case, device: str) -> Row:
-    from benchmarks.kernels import launch_nothing
-
-    return Row(
-        lambda maps: launch_nothing(maps, case.workload.num_maps),
-        lambda _: (None, "nothing"),
-        bytes=0,
-        role="overhead",
-        capture="always",
-    )
-
-
 def _blur_loop_row(case: Case, device: str) -> Row:
     recipe = dataclasses.replace(case.recipe, padding="reflect")
 
@@ -303,7 +291,7 @@ def _bytes(case: Case) -> int:
 
 ROWS: dict[str, Callable[[Case, str], Row]] = {
     READ_ONLY: _read_only_row,
-    EMPTY: _empty_row,
+    EMPTY: lambda case, device: rows.empty_row(case.workload.num_maps, device),
     OURS: _decode_row,
     REFERENCE: _reference_row,
     COMPILED: _compiled_row,

@@ -204,23 +204,9 @@ def _floor_row(case: Case, device: str) -> Row:
     return Row(call, compare, step_bytes(case), role="floor", note=note, capture="always")
 
 
-def _empty_row(case: Case, device: str) -> Row:
-    from benchmarks.kernels import launch_nothing
-
-    unused = torch.empty(1, device=device)
-
-    return Row(
-        lambda _: launch_nothing(unused, case.workload.num_maps),
-        lambda _: (None, "nothing"),
-        bytes=0,
-        role="overhead",
-        capture="always",
-    )
-
-
 ROWS: dict[str, Callable[[Case, str], Row]] = {
     FLOOR: _floor_row,
-    EMPTY: _empty_row,
+    EMPTY: lambda case, device: rows.empty_row(case.workload.num_maps, device),
     **dict.fromkeys(
         FUNCTIONS, lambda case, device: _step_row(case, device, _loss(case), role="ours", capture="always")
     ),

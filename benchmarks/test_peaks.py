@@ -178,21 +178,9 @@ def _read_only_row(case: Case, device: str) -> Row:
     )
 
 
-def _empty_row(case: Case, device: str) -> Row:
-    from benchmarks.kernels import launch_nothing
-
-    return Row(
-        lambda maps: launch_nothing(maps, case.workload.num_maps),
-        lambda _: (None, "nothing"),
-        bytes=0,
-        role="overhead",
-        capture="always",
-    )
-
-
 ROWS: dict[str, Callable[[Case, str], Row]] = {
     READ_ONLY: _read_only_row,
-    EMPTY: _empty_row,
+    EMPTY: lambda case, device: rows.empty_row(case.workload.num_maps, device),
     OURS: _find_peaks_row,
     REFERENCE: functools.partial(_find_peaks_row, backend="reference"),
     POOL: _pool_row,

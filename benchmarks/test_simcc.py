@@ -194,22 +194,9 @@ def _read_only_row(case: Case, device: str) -> Row:
     return Row(lambda _: read(next(following)), compare, size, role="floor", capture="always")
 
 
-def _empty_row(case: Case, device: str) -> Row:
-    from benchmarks.kernels import launch_nothing
-
-    unused = torch.empty(1, device=device)
-    return Row(
-        lambda _: launch_nothing(unused, case.workload.num_maps),
-        lambda _: (None, "nothing"),
-        bytes=0,
-        role="overhead",
-        capture="always",
-    )
-
-
 ROWS: dict[str, Callable[[Case, str], Row]] = {
     READ_ONLY: _read_only_row,
-    EMPTY: _empty_row,
+    EMPTY: lambda case, device: rows.empty_row(case.workload.num_maps, device),
     OURS: _ours_row,
     REFERENCE: _reference_row,
     COMPILED: _compiled_row,

@@ -157,22 +157,9 @@ def _read_only_row(case: Case, device: str) -> Row:
     return Row(lambda maps: read(maps.detach()), compare, size, role="floor", capture="always")
 
 
-def _empty_row(case: Case, device: str) -> Row:
-    from benchmarks.kernels import launch_nothing
-
-    unused = torch.empty(1, device=device)
-    return Row(
-        lambda _: launch_nothing(unused, case.workload.num_maps),
-        lambda _: (None, "nothing"),
-        bytes=0,
-        role="overhead",
-        capture="always",
-    )
-
-
 ROWS: dict[str, Callable[[Case, str], Row]] = {
     READ_ONLY: _read_only_row,
-    EMPTY: _empty_row,
+    EMPTY: lambda case, device: rows.empty_row(case.workload.num_maps, device),
     **{
         row: functools.partial(lambda case, device, row: _step_row(case, device, row), row=row)
         for row in (OURS, REFERENCE, COMPILED, TORCH, KORNIA)
