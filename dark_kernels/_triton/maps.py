@@ -63,12 +63,25 @@ def load_pixels(
 
 
 @triton.jit
-def offset_of(index, stride_h, stride_w, width, IS_FLAT: tl.constexpr):
+def row_of(index, width, IS_SMALL: tl.constexpr):
+    """The rows of flat indices, in their type. IS_SMALL: see `index_flags`."""
+    if IS_SMALL:
+        # A product in place of a division, for which a GPU has no instruction. The reciprocal is 2^32 / width, rounded
+        # up, so the quotient is too large by less than index / 2^32: by less than the 1 / width to the next row.
+        reciprocal = 0xFFFFFFFF // (tl.zeros([], dtype=tl.uint32) + width) + 1
+        row = tl.umulhi(index.to(tl.uint32), reciprocal).to(index.dtype)
+    else:
+        row = index // width
+    return row
+
+
+@triton.jit
+def offset_of(index, stride_h, stride_w, width, IS_FLAT: tl.constexpr, IS_SMALL: tl.constexpr):
     """Where pixels lie, from the start of their map."""
     if IS_FLAT:
         offset = index * stride_w
     else:
-        row = index // width
+        row = row_of(index, width, IS_SMALL)
         offset = row * stride_h + (index - row * width) * stride_w
     return offset
 
@@ -82,15 +95,15 @@ def comparable(value):
 
 
 @triton.jit
-def load_whole(map_ptr, stride_h, stride_w, index, width, IS_FLAT: tl.constexpr):
+def load_whole(map_ptr, stride_h, stride_w, index, width, IS_FLAT: tl.constexpr, IS_SMALL: tl.constexpr):
     """Pixels of maps, all of which exist: the loads of the streaming loop."""
-    return comparable(tl.load(map_ptr + offset_of(index, stride_h, stride_w, width, IS_FLAT)))
+    return comparable(tl.load(map_ptr + offset_of(index, stride_h, stride_w, width, IS_FLAT, IS_SMALL)))
 
 
 @triton.jit
-def load_rest(map_ptr, stride_h, stride_w, index, exists, width, IS_FLAT: tl.constexpr):
+def load_rest(map_ptr, stride_h, stride_w, index, exists, width, IS_FLAT: tl.constexpr, IS_SMALL: tl.constexpr):
     """Pixels of maps, of which some may not exist; these are -inf."""
-    offset = offset_of(index, stride_h, stride_w, width, IS_FLAT)
+    offset = offset_of(index, stride_h, stride_w, width, IS_FLAT, IS_SMALL)
     return comparable(tl.load(map_ptr + offset, mask=exists, other=float("-inf")))
 
 
@@ -104,6 +117,8 @@ def index_flags(heatmaps: Tensor, flipped: Tensor, step: int) -> dict[str, bool]
     stride_h, stride_w = heatmaps.stride()[2:]
     return {
         "IS_FLAT": stride_h == width * stride_w,
+        # Rows are found by multiplying: by a reciprocal below 2^32, exactly.
+        "IS_SMALL": width > 1 and width * (height * width + step) <= 2**32,
         # 32-bit offsets inside a map unless its last pixel, or the step behind it, lies beyond 2^31.
         "WIDE_INDEX": furthest >= 2**31,
     }

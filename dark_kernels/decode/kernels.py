@@ -12,15 +12,15 @@ from torch import Tensor
 
 from .._triton.blur import first_maximum, scan_blurred_map
 from .._triton.launch import lanes_of, launch, launch_again, launch_key, on_device_of, register_limit
-from .._triton.maps import flipped_column, index_flags, load_rest, load_whole, mean_of
+from .._triton.maps import flipped_column, index_flags, load_rest, load_whole, mean_of, row_of
 from .._triton.refine import recipe_constants, refine
 from .options import NO_EXTRAS, Extras
 
 
 @triton.jit
-def _offset_in_flipped(index, stride_h, stride_w, width, FLIP: tl.constexpr):
+def _offset_in_flipped(index, stride_h, stride_w, width, IS_SMALL: tl.constexpr, FLIP: tl.constexpr):
     """Where the mirrored map's pixels for these of the map lie, from the last column of its first row."""
-    row = index // width
+    row = row_of(index, width, IS_SMALL)
     return row * stride_h + flipped_column(index - row * width, FLIP) * stride_w
 
 
@@ -42,6 +42,7 @@ def _scan_step(
     BLOCK_SIZE: tl.constexpr,
     LOADS: tl.constexpr,
     IS_FLAT: tl.constexpr,
+    IS_SMALL: tl.constexpr,
     IS_WHOLE: tl.constexpr,
     FLIP: tl.constexpr,
 ):
@@ -51,11 +52,12 @@ def _scan_step(
         index = block_start + lane
         exists_here = exists & (index < last_pixel)
         if IS_WHOLE:
-            value = load_whole(map_ptr, stride_h, stride_w, index, width, IS_FLAT)
+            value = load_whole(map_ptr, stride_h, stride_w, index, width, IS_FLAT, IS_SMALL)
         else:
-            value = load_rest(map_ptr, stride_h, stride_w, index, exists_here, width, IS_FLAT)
+            value = load_rest(map_ptr, stride_h, stride_w, index, exists_here, width, IS_FLAT, IS_SMALL)
         if FLIP != "none":
-            flipped_pixel_ptr = flipped_ptr + _offset_in_flipped(index, flipped_stride_h, flipped_stride_w, width, FLIP)
+            offset = _offset_in_flipped(index, flipped_stride_h, flipped_stride_w, width, IS_SMALL, FLIP)
+            flipped_pixel_ptr = flipped_ptr + offset
             if IS_WHOLE:
                 flipped = tl.load(flipped_pixel_ptr)
             else:
@@ -84,6 +86,7 @@ def _scan_maps(
     BLOCK_SIZE: tl.constexpr,
     LOADS: tl.constexpr,
     IS_FLAT: tl.constexpr,
+    IS_SMALL: tl.constexpr,
     WIDE_INDEX: tl.constexpr,
     FLIP: tl.constexpr,
 ):
@@ -107,12 +110,12 @@ def _scan_maps(
     for start in range(first_pixel, first_rest, STEP):
         best, best_start = _scan_step(
             best, best_start, map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w,
-            last_pixel, width, start, lane, exists, BLOCK_SIZE, LOADS, IS_FLAT, MAPS == 1, FLIP,
+            last_pixel, width, start, lane, exists, BLOCK_SIZE, LOADS, IS_FLAT, IS_SMALL, MAPS == 1, FLIP,
         )  # fmt: skip
     if first_rest < last_pixel:
         best, best_start = _scan_step(
             best, best_start, map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w,
-            last_pixel, width, first_rest, lane, exists, BLOCK_SIZE, LOADS, IS_FLAT, False, FLIP,
+            last_pixel, width, first_rest, lane, exists, BLOCK_SIZE, LOADS, IS_FLAT, IS_SMALL, False, FLIP,
         )  # fmt: skip
 
     is_nan = best != best
@@ -196,6 +199,7 @@ def _scan_parts_kernel(
     BLOCK_SIZE: tl.constexpr,
     LOADS: tl.constexpr,
     IS_FLAT: tl.constexpr,
+    IS_SMALL: tl.constexpr,
     WIDE_INDEX: tl.constexpr,
     FLIP: tl.constexpr,
     HAS_KEYPOINT_INDICES: tl.constexpr,
@@ -224,7 +228,7 @@ def _scan_parts_kernel(
         map_ptr[:, None], heatmaps_stride_h, heatmaps_stride_w,
         flipped_map_ptr[:, None], flipped_stride_h, -flipped_stride_w,
         first_pixel, tl.minimum(first_pixel + PART_SIZE, num_pixels), width, exists[:, None],
-        MAPS, BLOCK_SIZE, LOADS, IS_FLAT, WIDE_INDEX, FLIP,
+        MAPS, BLOCK_SIZE, LOADS, IS_FLAT, IS_SMALL, WIDE_INDEX, FLIP,
     )  # fmt: skip
     offset = (batch * num_keypoints + keypoint) * num_parts + part
     tl.store(part_peaks_ptr + offset, peak, mask=exists)
@@ -283,6 +287,7 @@ def _decode_fwd_kernel(
     BLOCK_SIZE: tl.constexpr,
     LOADS: tl.constexpr,
     IS_FLAT: tl.constexpr,
+    IS_SMALL: tl.constexpr,
     WIDE_INDEX: tl.constexpr,
     FLIP: tl.constexpr,
     HAS_KEYPOINT_INDICES: tl.constexpr,
@@ -346,7 +351,7 @@ def _decode_fwd_kernel(
         peaks, indices = _scan_maps(
             map_ptr + zero, heatmaps_stride_h, heatmaps_stride_w,
             flipped_map_ptr + zero, flipped_stride_h, -flipped_stride_w, 0, num_pixels, width, zero == 0,
-            1, BLOCK_SIZE, LOADS, IS_FLAT, WIDE_INDEX, FLIP,
+            1, BLOCK_SIZE, LOADS, IS_FLAT, IS_SMALL, WIDE_INDEX, FLIP,
         )  # fmt: skip
         peak = _only(peaks)
         index = _only(indices)

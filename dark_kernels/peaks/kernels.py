@@ -10,14 +10,15 @@ from torch import Tensor
 
 from .._triton.blur import blur_points, bound_of_tile, scan_blurred_map
 from .._triton.launch import lanes_of, launch, launch_again, launch_key, on_device_of, register_limit
-from .._triton.maps import index_flags, load_pixels, load_rest, load_whole
+from .._triton.maps import index_flags, load_pixels, load_rest, load_whole, row_of
 from .._triton.refine import recipe_constants, refine
 
 
 @triton.jit
 def _highest_of_step(
     map_ptr, stride_h, stride_w, start, lane, last_pixel, width,
-    BLOCK_SIZE: tl.constexpr, LOADS: tl.constexpr, IS_FLAT: tl.constexpr, IS_WHOLE: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr, LOADS: tl.constexpr,
+    IS_FLAT: tl.constexpr, IS_SMALL: tl.constexpr, IS_WHOLE: tl.constexpr,
 ):  # fmt: skip
     """The largest pixel that each lane sees in LOADS blocks from `start` on, NaN if one is: [BLOCK_SIZE], float32."""
     AS_IT_IS: tl.constexpr = map_ptr.dtype.element_ty != tl.bfloat16
@@ -26,9 +27,9 @@ def _highest_of_step(
     for part in tl.static_range(LOADS):
         index = start + part * BLOCK_SIZE + lane
         if IS_WHOLE:
-            value = load_whole(map_ptr, stride_h, stride_w, index, width, IS_FLAT)
+            value = load_whole(map_ptr, stride_h, stride_w, index, width, IS_FLAT, IS_SMALL)
         else:
-            value = load_rest(map_ptr, stride_h, stride_w, index, index < last_pixel, width, IS_FLAT)
+            value = load_rest(map_ptr, stride_h, stride_w, index, index < last_pixel, width, IS_FLAT, IS_SMALL)
         highest = tl.maximum(highest, value, propagate_nan=tl.PropagateNan.ALL)
     return highest.to(tl.float32)
 
@@ -50,11 +51,12 @@ def _exceeds(value, beside, y, x, beside_y, beside_x, height, width, PLATEAU: tl
 
 @triton.jit
 def _stands_out(
-    map_ptr, stride_h, stride_w, height, width, index, value, is_peak, SIDE: tl.constexpr, PLATEAU: tl.constexpr
-):
+    map_ptr, stride_h, stride_w, height, width, index, value, is_peak,
+    IS_SMALL: tl.constexpr, SIDE: tl.constexpr, PLATEAU: tl.constexpr,
+):  # fmt: skip
     """Which of the pixels that may be peaks are. Their neighbours are read, and no others."""
     REACH: tl.constexpr = SIDE // 2
-    y = index // width
+    y = row_of(index, width, IS_SMALL)
     x = index - y * width
     for dy in range(-REACH, REACH + 1):
         for dx in range(-REACH, REACH + 1):
@@ -118,6 +120,7 @@ def _keep_best(
     lane,  # [BLOCK_SIZE]
     last_pixel,
     IS_FLAT: tl.constexpr,
+    IS_SMALL: tl.constexpr,
     SIDE: tl.constexpr,
     PLATEAU: tl.constexpr,
     NO_INDEX: tl.constexpr,
@@ -125,11 +128,13 @@ def _keep_best(
     """The list after the peaks of a block. Blocks come in the order of their pixels."""
     index = start + lane
     exists = index < last_pixel
-    value = load_rest(map_ptr, stride_h, stride_w, index, exists, width, IS_FLAT).to(tl.float32)
+    value = load_rest(map_ptr, stride_h, stride_w, index, exists, width, IS_FLAT, IS_SMALL).to(tl.float32)
     is_peak = exists & (value > floor)
     best = tl.max(tl.where(is_peak, value, float("-inf")), axis=0)
     if best > floor:
-        is_peak = _stands_out(map_ptr, stride_h, stride_w, height, width, index, value, is_peak, SIDE, PLATEAU)
+        is_peak = _stands_out(
+            map_ptr, stride_h, stride_w, height, width, index, value, is_peak, IS_SMALL, SIDE, PLATEAU
+        )
         best = tl.max(tl.where(is_peak, value, float("-inf")), axis=0)
     return _insert(values, indices, floor, value, index, is_peak, best, True, NO_INDEX)
 
@@ -137,13 +142,15 @@ def _keep_best(
 @triton.jit
 def _first_place_of(
     number, map_ptr, stride_h, stride_w, width, lane, first_pixel, last_pixel,
-    BLOCK_SIZE: tl.constexpr, IS_FLAT: tl.constexpr, NO_INDEX: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr, IS_FLAT: tl.constexpr, IS_SMALL: tl.constexpr, NO_INDEX: tl.constexpr,
 ):  # fmt: skip
     """The flat index of the first pixel with that value."""
     places = tl.full([BLOCK_SIZE], NO_INDEX, dtype=lane.dtype)
     for start in range(first_pixel, last_pixel, BLOCK_SIZE):
         index = start + lane
-        value = load_rest(map_ptr, stride_h, stride_w, index, index < last_pixel, width, IS_FLAT).to(tl.float32)
+        value = load_rest(map_ptr, stride_h, stride_w, index, index < last_pixel, width, IS_FLAT, IS_SMALL).to(
+            tl.float32
+        )
         places = tl.minimum(places, tl.where(value == number, index, NO_INDEX))
     return tl.min(places, axis=0)
 
@@ -279,6 +286,7 @@ def _find_peaks_fwd_kernel(
     BLOCK_SIZE: tl.constexpr,
     LOADS: tl.constexpr,
     IS_FLAT: tl.constexpr,
+    IS_SMALL: tl.constexpr,
     WIDE_INDEX: tl.constexpr,
     STENCIL: tl.constexpr,
     PADDING: tl.constexpr,
@@ -345,12 +353,12 @@ def _find_peaks_fwd_kernel(
         if start + STEP <= last_pixel:
             highest = _highest_of_step(
                 map_ptr, heatmaps_stride_h, heatmaps_stride_w, start, lane, last_pixel, width,
-                BLOCK_SIZE, LOADS, IS_FLAT, True,
+                BLOCK_SIZE, LOADS, IS_FLAT, IS_SMALL, True,
             )  # fmt: skip
         else:
             highest = _highest_of_step(
                 map_ptr, heatmaps_stride_h, heatmaps_stride_w, start, lane, last_pixel, width,
-                BLOCK_SIZE, LOADS, IS_FLAT, False,
+                BLOCK_SIZE, LOADS, IS_FLAT, IS_SMALL, False,
             )  # fmt: skip
         raw_maxima = tl.maximum(raw_maxima, highest, propagate_nan=tl.PropagateNan.ALL)
         if not ARGMAX_ON_BLURRED:
@@ -358,7 +366,7 @@ def _find_peaks_fwd_kernel(
                 for block_start in range(start, tl.minimum(start + STEP, last_pixel), BLOCK_SIZE):
                     values, indices, floor = _keep_best(
                         values, indices, floor, map_ptr, heatmaps_stride_h, heatmaps_stride_w, height, width,
-                        block_start, lane, last_pixel, IS_FLAT, SIDE, PLATEAU, NO_INDEX,
+                        block_start, lane, last_pixel, IS_FLAT, IS_SMALL, SIDE, PLATEAU, NO_INDEX,
                     )  # fmt: skip
 
     # A map with a NaN has no peaks, whatever was found in it.
@@ -370,7 +378,7 @@ def _find_peaks_fwd_kernel(
             if RESCALE:
                 index = _first_place_of(
                     raw_maximum, map_ptr, heatmaps_stride_h, heatmaps_stride_w, width, lane, first_pixel, last_pixel,
-                    BLOCK_SIZE, IS_FLAT, NO_INDEX,
+                    BLOCK_SIZE, IS_FLAT, IS_SMALL, NO_INDEX,
                 )  # fmt: skip
                 blurred_maximum, _ = scan_blurred_map(
                     map_ptr, heatmaps_stride_h, heatmaps_stride_w, map_ptr, heatmaps_stride_h, heatmaps_stride_w,

@@ -357,7 +357,7 @@ for name in ("darkpose", "megvii"):
         constants = kernels.recipe_constants(*recipes.get(name).operator_arguments, False)
         shape = kernels.launch_shape(2**32, 4)
         options = {"num_warps": shape.pop("num_warps")}
-        flags = {"HAS_PARTS": False, "IS_FLAT": True, "WIDE_INDEX": True, "FLIP": "none",
+        flags = {"HAS_PARTS": False, "IS_FLAT": True, "IS_SMALL": False, "WIDE_INDEX": True, "FLIP": "none",
                  "HAS_KEYPOINT_INDICES": False, "HAS_TRANSFORM": False, "HAS_OFFSETS": False, "OFFSET_SCALE": 0.0}
         constants = {**constants, **shape, **flags, **dict.fromkeys(ones, 1)}
         types = {argument: "constexpr" if argument in constants else "*fp32" if argument.endswith("_ptr") else "i64"

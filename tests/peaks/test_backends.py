@@ -522,7 +522,7 @@ strides, sizes = {"heatmaps_stride_w"}, {"heatmaps_stride_w", "width", "height"}
 for ones, recipe in ((strides, recipes.DARKPOSE), (sizes, recipes.DARKPOSE), (sizes, recipes.MEGVII)):
     shape = kernels.launch_shape(2**32, 4, on_blurred=recipe is recipes.MEGVII)
     options = {"num_warps": shape.pop("num_warps")}
-    flags = {"LIST": 32, "SIDE": 3, "PLATEAU": "first", "IS_FLAT": True, "WIDE_INDEX": True}
+    flags = {"LIST": 32, "SIDE": 3, "PLATEAU": "first", "IS_FLAT": True, "IS_SMALL": False, "WIDE_INDEX": True}
     constants = kernels.recipe_constants(*recipe.operator_arguments, recipe.has_hessian)
     constants = {**constants, **shape, **flags, **dict.fromkeys(ones, 1)}
     types = {argument: "constexpr" if argument in constants else "*fp32" if argument.endswith("_ptr") else "i64"
