@@ -127,7 +127,7 @@ def _pair(sigma: float | tuple[float, float] | None) -> tuple[float, float] | No
     if sigma is None:
         return None
     sigma = _plain(sigma)
-    if isinstance(sigma, int | float):
+    if isinstance(sigma, (int, float)):
         _checks.check_positive("sigma", sigma)
         return sigma, sigma
     try:
