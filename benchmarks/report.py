@@ -27,16 +27,18 @@ _USUAL_VALUES = ("blobs", "normal")
 _METHOD = """\
 Times are medians of one call, outputs are compared with the truth before they are timed, and inputs rotate
 through more memory than the last cache holds. *Floor* is the time in which the same machine, in the same
-run, only reads the same maps (for a loss: only writes gradients of that size), in its fastest pass; *of the floor* is
+run, moves the bytes that have to be moved and does nothing else, in its fastest pass: reads the maps (a loss of
+distributions: writes the gradients; of heatmaps: reads the maps twice and writes the gradient once); *of the floor* is
 floor / time. *Times ours* is the row's time over that of our own row: below 1 the other one is faster. On a GPU
 times are those of CUDA-graph replays, without the host; *host clock* marks rows that were timed call by call instead,
 each with the wait for the device."""
 
 _SHORT_METHOD = """\
 Medians of one call; outputs are compared with the truth before they are timed, inputs rotate through more memory
-than the last cache holds. *Of the floor*: the share of the time that the same machine, in the same run, needs to
-only read the maps (for a loss: to only write gradients of that size). Others: their time over ours, below 1 they are
-faster. All rows, targets and pictures: [docs/benchmarks.md](docs/benchmarks.md)."""
+than the last cache holds. *Of the floor*: the share of the time that the same machine, in the same run, needs to move
+the bytes that have to be moved: to read the maps (a loss of distributions: to write the gradients; of heatmaps: to read
+the maps twice and write the gradient). Others: their time over ours, below 1 they are faster; what is wrong is not
+timed. All rows, targets and pictures: [docs/benchmarks.md](docs/benchmarks.md)."""
 
 
 def duration(seconds: float) -> str:
@@ -233,7 +235,9 @@ def load_all(folder: Path) -> list[dict[str, Any]]:
 
 def summary(records: Sequence[dict[str, Any]]) -> str:
     """What stands in the README."""
-    sections = [_SHORT_METHOD, *(short_section(record).rstrip() for record in records)]
+    sections = [_SHORT_METHOD]
+    for record in records:
+        sections += [short_section(record).rstrip(), *_unmeasured(record, records)]
     if not any(map(_on_gpu, records)):
         sections.append("No GPU has been measured yet.")
     return "\n\n".join(sections) + "\n"
@@ -246,11 +250,23 @@ def page(records: Sequence[dict[str, Any]]) -> str:
     )
     sections = [title, _METHOD]
     for record in records:
-        sections.append(device_section(record).rstrip())
+        sections += [device_section(record).rstrip(), *_unmeasured(record, records)]
         sections += [f"![{words}](benchmarks/{name})" for name, words in charts.names(record).items()]
     if not any(map(_on_gpu, records)):
         sections.append("No GPU has been measured yet.")
     return "\n\n".join(sections) + "\n"
+
+
+def _unmeasured(record: dict[str, Any], records: Sequence[dict[str, Any]]) -> list[str]:
+    """A sentence about the operations that other devices have rows of and this one has not, if there are any."""
+    others = {operation for other in records for operation in _operations(other)}
+    missing = sorted(others - _operations(record))
+    return [f"Not measured on this device: {'; '.join(missing)}."] if missing else []
+
+
+def _operations(record: dict[str, Any]) -> set[str]:
+    """Their names without the pass: `soft_argmax` for its forward pass and for both."""
+    return {b["extra_info"]["operation"].partition(" forward")[0] for b in record["benchmarks"]}
 
 
 def regressions(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, bool]:

@@ -168,7 +168,7 @@ def check_name(argument: str, value: str, allowed: Sequence[str]) -> None:
 
 def check_number(name: str, value: float) -> None:
     """A finite number, which a bool and a tensor are not."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name}: got {type(value).__name__} {value!r}, expected a number")
     if not -math.inf < value < math.inf:  # which torch.compile can trace, and math.isfinite not
         raise ValueError(f"{name}: got {value}, expected a finite number")
@@ -193,7 +193,7 @@ def check_bounds(name: str, bounds: tuple[float, float] | None) -> None:
     """(low, high) with low <= high, either of which may be infinite, or None."""
     if bounds is None:
         return
-    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
+    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
         raise TypeError(f"{name}: got {bounds!r}, expected (low, high) or None")
     low, high = bounds
     if not low <= high:

@@ -1,4 +1,4 @@
-"""How far off keypoints are, and how honest their uncertainty is. Everything is computed in float64.
+"""How far off keypoints are, and how honest their uncertainty is. Everything is computed and returned in float64.
 
 What is compared: coords [..., 2] and covariances [..., 2, 2] of a prediction, such as `decode` and `nn.TwoStageDecoder`
 return them, with targets [..., 2] in the same pixels. A keypoint counts if its target is finite and its `mask`, if

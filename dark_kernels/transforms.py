@@ -190,7 +190,7 @@ def _check(center: Tensor, scale: Tensor, heatmap_size: tuple[int, int], least: 
 
 
 def _check_size(name: str, size: tuple[int, int], least: int) -> tuple[int, int]:
-    if not isinstance(size, tuple | list) or len(size) != 2:
+    if not isinstance(size, (tuple, list)) or len(size) != 2:
         raise TypeError(f"{name}: got {size!r}, expected (width, height)")
     width, height = size
     for value in (width, height):

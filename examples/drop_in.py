@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,17 @@ def import_torchvision() -> None:
         for name in ("nms", "qnms"):
             torch.library.define(f"torchvision::{name}", "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
         importlib.import_module("torchvision")
+
+
+@contextlib.contextmanager
+def needs(package: str) -> Iterator[None]:
+    """Where `package` is imported: if that fails, the program ends with a line that says what to do about it."""
+    try:
+        yield
+    except ImportError as error:
+        raise SystemExit(
+            f"this example needs {package}, see `requirements/` and `make test-integrations`: {error}"
+        ) from None
 
 
 def parse(arguments: Sequence[str] | None, name: str, description: str | None) -> argparse.ArgumentParser:

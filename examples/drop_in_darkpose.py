@@ -3,7 +3,7 @@
     python -m examples.drop_in_darkpose [--darkpose path/to/DarkPose]
 
 DarkPose is a repository and no package. Without a checkout of it, the line before is stood in for by a loop that does
-the same with OpenCV (`benchmarks.peers.opencv_dark_loop`).
+the same with OpenCV (`benchmarks.peers.opencv_dark_loop`), which the extra `bench` installs.
 """
 
 from __future__ import annotations

@@ -12,11 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from mmpose.registry import KEYPOINT_CODECS
 from torch import Tensor
 from torch.nn.functional import interpolate
-
-import dark_kernels.integrations.mmpose  # noqa: F401  a config says this with custom_imports
 
 from . import drop_in
 
@@ -32,9 +29,15 @@ CONFIGS: tuple[dict[str, Any], ...] = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = drop_in.parse(arguments, "drop_in_mmpose", __doc__).parse_args(arguments)
+    with drop_in.needs("mmpose"):
+        from mmpose.registry import KEYPOINT_CODECS
+
+        import dark_kernels.integrations.mmpose  # noqa: F401  a config says this with custom_imports
     maps = drop_in.heatmaps(options)
     for config in CONFIGS:
-        _compare(config, {**config, "type": f"DarkKernels{config['type']}"}, _outputs(config, maps))
+        our_config = {**config, "type": f"DarkKernels{config['type']}"}
+        codecs = KEYPOINT_CODECS.build(config), KEYPOINT_CODECS.build(our_config)
+        _compare((config, our_config), codecs, _outputs(config, maps))
 
 
 def _outputs(config: dict[str, Any], maps: Tensor) -> tuple[Tensor, ...]:
@@ -48,8 +51,10 @@ def _outputs(config: dict[str, Any], maps: Tensor) -> tuple[Tensor, ...]:
     return tuple(interpolate(maps.amax(axis), size, mode="linear") for axis, size in zip((-2, -1), bins, strict=True))
 
 
-def _compare(config: dict[str, Any], our_config: dict[str, Any], outputs: tuple[Tensor, ...]) -> None:
-    stock, codec = KEYPOINT_CODECS.build(config), KEYPOINT_CODECS.build(our_config)
+def _compare(
+    configs: tuple[dict[str, Any], dict[str, Any]], codecs: tuple[Any, Any], outputs: tuple[Tensor, ...]
+) -> None:
+    stock, codec = codecs
 
     def decode_samples() -> list[Any]:
         """As a head does it: SimCC's with a dimension for one instance. MMPose's DARK overwrites its input: a copy."""
@@ -59,9 +64,9 @@ def _compare(config: dict[str, Any], our_config: dict[str, Any], outputs: tuple[
         return [stock.decode(*sample) for sample in zip(*arrays, strict=True)]
 
     drop_in.compare(
-        config["type"],
-        (_line(config), decode_samples),
-        (_line(our_config), lambda: list(zip(*codec.batch_decode(*outputs), strict=True))),
+        configs[0]["type"],
+        (_line(configs[0]), decode_samples),
+        (_line(configs[1]), lambda: list(zip(*codec.batch_decode(*outputs), strict=True))),
         lambda result: tuple(np.concatenate(each) for each in zip(*result, strict=True)),
         outputs[0],
     )

@@ -21,8 +21,9 @@ from . import drop_in
 def main(arguments: Sequence[str] | None = None) -> None:
     options = drop_in.parse(arguments, "drop_in_transformers", __doc__).parse_args(arguments)
     maps = drop_in.heatmaps(options)
-    drop_in.import_torchvision()
-    from transformers import VitPoseImageProcessor
+    with drop_in.needs("transformers"):
+        drop_in.import_torchvision()
+        from transformers import VitPoseImageProcessor
 
     processor = VitPoseImageProcessor()
     outputs = SimpleNamespace(heatmaps=maps)

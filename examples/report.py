@@ -1,8 +1,8 @@
-"""What `train_distribution` and `train_heatmaps` write, and README tables made of it: never typed.
+"""What `train_distribution` and `train_heatmaps` write, and tables made of it: never typed.
 
-python -m examples.report            rewrites README.md between its markers
+python -m examples.report            rewrites docs/training.md between its markers
 python -m examples.report --print    prints the tables
-python -m examples.report --check    exit code 1 if README.md is not what examples/results says
+python -m examples.report --check    exit code 1 if docs/training.md is not what examples/results says
 
 `results.json`:
 
@@ -281,21 +281,21 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def insert(readme: str, text: str, begin: str = BEGIN, end: str = END) -> str:
-    """`readme` with `text` between its markers.
+def insert(page: str, text: str, begin: str = BEGIN, end: str = END) -> str:
+    """`page` with `text` between its markers.
 
     Raises:
         ValueError: It has no markers, or has them twice or in the wrong order.
     """
-    if readme.count(begin) != 1 or readme.count(end) != 1 or readme.index(begin) > readme.index(end):
+    if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
         raise ValueError(f"expected {begin} and then {end}, each once")
-    head, _, rest = readme.partition(begin)
+    head, _, rest = page.partition(begin)
     return f"{head}{begin}\n{text}{end}{rest.partition(end)[2]}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A part of the README that a results file says."""
+    """A part of the page that a results file says."""
 
     results: str
     fields: dict[str, Any]
@@ -313,28 +313,28 @@ BLOCKS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.report", description=__doc__.split("\n")[0])
     parser.add_argument("--results", type=Path, default=RESULTS.parent, help="folder")
-    parser.add_argument("--readme", type=Path, default=_ROOT / "README.md")
+    parser.add_argument("--page", type=Path, default=_ROOT / "docs" / "training.md")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--print", action="store_true", help="print the tables and write nothing")
-    action.add_argument("--check", action="store_true", help="exit code 1 if the README's tables are not these")
+    action.add_argument("--check", action="store_true", help="exit code 1 if the page's tables are not these")
     options = parser.parse_args(arguments)
     try:
         texts = [block.text(load(options.results / block.results, block.fields)) for block in BLOCKS]
         if options.print:
             print("\n".join(texts), end="")
             return 0
-        readme = updated = options.readme.read_text()
+        page = updated = options.page.read_text()
         for block, text in zip(BLOCKS, texts, strict=True):
             updated = insert(updated, text, block.begin, block.end)
     except (ValueError, OSError) as error:
         print(f"examples.report: {error}", file=sys.stderr)
         return 2
     if options.check:
-        if readme != updated:
-            print(f"{options.readme.name} is not what {options.results.name} say: run python -m examples.report")
+        if page != updated:
+            print(f"{options.page.name} is not what {options.results.name} say: run python -m examples.report")
             return 1
         return 0
-    options.readme.write_text(updated)
+    options.page.write_text(updated)
     return 0
 
 

@@ -79,6 +79,14 @@ def test_triton_is_imported_in_two_places(path: Path) -> None:
     assert not uses or path.name.startswith("kernels") or path.parts[0] == "_triton"
 
 
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_kinds_are_asked_for_with_tuples(path: Path) -> None:
+    """`isinstance(x, int | float)` is what torch.compile of PyTorch 2.6 does not follow."""
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
+            assert not isinstance(node.args[1], ast.BinOp), f"{path}:{node.lineno}"
+
+
 @pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] in ROOMS], ids=str)
 def test_rooms_import_downwards(path: Path) -> None:
     room = path.parts[0]

@@ -162,7 +162,7 @@ def _open_pt(path: Path, key: str | None) -> HeatmapFile:
     if isinstance(content, Tensor):
         _refuse_key(path, key)
         return _from_tensor(path, content)
-    if isinstance(content, list | tuple):
+    if isinstance(content, (list, tuple)):
         content = dict(enumerate(content))
     if not isinstance(content, Mapping):
         raise UserError(

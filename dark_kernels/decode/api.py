@@ -14,7 +14,7 @@ from ..backends import check_backend, held_by_graphs, is_plain
 from ..recipes import DARKPOSE, Recipe
 from ..types import Keypoints
 from .library import decode_directly, decode_operator
-from .options import NO_EXTRAS, Extras
+from .options import NO_EXTRAS, Extras, named
 from .reference import decode_reference
 
 # What is done to the first map of each three that UDP's combined heatmaps consist of.
@@ -176,11 +176,11 @@ def _decode(heatmaps: Tensor, recipe: Recipe, covariance: bool, backend: str, ex
     if heatmaps.requires_grad:
         heatmaps = heatmaps.detach()
     if backend == "reference":
-        return Keypoints(*decode_reference(heatmaps, recipe, covariance, **extras._asdict()))
+        return Keypoints(*decode_reference(heatmaps, recipe, covariance, **named(extras)))
     arguments = recipe.operator_arguments
     if is_plain(heatmaps) and (extras is NO_EXTRAS or is_plain(*[one for one in extras if isinstance(one, Tensor)])):
         return Keypoints(*decode_directly(heatmaps, *arguments, covariance, backend, extras=extras))
-    coords, scores, covariances = decode_operator(heatmaps, *arguments, covariance, backend, **extras._asdict())
+    coords, scores, covariances = decode_operator(heatmaps, *arguments, covariance, backend, **named(extras))
     return Keypoints(coords, scores, covariances if covariance else None)
 
 

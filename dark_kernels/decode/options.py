@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -37,3 +37,9 @@ class Extras(NamedTuple):
 
 
 NO_EXTRAS = Extras()
+_NAMES = Extras._fields
+
+
+def named(extras: Extras) -> dict[str, Any]:
+    """As keyword arguments: `_asdict()`, which torch.compile follows in PyTorch 2.6 as well."""
+    return dict(zip(_NAMES, extras, strict=True))

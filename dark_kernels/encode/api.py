@@ -90,10 +90,10 @@ def encode(
 
 
 def _check_size(size: tuple[int, int]) -> None:
-    if not isinstance(size, tuple | list) or len(size) != 2:
+    if not isinstance(size, (tuple, list)) or len(size) != 2:
         raise TypeError(f"size: got {size!r}, expected (H, W)")
     for side in size:
-        if isinstance(side, bool) or not isinstance(side, int | torch.SymInt):
+        if isinstance(side, bool) or not isinstance(side, (int, torch.SymInt)):
             raise TypeError(f"size: got {size!r}, expected (H, W), two integers")
         if side < 1:
             raise ValueError(f"size: got {tuple(size)}, expected H >= 1 and W >= 1")

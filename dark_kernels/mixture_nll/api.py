@@ -26,9 +26,10 @@ def gaussian_mixture_nll(
 ) -> Tensor:
     """Negative log-likelihood of keypoints under the mixtures of M Gaussians that a network predicts in their cells.
 
-    For keypoints that may be in one of several places: left or right knee, in front or occluded. Keypoint (b, k)
-    reads M logits, means and log variances at the cell floor(target / stride) of its own maps, and nothing else is
-    read. With d_j = target - mean_j and s_j the log variance, the same on both axes, its loss is
+    For keypoints that may be in one of several places: left or right knee, in front or occluded (Bishop, "Mixture
+    Density Networks", 1994). Keypoint (b, k) reads M logits, means and log variances at the cell
+    floor(target / stride) of its own maps, and nothing else is read. With d_j = target - mean_j and s_j the log
+    variance, the same on both axes, its loss is
 
         -log sum_j softmax(logits)_j e^(-s_j - d_j.d_j e^-s_j / 2) / (2 pi)
 

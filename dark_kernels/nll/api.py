@@ -54,10 +54,12 @@ def gaussian_nll(
     - `distribution="laplace"`, s the log of the scale (1 or 2 channels): sum over the axes of
       log 2 + s + abs(d) e^-s
 
-    A loss below zero is right: it is minus the log of a density. On CUDA, ROCm and XPU the forward pass is one
-    launch (two for a reduction over more than 256 keypoints) and the backward pass another, which writes each element
-    of the gradient once. The values at the
-    cells are kept for it, and not the maps. Two runs agree bit for bit; nothing waits for the device.
+    A network that learns its variances is that of Nix and Weigend, "Estimating the mean and variance of the target
+    probability distribution", ICNN 1994; learning their logarithms, of Kendall and Gal, "What Uncertainties Do We Need
+    in Bayesian Deep Learning for Computer Vision?", NeurIPS 2017, eq. 8. A loss below zero is right: it is minus the
+    log of a density. On CUDA, ROCm and XPU the forward pass is one launch and the backward pass another, which writes
+    each element of the gradient once. The values at the cells are kept for it, and not the maps. Two runs agree bit
+    for bit; nothing waits for the device.
 
     A keypoint is ignored if its target is NaN, infinite or outside the maps, or its weight is not positive: its
     loss is 0, and so is its gradient, whatever the maps hold.
@@ -161,9 +163,8 @@ def linear_gaussian_nll(
         gaussian_nll(maps[:, :2 * K].unflatten(1, (K, 2)), maps[:, 2 * K:].unflatten(1, (K, P - 2)), target, ...)
 
     for H * W times less arithmetic, and with no map of K * P channels in memory. Products are accumulated in
-    float32, those of keypoints that share a cell included. On CUDA, ROCm and XPU the forward pass is two
-    launches (head, loss; three for a reduction over more than 256 keypoints), the backward pass two (zeros, and all
-    three gradients). Two runs agree bit for bit.
+    float32, those of keypoints that share a cell included. On CUDA, ROCm and XPU the forward pass is one launch, the
+    backward pass two (the gradients of the head and zeros, then the features' cells). Two runs agree bit for bit.
 
     Args:
         features: [B, C, H, W], float16, bfloat16, float32 or float64, any strides; contiguous and channels_last

@@ -123,7 +123,8 @@ def oks_nms(
     """Keep the best of the poses that are about the same person, in all images of a batch.
 
     In each image, again and again: keep the pose with the highest score that is left, the one with the lower index
-    of equal ones, and drop the others whose similarity (`oks`) with it exceeds `threshold`.
+    of equal ones, and drop the others whose similarity (`oks`) with it exceeds `threshold` (Papandreou et al.,
+    "Towards Accurate Multi-person Pose Estimation in the Wild", CVPR 2017; HRNet and mmpose evaluate with it).
 
     Images have different numbers of poses. Either they are padded, poses [B, N, K, 2], and `mask` says which exist;
     or they lie behind each other, poses [N, K, 2], and `image_ids` says whose they are. On CUDA, ROCm and XPU a batch
@@ -184,8 +185,9 @@ def soft_oks_nms(
 
     In each image, up to `max_poses` times: keep the pose with the highest score that is left, the one with the
     lower index of equal ones, and multiply the scores s of the others, with similarity o, for the next round:
-    s e^(-o^2 / threshold) for `method="gaussian"`, s (1 - o) where o >= threshold for `"linear"`. Scores should not
-    be negative, since a factor below 1 would raise them.
+    s e^(-o^2 / threshold) for `method="gaussian"`, s (1 - o) where o >= threshold for `"linear"` (Bodla et al.,
+    "Soft-NMS - Improving Object Detection With One Line of Code", ICCV 2017, with OKS for the overlap of boxes). Scores
+    should not be negative, since a factor below 1 would raise them.
 
     Args:
         poses: As in `oks_nms`, with `scores`, `areas`, `kappas`, `visible`, `mask`, `image_ids` and `backend`.

@@ -120,7 +120,7 @@ class _HeatmapLoss(_Loss):
         num_keypoints = topk if isinstance(topk, int) and topk > 0 else 1  # no more maps are mined than there are
         maps = torch.zeros(0, num_keypoints, 1, 2, device="cpu", dtype=torch.float32)
         super().__init__(maps, maps[:, :, 0], **options)
-        if isinstance(sigma, list | tuple):
+        if isinstance(sigma, (list, tuple)):
             for number in sigma:
                 check_positive("sigma", number)
             sigma = torch.tensor(sigma, dtype=torch.float32)

@@ -41,9 +41,8 @@ def find_peaks(
 
     A map with a NaN has no peaks, as it has no keypoint. A peak stays on its pixel if its map holds +inf (to which a
     rescaled smoothed map lifts all of its positive peaks), or if it is not positive, which a negative threshold
-    admits. Coordinates are finite unless `recipe.invalid` is not. Little peaks
-    of noise have no shape to refine, and a step from there can leave the map: a threshold keeps them out, and
-    `recipe.max_offset` bounds the step.
+    admits. Coordinates are finite unless `recipe.invalid` is not. Little peaks of noise have no shape to refine, and a
+    step from there can leave the map: a threshold keeps them out, and `recipe.max_offset` bounds the step.
 
     The result does not depend on `heatmaps` in a differentiable way: a tensor that requires grad is accepted and the
     outputs carry no gradient. The input is never written to.

@@ -30,9 +30,9 @@ def decode_simcc(
     """Turn SimCC's classifications of the two axes into keypoints.
 
     For each axis: find the first largest bin and, with `dark`, smooth the axis and take one Newton step towards the
-    maximum of its log (SimCC: Li et al., ECCV 2022; DARK: Zhang et al., CVPR 2020). These are the numbers of mmpose
-    1.x's SimCCLabel codec, and with `score="mean"` of rtmlib. On CUDA, ROCm and XPU this is one launch that reads each
-    element once.
+    maximum of its log (Li et al., "SimCC: a Simple Coordinate Classification Perspective for Human Pose Estimation",
+    ECCV 2022; DARK: Zhang et al., CVPR 2020, see `decode`). These are the numbers of mmpose 1.x's SimCCLabel codec, and
+    with `score="mean"` of rtmlib. On CUDA, ROCm and XPU this is one launch that reads each element once.
 
     A keypoint whose score is not positive (or NaN, as it is where an axis holds a NaN) is invalid: both coordinates are
     -1, whatever the split ratio, and the score stays what it is. A peak of +inf stays in its bin, and so does a peak
@@ -127,7 +127,7 @@ def _pair(sigma: float | tuple[float, float] | None) -> tuple[float, float] | No
     if sigma is None:
         return None
     sigma = _plain(sigma)
-    if isinstance(sigma, int | float):
+    if isinstance(sigma, (int, float)):
         _checks.check_positive("sigma", sigma)
         return sigma, sigma
     try:

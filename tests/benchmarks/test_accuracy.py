@@ -140,3 +140,12 @@ def test_pixels(error: float | None, text: str) -> None:
 
 def test_the_committed_page_is_what_its_file_says() -> None:
     assert accuracy.main(["--check"]) == 0
+
+
+def test_the_readme_says_what_the_file_says() -> None:
+    root = Path(__file__).resolve().parents[2]
+    record = accuracy.load(root / "benchmarks" / "results" / results.ACCURACY)
+    errors = accuracy._row(record, accuracy.USUAL["border"])["errors"]
+    fit, published = errors.pop("fit"), errors.values()
+    sentence = f"err by {min(published):.2f} to {max(published):.2f} pixels in the mean, and `FIT` by {fit:.3f}"
+    assert sentence in " ".join((root / "README.md").read_text().split())

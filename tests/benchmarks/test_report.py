@@ -82,6 +82,15 @@ def test_printing_writes_nothing(record: dict[str, Any], tmp_path: Path, capsys:
     assert not (tmp_path / "docs").exists()
 
 
+def test_what_only_another_device_has_rows_of_is_listed(record: dict[str, Any]) -> None:
+    other = copy.deepcopy(record)
+    other["benchmarks"][1]["extra_info"]["operation"] = "oks_nms"
+    other["benchmarks"][2]["extra_info"]["operation"] = "soft_argmax forward + backward"
+    for text in (report.summary, report.page):
+        assert text([record, other]).count("Not measured on this device: oks_nms; soft_argmax.") == 1
+        assert "Not measured on this device" not in text([record, record])
+
+
 def test_the_page_links_the_pictures_that_are_drawn(record: dict[str, Any]) -> None:
     page = report.page([record])
     assert charts.names(record)

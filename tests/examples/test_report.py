@@ -1,4 +1,4 @@
-"""The schema of the example's results, and the README's tables made of them."""
+"""The schema of the examples' results, and the tables made of them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 
 from examples import report
-
-README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 @pytest.fixture
@@ -28,11 +26,11 @@ def paths(fields: dict[str, Any], above: tuple[str, ...] = ()) -> list[tuple[str
     return found
 
 
-def test_the_readme_is_what_the_results_say() -> None:
+def test_the_page_is_what_the_results_say() -> None:
     assert report.main(["--check"]) == 0, "run python -m examples.report"
 
 
-def test_the_results_show_what_the_readme_says_of_them(record: dict[str, Any]) -> None:
+def test_the_results_show_what_the_page_says_of_them(record: dict[str, Any]) -> None:
     """The sentences around the tables: a run that no longer shows it needs other sentences."""
     clear = {name: place["mean_error"]["clear"] for name, place in record["places"].items()}
     assert clear["argmax"] > clear["quarter"] > clear["dark"] > clear["target"] > clear["peak"]
@@ -52,7 +50,7 @@ def test_the_results_show_what_the_readme_says_of_them(record: dict[str, Any]) -
     assert record["seconds"]["training"] + record["seconds"]["evaluation"] < 600
 
 
-def test_the_results_show_what_the_readme_says_of_heatmaps() -> None:
+def test_the_results_show_what_the_page_says_of_heatmaps() -> None:
     runs: dict[tuple[str, int, str], list[float]] = {}
     for run in report.load(report.HEATMAP_RESULTS, report.HEATMAP_FIELDS)["runs"]:
         runs.setdefault((run["loss"], run["map"], run["encoding"]), []).append(run["median_error"])
@@ -100,21 +98,21 @@ def test_other_schemas_and_no_json_are_refused(record: dict[str, Any], tmp_path:
 
 
 def test_command(record: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    readme = tmp_path / "README.md"
+    page = tmp_path / "training.md"
     (tmp_path / "results.json").write_text(json.dumps(record))
-    where = ["--results", str(tmp_path), "--readme", str(readme)]
+    where = ["--results", str(tmp_path), "--page", str(page)]
     assert report.main(where) == 2  # no results of the heatmaps
     (tmp_path / "heatmaps.json").write_text(report.HEATMAP_RESULTS.read_text())
-    assert report.main(where) == 2  # no README
-    readme.write_text("no markers")
+    assert report.main(where) == 2  # no page
+    page.write_text("no markers")
     assert report.main(where) == 2
     assert "expected <!-- training:begin -->" in capsys.readouterr().err
     markers = [report.BEGIN, report.END, report.HEATMAP_BEGIN, report.HEATMAP_END]
-    readme.write_text("\n".join(["before", *markers, "after\n"]))
+    page.write_text("\n".join(["before", *markers, "after\n"]))
     assert report.main([*where, "--check"]) == 1
     assert report.main(where) == 0
     assert report.main([*where, "--check"]) == 0
-    text = readme.read_text()
+    text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     capsys.readouterr()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import inspect
 import math
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 from dark_kernels import SimCCKeypoints, decode_simcc
-from dark_kernels.simcc import api, decode_simcc_reference
+from dark_kernels.simcc import decode_simcc_reference
 
 
 def of(**changes: Any) -> SimCCKeypoints:
@@ -94,11 +93,3 @@ def test_reference_takes_the_same_arguments() -> None:
     parameters = dict(inspect.signature(decode_simcc).parameters)
     parameters.pop("backend")
     assert parameters == dict(inspect.signature(decode_simcc_reference).parameters)
-
-
-def test_docstring() -> None:
-    """Names every argument, and its example runs."""
-    for name in inspect.signature(decode_simcc).parameters:
-        assert f"        {name}: " in decode_simcc.__doc__
-    assert doctest.testmod(api).failed == 0
-    assert doctest.testmod(api).attempted > 0

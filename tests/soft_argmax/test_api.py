@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import inspect
 import math
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 from dark_kernels import soft_argmax
-from dark_kernels.soft_argmax import api, soft_argmax_reference
+from dark_kernels.soft_argmax import soft_argmax_reference
 
 ERRORS = [
     (ValueError, r"heatmaps: got shape \[2, 3, 4\], expected 4 dimensions", {"heatmaps": torch.rand(2, 3, 4)}),
@@ -47,11 +46,3 @@ def test_reference_takes_the_same_arguments() -> None:
     parameters = dict(inspect.signature(soft_argmax).parameters)
     parameters.pop("backend")
     assert parameters == dict(inspect.signature(soft_argmax_reference).parameters)
-
-
-def test_docstring() -> None:
-    """Names every argument, and its example runs."""
-    for name in inspect.signature(soft_argmax).parameters:
-        assert f"        {name}: " in soft_argmax.__doc__
-    assert doctest.testmod(api).failed == 0
-    assert doctest.testmod(api).attempted > 0
