@@ -13,7 +13,7 @@ Three experiments, seeded, on maps that are made here, so that the truth is know
   error of so many pixels on each axis; its click is rounded to a pixel, as usual targets are, and gives a Gaussian of
   sigma 2; the map is the mean of these, with noise.
 
-An error is the mean distance in heatmap pixels. The Cramer-Rao bound is that of a decoder without bias which knows that
+An error is the mean distance in heatmap pixels. The Cramér-Rao bound is that of a decoder without bias which knows that
 there is one round Gaussian in white noise and sees the whole map, but neither its amplitude nor its width.
 
 accuracy.json:
@@ -304,7 +304,7 @@ def _columns(record: Mapping[str, Any], header: Sequence[str], chosen: Sequence[
     return report.table(["recipe", *header], lines, num_words=1)
 
 
-_BOUND = "Cramer-Rao bound"
+_BOUND = "Cramér-Rao bound"
 
 
 def page(record: Mapping[str, Any]) -> str:
@@ -336,7 +336,7 @@ def page(record: Mapping[str, Any]) -> str:
         "All recipes decode the same maps: one Gaussian of sigma 2 to 3 px and white noise; 64 x 64 px, peak 0.5 to 1",
         "and noise 0.01 unless a table says otherwise.",
         f"*Inside*: {_MARGIN:g} px or more from every border. *Border*: within {_BORDER:g} px of one.",
-        "The Cramer-Rao bound is that of a decoder without bias that knows neither amplitude nor width and sees the",
+        "The Cramér-Rao bound is that of a decoder without bias that knows neither amplitude nor width and sees the",
         "whole map; *times* is error over bound. A decoder with a bias may be below it.",
         "What a network errs is not in these numbers, but for the last table.",
         "",
@@ -409,7 +409,7 @@ def draw(record: Mapping[str, Any], folder: Path) -> Path | None:
         rows = [_row(record, case) for case in chosen]
         for name, color in _DRAWN.items():
             axes.plot(positions, [row["errors"][name] for row in rows], "o-", color=color, markersize=4, label=name)
-        words = "Cramer-Rao bound" if best == "bound" else "mean of the clicks"
+        words = "Cramér-Rao bound" if best == "bound" else "mean of the clicks"
         axes.plot(positions, [row[best] for row in rows], "--", color=charts.INK, label=words)
         if best == "bound":
             axes.set_yscale("log")

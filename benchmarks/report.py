@@ -68,11 +68,11 @@ def times(ratio: float) -> str:
 
 def device_section(record: dict[str, Any]) -> str:
     """Markdown of one device: what it is, its tables, what was left out, where we lose, and the targets."""
-    lines = [*_heading(record), ""]
+    lines = [*_heading(record, "##"), ""]
     operations = list(dict.fromkeys(b["extra_info"]["operation"] for b in record["benchmarks"]))
     for operation in operations:
         rows = [b["extra_info"] for b in record["benchmarks"] if b["extra_info"]["operation"] == operation]
-        lines += [f"#### {operation}", ""]
+        lines += [f"### {operation}", ""]
         lines += [*_operation_table(rows, on_gpu=_on_gpu(record)), ""]
         lines += [line for text in _losses(rows) for line in (text, "")]
         for wrong in record["wrong"]:
@@ -83,7 +83,7 @@ def device_section(record: dict[str, Any]) -> str:
         lines += [f"Not measured: {', '.join(names)}: {reason}.", ""]
     verdicts = targets.evaluate(record)
     if verdicts:
-        lines += ["#### Targets", "", *_target_table(verdicts), ""]
+        lines += ["### Targets", "", *_target_table(verdicts), ""]
     return "\n".join(lines)
 
 
@@ -91,7 +91,7 @@ def _on_gpu(record: dict[str, Any]) -> bool:
     return bool(record["machine_info"]["device"] != "cpu")
 
 
-def _heading(record: dict[str, Any]) -> list[str]:
+def _heading(record: dict[str, Any], marks: str) -> list[str]:
     machine = record["machine_info"]
     versions = [f"torch {machine['torch']}"]
     versions += [f"triton {machine['triton']}"] if machine["triton"] and machine["device"] == "cuda" else []
@@ -99,7 +99,7 @@ def _heading(record: dict[str, Any]) -> list[str]:
     versions += [f"{name} {machine[name]}" for name in ("transformers", "kornia") if machine.get(name)]
     versions += [f"driver {machine['driver']}"] if machine["driver"] else []
     lines = [
-        f"### {machine['device_name']}",
+        f"{marks} {machine['device_name']}",
         "",
         f"Commit {record['commit_info']['id']}, {record['datetime'][:10]}, Python {machine['python']}, "
         f"{', '.join(versions)}.",
@@ -207,7 +207,7 @@ def short_section(record: dict[str, Any]) -> str:
                 ", ".join(others),
             ]
         )
-    text = [*_heading(record), "", *table(["float32", "time", "of the floor", "others"], lines, num_words=1)]
+    text = [*_heading(record, "###"), "", *table(["float32", "time", "of the floor", "others"], lines, num_words=1)]
     verdicts = targets.evaluate(record)
     measured = [verdict for verdict in verdicts if verdict.numbers]
     if measured:

@@ -1,4 +1,4 @@
-"""The command `dark-kernels`, also `python -m dark_kernels.cli`: demo, decode, info, recipes.
+"""The command `dark-kernels`, also `python -m dark_kernels`: demo, decode, info, recipes.
 
 Only the way in. What the command needs is an extra, so its absence must be told in a line, not a traceback.
 """
@@ -32,7 +32,3 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         raise SystemExit(2) from None
     app(None if arguments is None else list(arguments), prog_name="dark-kernels")
     raise SystemExit(0)
-
-
-if __name__ == "__main__":
-    main()

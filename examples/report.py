@@ -237,7 +237,7 @@ def heatmap_table(record: dict[str, Any]) -> str:
     options, machine, runs = record["options"], record["machine"], record["runs"]
     threads = machine["threads"]
     words = (
-        f"Each number is of {options['seeds']} trainings of {options['steps']} steps of {options['batch_size']} images "
+        f"Each number is of {options['seeds']} training{'s' * (options['seeds'] != 1)} of {options['steps']} steps of {options['batch_size']} images "
         f"with different seeds, mean and standard deviation: the median error in input pixels on {options['images']} "
         f"held-out images of 64 x 64. In brackets the mean error, which gross mistakes dominate. Everything took "
         f"{record['seconds'] / 60:.0f} minutes on {machine['device_name']} (torch {machine['torch']}, {threads} "

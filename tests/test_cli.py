@@ -655,7 +655,7 @@ def test_version_and_help(run: Callable[..., Run]) -> None:
 
 
 def test_as_a_module_without_triton(tmp_path: Path, heatmaps: torch.Tensor) -> None:
-    """What `python -m dark_kernels.cli` does, with nothing of this process in the way and Triton out of reach."""
+    """What `python -m dark_kernels` does, with nothing of this process in the way and Triton out of reach."""
     arguments = [
         "dark-kernels",
         "decode",
@@ -665,7 +665,7 @@ def test_as_a_module_without_triton(tmp_path: Path, heatmaps: torch.Tensor) -> N
     script = (
         "import runpy, sys; sys.modules['triton'] = None\n"
         f"sys.argv = {[*arguments, '--device', 'cpu']!r}\n"
-        "runpy.run_module('dark_kernels.cli', run_name='__main__')"
+        "runpy.run_module('dark_kernels', run_name='__main__')"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
