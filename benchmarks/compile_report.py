@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--targets", default=",".join(TARGETS), help="comma-separated, by default all: %(default)s")
     parser.add_argument("--full", action="store_true", help="every configuration for every target: takes many minutes")
     parser.add_argument("-k", dest="words", default="", metavar="WORDS", help="only configurations with these words")
-    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=min(8, os.cpu_count() or 1), help="processes (%(default)s)")
     options = parser.parse_args(arguments)
     targets = options.targets.split(",")
     if unknown := [target for target in targets if target not in TARGETS]:

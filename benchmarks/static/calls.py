@@ -9,6 +9,7 @@ from types import ModuleType
 import torch
 
 from benchmarks import workloads
+from benchmarks.workloads import Workload
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +49,21 @@ class Room:
     stores: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
-def empty_maps(shape: Sequence[int], dtype: str, channels_last: bool = False) -> torch.Tensor:
-    """Maps [B, K, H, W], contiguous or [B, H, W, K] in memory."""
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(tuple(shape), dtype=workloads.DTYPES[dtype], memory_format=memory_format)
+# What kernels count in other ways, and no workload has: pixels that float32 doesn't count exactly, and offsets beyond
+# 2^31.
+LARGE = Workload("1024x768", (8, 17, 1024, 768), "maps as large as the image")
+HUGE = Workload("50000x50000", (1, 2, 50000, 50000), "maps of more pixels than 32 bits count", gpu_only=True)
 
 
-def layout(channels_last: bool) -> str:
-    """The end of a label."""
-    return " channels_last" if channels_last else ""
+def empty_maps(shape: Sequence[int], dtype: str, layout: str = "contiguous") -> torch.Tensor:
+    """Maps [B, K, H, W]: contiguous, channels_last, or either of these cropped out of wider ones."""
+    *rest, width = shape
+    whole_width = width + 16 if "cropped" in layout else width
+    memory_format = torch.channels_last if "channels_last" in layout else torch.contiguous_format
+    maps = torch.empty((*rest, whole_width), dtype=workloads.DTYPES[dtype], memory_format=memory_format)
+    return maps[..., :width]
+
+
+def ending(layout: str) -> str:
+    """Of a label."""
+    return "" if layout == "contiguous" else f" {layout}"

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.benchmarks.processes import ROOT, run
 
 pytest.importorskip("triton", reason="the compile report needs triton")
 
@@ -54,15 +52,6 @@ if __name__ == "__main__":
     report.unregistered_modules = lambda: []
     sys.exit(report.main(["--targets", "sm_90,gfx942", "--jobs", "1", "--full"]))
 """
-
-
-def run(*arguments: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A process of its own: the tests' one may have Triton's interpreter in it."""
-    inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT, env={**inherited, **environment}, capture_output=True, text=True, timeout=timeout, check=False,
-    )  # fmt: skip
 
 
 def test_refuses_the_interpreter_in_one_line() -> None:

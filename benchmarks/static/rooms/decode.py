@@ -9,16 +9,18 @@ from types import ModuleType
 import torch
 
 from benchmarks import workloads
-from benchmarks.static.calls import Call, Room, empty_maps, layout
+from benchmarks.static.calls import HUGE, Call, Room, empty_maps, ending
 from benchmarks.workloads import W1, W2, W3, W5, Workload
 from dark_kernels import recipes
-from dark_kernels.recipes import DARKPOSE, FIT, MMPOSE_UDP, Recipe
+from dark_kernels.recipes import DARKPOSE, FIT, MEGVII, MMPOSE_UDP, Recipe
 
 _RECIPES = [recipe for recipe in recipes.ALL if recipe.name != "mmpose_dark"]  # DARKPOSE but for a number
 _SIZES = [
     *(dataclasses.replace(DARKPOSE, name=f"darkpose k={size}", kernel_size=size) for size in (17, 61, 5)),
     dataclasses.replace(FIT, name="fit r=15", fit_radius=15),
 ]
+_BOUNDED = dataclasses.replace(DARKPOSE, name="darkpose bounded", max_offset=1.0)
+_OF_KNOWN_WIDTH = dataclasses.replace(FIT, name="fit of known width", target_sigma=2.0)
 _EVERYWHERE = {
     ("darkpose +cov", "W1", "float32"),
     ("megvii", "W1", "float16"),
@@ -48,25 +50,32 @@ def _calls(full: bool) -> Iterator[Call]:
                     yield _call(recipe, workload, dtype, False)
     for dtype in workloads.DTYPES:
         for recipe in _RECIPES:
-            if full or (recipe.name == "darkpose" and dtype != "bfloat16"):
-                yield _call(recipe, W2, dtype, False, channels_last=True)
+            is_first = recipe is DARKPOSE and dtype != "bfloat16"
+            if full or is_first or (recipe in (MEGVII, FIT) and dtype == "float32"):
+                yield _call(recipe, W2, dtype, False, "channels_last")
+    for recipe in _BOUNDED, _OF_KNOWN_WIDTH:
+        yield _call(recipe, W1, "float32", True)
+    for layout in ("contiguous", "channels_last"):
+        yield _call(DARKPOSE, HUGE, "float16", False, layout)
+    for layout in ("cropped", "cropped channels_last"):
+        yield _call(DARKPOSE, W1, "float32", False, layout)
     yield from _calls_with_extras(full)
     if full:
         yield _call(DARKPOSE, W5, "float32", False)
 
 
-def _call(recipe: Recipe, workload: Workload, dtype: str, covariance: bool, channels_last: bool = False) -> Call:
+def _call(recipe: Recipe, workload: Workload, dtype: str, covariance: bool, layout: str = "contiguous") -> Call:
     def launch(module: ModuleType) -> None:
         from dark_kernels.decode import library
 
-        heatmaps = empty_maps(workload.shape, dtype, channels_last)
+        heatmaps = empty_maps(workload.shape, dtype, layout)
         outputs = library.empty_outputs(heatmaps, covariance)
         module.decode_fwd(*outputs, heatmaps, *recipe.operator_arguments, covariance)
 
     name = recipe.name + (" +cov" if covariance else "")
-    label = f"{name} {workload.name} {dtype}{layout(channels_last)}"
-    everywhere = not channels_last and (name, workload.name, dtype) in _EVERYWHERE
-    return Call(label, launch, not channels_last, everywhere)
+    label = f"{name} {workload.name} {dtype}{ending(layout)}"
+    everywhere = layout == "contiguous" and (name, workload.name, dtype) in _EVERYWHERE
+    return Call(label, launch, layout == "contiguous", everywhere)
 
 
 def _calls_with_extras(full: bool) -> Iterator[Call]:
@@ -78,7 +87,7 @@ def _calls_with_extras(full: bool) -> Iterator[Call]:
         yield _call_with_extras("flip", DARKPOSE, W2, dtype, flip, full)
     yield _call_with_extras("offsets", UDP_COMBINED, W1, "float32", "offsets offset_scale", full)
     yield _call_with_extras("flip, indices, image", MMPOSE_UDP, W1, "float16", everything, full)
-    yield _call_with_extras("flip, indices, image", DARKPOSE, W1, "float32", everything, full, channels_last=True)
+    yield _call_with_extras("flip, indices, image", DARKPOSE, W1, "float32", everything, full, layout="channels_last")
     yield _call_with_extras("fit, flip, image", FIT, W2, "float32", everything, full)
     if full:
         for recipe in recipes.ALL:
@@ -92,7 +101,7 @@ def _call_with_extras(
     dtype: str,
     extras: str,
     everywhere: bool,
-    channels_last: bool = False,
+    layout: str = "contiguous",
 ) -> Call:
     """`extras`: the names of those given."""
 
@@ -101,7 +110,7 @@ def _call_with_extras(
         from dark_kernels.decode.options import Extras
 
         batch, channels, height, width = workload.shape
-        heatmaps = empty_maps(workload.shape, dtype, channels_last)
+        heatmaps = empty_maps(workload.shape, dtype, layout)
         values = {
             "flipped": torch.empty_like(heatmaps),
             "flip_indices": torch.empty(channels, dtype=torch.int64),
@@ -115,8 +124,8 @@ def _call_with_extras(
         outputs = library.empty_outputs(heatmaps, recipe.has_hessian, given)
         module.decode_fwd(*outputs, heatmaps, *recipe.operator_arguments, recipe.has_hessian, extras=given)
 
-    label = f"{name} {workload.name} {dtype}{layout(channels_last)}"
-    return Call(label, launch, not channels_last, everywhere)
+    label = f"{name} {workload.name} {dtype}{ending(layout)}"
+    return Call(label, launch, layout == "contiguous", everywhere)
 
 
 ROOM = Room(

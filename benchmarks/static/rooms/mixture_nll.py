@@ -10,44 +10,51 @@ from types import ModuleType
 import torch
 
 from benchmarks import workloads
-from benchmarks.static.calls import Call, Room, layout
+from benchmarks.static.calls import Call, Room, ending
 from benchmarks.workloads import W1, W2, W3, Workload
 
 
 def _calls(full: bool) -> Iterator[Call]:
     """W1 contiguous and channels_last, W3 for its 308 keypoints."""
-    yield _call(W1, "float32", 3, 7.0, False)
-    yield _call(W1, "float16", 8, 7.0, True)
-    yield _call(W3, "bfloat16", 1, math.inf, False)
-    yield _call(W2, "float16", 8, math.inf, False)
+    yield _call(W1, "float32", 3, 7.0, "contiguous")
+    yield _call(W1, "float16", 8, 7.0, "channels_last")
+    yield _call(W3, "bfloat16", 1, math.inf, "contiguous")
+    yield _call(W2, "float16", 8, math.inf, "contiguous")
+    yield _call(W1, "float16", 3, math.inf, "contiguous", by_default=True)
     if full:
         for num_components, dtype in itertools.product(range(1, 9), workloads.DTYPES):
-            for channels_last in (False, True):
-                yield _call(W2, dtype, num_components, 7.0, channels_last)
+            for layout in ("contiguous", "channels_last"):
+                yield _call(W2, dtype, num_components, 7.0, layout)
 
 
-def _call(workload: Workload, dtype: str, num_components: int, bounds: float, channels_last: bool) -> Call:
+def _call(
+    workload: Workload, dtype: str, num_components: int, bounds: float, layout: str, by_default: bool = False
+) -> Call:
+    """`by_default`: without a weight and with absolute coordinates."""
+
     def launch(module: ModuleType) -> None:
         batch, num_keypoints, height, width = workload.shape
         kind = workloads.DTYPES[dtype]
 
         def maps(*channels: int) -> torch.Tensor:
-            if channels_last:
+            if layout == "channels_last":
                 empty = torch.empty((batch, height, width, num_keypoints, *channels), dtype=kind)
                 return empty.movedim((1, 2), (-2, -1))
             return torch.empty((batch, num_keypoints, *channels, height, width), dtype=kind)
 
         three = maps(num_components), maps(num_components, 2), maps(num_components)
-        target, weight = torch.empty(batch, num_keypoints, 2), torch.empty(batch, num_keypoints)
+        target, losses = torch.empty(batch, num_keypoints, 2), torch.empty(batch, num_keypoints)
+        weight, is_offset = (None, False) if by_default else (losses, True)
         number, cells = torch.empty(()), torch.empty(batch, num_keypoints, dtype=torch.int64)
         slopes = torch.empty(batch, num_keypoints, 4 * num_components)
-        for reduction in ("none", "mean_valid"):
-            outputs = (weight if reduction == "none" else number, number, slopes, cells)
-            module.gaussian_mixture_nll_fwd(*outputs, *three, target, weight, 4.0, True, -bounds, bounds, reduction)
-        module.gaussian_mixture_nll_bwd(*three, number, number, slopes, cells, height, width, channels_last)
+        for reduction in ("mean",) if by_default else ("none", "mean_valid"):
+            outputs = (losses if reduction == "none" else number, number, slopes, cells)
+            options = (4.0, is_offset, -bounds, bounds, reduction)
+            module.gaussian_mixture_nll_fwd(*outputs, *three, target, weight, *options)
+        module.gaussian_mixture_nll_bwd(*three, number, number, slopes, cells, height, width, layout == "channels_last")
 
-    label = f"mixture of {num_components} {workload.name} {dtype}{layout(channels_last)}"
-    return Call(label, launch, not channels_last, everywhere=True)
+    label = f"mixture of {num_components} {workload.name} {dtype}{' by default' if by_default else ''}{ending(layout)}"
+    return Call(label, launch, layout == "contiguous", everywhere=True)
 
 
 ROOM = Room(

@@ -19,6 +19,7 @@ def _calls(full: bool) -> Iterator[Call]:
     yield _call(1000, 133, "bfloat16", "linear", optional=True)
     yield _call(2000, 17, "float32", "hard", is_flat=True)
     yield _call(300, 17, "float16", "gaussian", optional=True, is_flat=True)
+    yield _oks_call(5, 9)
     if full:
         for dtype, method in itertools.product(workloads.DTYPES, ("hard", "gaussian", "linear")):
             for optional, is_flat in itertools.product((False, True), repeat=2):
@@ -45,6 +46,19 @@ def _call(
 
     label = f"{method} NMS of {num_poses} {dtype}" + (" with image ids" if is_flat else "")
     return Call(label, launch, everywhere=True)
+
+
+def _oks_call(num_a: int, num_b: int) -> Call:
+    """oks by itself: people against people, of whom those of the one side say what is visible."""
+
+    def launch(module: ModuleType) -> None:
+        poses_a, poses_b = torch.empty(8, num_a, 17, 2), torch.empty(8, num_b, 17, 2)
+        areas_a, areas_b = torch.empty(8, num_a), torch.empty(8, num_b)
+        visible = torch.empty((8, num_b, 17), dtype=torch.bool)
+        similarity = torch.empty(8, num_a, num_b)
+        module.oks_fwd(similarity, poses_a, poses_b, areas_a, areas_b, torch.empty(17), None, visible)
+
+    return Call(f"OKS of {num_a} and {num_b} float32", launch)
 
 
 ROOM = Room("nms", "dark_kernels.nms.kernels", _calls)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from types import ModuleType
 
 from benchmarks import workloads
-from benchmarks.static.calls import Call, Room, empty_maps, layout
+from benchmarks.static.calls import Call, Room, empty_maps, ending
 from benchmarks.workloads import W1, W2, W3, Workload
 from dark_kernels import recipes
 from dark_kernels.recipes import Recipe
@@ -26,7 +26,9 @@ def _calls(full: bool) -> Iterator[Call]:
     yield _call(recipes.QUARTER, W2, "float32", 1)
     yield _call(recipes.MEGVII, W1, "float32", 30)
     yield _call(_WIDE_BLUR, W3, "float16", 128, 5, "all")
-    yield _call(recipes.DARKPOSE, W2, "float16", 30, channels_last=True)
+    yield _call(recipes.DARKPOSE, W2, "float16", 30, layout="channels_last")
+    yield _call(recipes.FIT, W2, "float32", 30)
+    yield _call(recipes.DARKPOSE, W1, "float32", 30, layout="cropped")
     if full:
         for recipe, dtype in itertools.product(recipes.ALL, workloads.DTYPES):
             yield _call(recipe, W3, dtype, 30)
@@ -39,18 +41,20 @@ def _call(
     max_peaks: int,
     window: int = 3,
     plateau: str = "first",
-    channels_last: bool = False,
+    layout: str = "contiguous",
 ) -> Call:
     def launch(module: ModuleType) -> None:
         from dark_kernels.peaks import library
 
-        heatmaps = empty_maps(workload.shape, dtype, channels_last)
+        heatmaps = empty_maps(workload.shape, dtype, layout)
         outputs = library.empty_outputs(heatmaps, max_peaks, recipe.has_hessian)
         options = (max_peaks, 0.1, window, plateau, *recipe.operator_arguments, recipe.has_hessian)
         module.find_peaks_fwd(*outputs, heatmaps, *options)
 
-    label = f"{recipe.name} {max_peaks} peaks, {plateau} of {window} {workload.name} {dtype}{layout(channels_last)}"
-    return Call(label, launch, not channels_last, everywhere=not channels_last)
+    label = f"{recipe.name} {max_peaks} peaks, {plateau} of {window} {workload.name} {dtype}{ending(layout)}"
+    # A fit spills a few words before sm_90.
+    everywhere = layout == "contiguous" and recipe is not recipes.FIT
+    return Call(label, launch, layout == "contiguous", everywhere)
 
 
 ROOM = Room("peaks", "dark_kernels.peaks.kernels", _calls, loads={"_find_peaks_fwd_kernel": ("load_whole",)})
