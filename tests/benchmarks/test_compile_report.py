@@ -1,46 +1,17 @@
-"""The compile report: what it reads from assembly, what it refuses, and that it names an offender."""
+"""The compile report: what it refuses, what it reports, and that it names an offender."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks import compile_report
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.benchmarks.processes import ROOT, run
 
 pytest.importorskip("triton", reason="the compile report needs triton")
 
-PTX = """\
-	.loc	1 49 24                         // kernels.py:49:24 @[ kernels.py:151:95 ]
-	@%p5 ld.global.v4.b32 { %r53, %r54, %r55, %r56 }, [ %rd33 + 0 ];
-	@%p6 ld.global.L1::evict_first.v2.b64 { %rd1, %rd2 }, [ %rd34 + 0 ];
-	cp.async.cg.shared.global [ %r1 + 0 ], [ %rd5 + 0 ], 0x10, %r2;
-	.loc	2 110 29
-	@%p88 ld.global.b16 { %rs17 }, [ %rd35 + 0 ];
-	ld.shared.b32 %r9, [%r8];
-	st.global.b32 [ %rd1 + 0 ], { %r1 };
-	.file	1 "/somewhere/decode/kernels.py"
-	.file	2 "/somewhere/_triton/blur.py"
-"""
-AMDGCN = """\
-	.file	1 "/somewhere/decode" "kernels.py"
-	.loc	1 49 24                         ; kernels.py:49:24
-	buffer_load_dwordx4 v[22:25], v22, s[56:59], 0 offen
-	global_load_b128 v[0:3], v[4:5], off
-	global_load_dwordx2 v[0:1], v[4:5], off
-	s_load_dwordx4 s[12:15], s[0:1], 0x28
-	.loc	1 50 24
-	buffer_load_ushort v24, v18, s[8:11], 0 offen
-	global_load_d16_b16 v1, v[2:3], off
-	global_load_ubyte v1, v[2:3], off
-	buffer_store_dwordx4 v[0:3], v4, s[0:3], 0 offen
-"""
 TWO_KERNELS = """\
 import triton
 import triton.language as tl
@@ -72,50 +43,15 @@ REPORT_OF_TWO_KERNELS = """\
 import sys
 import torch
 from benchmarks import compile_report as report
+from benchmarks.static.calls import Call, Room
 
 if __name__ == "__main__":
-    call = report.Call("two maps", lambda module: module.launch(torch.empty(1), torch.empty(4096)))
+    call = Call("two maps", lambda module: module.launch(torch.empty(1), torch.empty(4096)))
     loads = {name: (name,) for name in ("_good_kernel", "_scalar_kernel")}
-    report.ROOMS = (report.Room("two", "two_kernels", lambda full: [call], loads),)
+    report.ROOMS = (Room("two", "two_kernels", lambda full: [call], loads),)
     report.unregistered_modules = lambda: []
     sys.exit(report.main(["--targets", "sm_90,gfx942", "--jobs", "1", "--full"]))
 """
-
-
-def run(*arguments: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A process of its own: the tests' one may have Triton's interpreter in it."""
-    inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT, env={**inherited, **environment}, capture_output=True, text=True, timeout=timeout, check=False,
-    )  # fmt: skip
-
-
-def test_access_widths_of_ptx() -> None:
-    scan, blur = ("decode/kernels.py", 49), ("_triton/blur.py", 110)
-    assert compile_report.access_widths(PTX, "store") == [(blur, 4)]
-    assert compile_report.access_widths(PTX) == [(scan, 16), (scan, 16), (scan, 16), (blur, 2)]
-
-
-def test_access_widths_of_amdgcn() -> None:
-    first, second = ("decode/kernels.py", 49), ("decode/kernels.py", 50)
-    widths = [(first, 16), (first, 16), (first, 8), (second, 2), (second, 2), (second, 1)]
-    assert compile_report.access_widths(AMDGCN) == widths
-    assert compile_report.access_widths(AMDGCN, "store") == [(second, 16)]
-
-
-def test_sums_of_which_lanes_disagree() -> None:
-    exchange = "mul.f32 %r5, %r1, %r2;\nshfl.sync.bfly.b32 %r6, %r5, 16, 31, -1;\n"
-    assert compile_report.fused_exchanges(exchange + "fma.rn.f32 %r7, %r1, %r2, %r6;\n") == 1
-    assert compile_report.fused_exchanges(exchange + "add.f32 %r7, %r5, %r6;\nfma.rn.f32 %r8, %r1, %r2, %r7;\n") == 0
-    rounded = exchange.replace("mul.f32 %r5, %r1, %r2;", "fma.rn.f32 %r5, %r1, %r2, 0f00000000;")
-    assert compile_report.fused_exchanges(rounded + "add.f32 %r7, %r5, %r6;\n") == 0
-
-
-def test_finds_kernels_that_no_room_registers(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "dark_kernels.decode.kernels" not in compile_report.unregistered_modules()
-    monkeypatch.setattr(compile_report, "ROOMS", ())
-    assert "dark_kernels.decode.kernels" in compile_report.unregistered_modules()
 
 
 def test_refuses_the_interpreter_in_one_line() -> None:

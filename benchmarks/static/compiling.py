@@ -1,0 +1,48 @@
+"""A recorded launch through Triton's own specialisation and compiler, for a GPU that need not be here."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+from benchmarks.static.recording import Launch
+
+
+def compile_for(target: Any, launch: Launch) -> Any:
+    """What `kernel[grid](...)` would run on that target: a `CompiledKernel`."""
+    import triton
+
+    source, options = _specialised(launch, target)
+    return triton.compile(source, target=target, options=options)
+
+
+def _specialised(launch: Launch, target: Any) -> tuple[Any, dict[str, Any]]:
+    """Source and options as `kernel[grid](...)` would hand them to the compiler on that target."""
+    from triton.compiler import ASTSource, make_backend
+    from triton.runtime.jit import create_function_from_signature
+
+    kernel = getattr(importlib.import_module(launch.module), launch.kernel)
+    backend = make_backend(target)
+    bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+    # The launcher ran here, where PyTorch is not built for AMD; there it leaves out what is NVIDIA's alone.
+    kwargs = {name: value for name, value in launch.kwargs.items() if target.backend == "cuda" or name != "maxnreg"}
+    bound, specialisation, options = bind(*launch.args, **kwargs)
+    options, signature, constants, attributes = kernel._pack_args(backend, dict(kwargs), bound, specialisation, options)
+    return ASTSource(kernel, signature, constants, attributes), options.__dict__
+
+
+def problem() -> str | None:
+    """Why nothing can be compiled here, in one line, or None."""
+    interpret = os.environ.get("TRITON_INTERPRET", "")
+    if interpret.lower() in ("1", "true", "on", "yes", "y"):
+        return f"TRITON_INTERPRET={interpret} replaces the compiler by an interpreter: unset it to compile"
+    try:
+        import triton
+    except Exception as error:  # a broken install raises more than ImportError
+        return f"triton cannot be imported ({type(error).__name__}: {error}): install it to compile"
+    from triton.runtime.jit import JITFunction
+
+    if not hasattr(JITFunction, "_pack_args"):
+        return f"triton {triton.__version__} is too old for this report, which needs triton 3.4 or newer"
+    return None

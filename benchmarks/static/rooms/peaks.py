@@ -1,0 +1,60 @@
+"""find_peaks: rules, windows and lengths of the list."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from types import ModuleType
+
+from benchmarks import workloads
+from benchmarks.static.calls import Call, Room, empty_maps, ending
+from benchmarks.workloads import W1, W2, W3, Workload
+from dark_kernels import recipes
+from dark_kernels.recipes import Recipe
+
+_WIDE_BLUR = dataclasses.replace(
+    recipes.MMPOSE_UDP, name="mmpose_udp on blurred k=61", kernel_size=61, padding="reflect", argmax_on="blurred"
+)
+
+
+def _calls(full: bool) -> Iterator[Call]:
+    """W1, W2 and W3 differ in launch shape and in divisibility."""
+    yield _call(recipes.DARKPOSE, W1, "float32", 30)
+    yield _call(recipes.MMPOSE_UDP, W2, "bfloat16", 100, 5, "all")
+    yield _call(recipes.MMPOSE_LEGACY_UDP, W3, "float16", 128, 7, "none")
+    yield _call(recipes.QUARTER, W2, "float32", 1)
+    yield _call(recipes.MEGVII, W1, "float32", 30)
+    yield _call(_WIDE_BLUR, W3, "float16", 128, 5, "all")
+    yield _call(recipes.DARKPOSE, W2, "float16", 30, layout="channels_last")
+    yield _call(recipes.FIT, W2, "float32", 30)
+    yield _call(recipes.DARKPOSE, W1, "float32", 30, layout="cropped")
+    if full:
+        for recipe, dtype in itertools.product(recipes.ALL, workloads.DTYPES):
+            yield _call(recipe, W3, dtype, 30)
+
+
+def _call(
+    recipe: Recipe,
+    workload: Workload,
+    dtype: str,
+    max_peaks: int,
+    window: int = 3,
+    plateau: str = "first",
+    layout: str = "contiguous",
+) -> Call:
+    def launch(module: ModuleType) -> None:
+        from dark_kernels.peaks import library
+
+        heatmaps = empty_maps(workload.shape, dtype, layout)
+        outputs = library.empty_outputs(heatmaps, max_peaks, recipe.has_hessian)
+        options = (max_peaks, 0.1, window, plateau, *recipe.operator_arguments, recipe.has_hessian)
+        module.find_peaks_fwd(*outputs, heatmaps, *options)
+
+    label = f"{recipe.name} {max_peaks} peaks, {plateau} of {window} {workload.name} {dtype}{ending(layout)}"
+    # A fit spills a few words before sm_90.
+    everywhere = layout == "contiguous" and recipe is not recipes.FIT
+    return Call(label, launch, layout == "contiguous", everywhere)
+
+
+ROOM = Room("peaks", "dark_kernels.peaks.kernels", _calls, loads={"_find_peaks_fwd_kernel": ("load_whole",)})
