@@ -131,7 +131,7 @@ def nll_at_cells(
     log_var = torch.where(valid[..., None], log_var, 0.0)
     target = torch.where(valid[..., None], target, 0.0)
     if coordinates == "offset":
-        center = (torch.stack([column, row], dim=-1) + 0.5) * stride
+        center = (torch.stack([column, row], dim=-1).to(target.dtype) + 0.5) * stride
         target = target - center
     difference = target - mean  # d
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -187,6 +188,17 @@ def test_nothing_but_the_cells_matters(service: tuple[str, torch.device]) -> Non
         loss = call(there, case, backend)
         results.append((loss, *torch.autograd.grad(loss, there[:3])))
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("service", SERVICES, indirect=True)
+def test_bounds_do_not_touch_a_fixed_log_var(service: tuple[str, torch.device]) -> None:
+    backend, device = service
+    case = Case("cholesky", fixed_log_var=2.5, reduction="sum")
+    tensors = leaves(make(case), device=device)
+    cases = [case, dataclasses.replace(case, log_var_bounds=(-1.0, 1.0))]
+    losses = [call(tensors, each, backend) for each in cases]
+    assert torch.equal(*losses)
+    assert torch.equal(*[torch.autograd.grad(loss, tensors[0])[0] for loss in losses])
 
 
 @pytest.mark.parametrize("service", SERVICES, indirect=True)
