@@ -71,7 +71,9 @@ def linear_gaussian_nll_reference(
     valid = valid & (keypoint_weight > 0)
 
     batch = torch.arange(features.shape[0], device=features.device)[:, None]
-    features_at_cell = torch.where(valid[..., None], features[batch, :, row, column].to(dtype), 0.0)  # [B, K, C]
+    # Converted before they are read, so that gradients of keypoints that share a cell add up in this dtype.
+    features_at_cell = features.to(dtype)[batch, :, row, column]
+    features_at_cell = torch.where(valid[..., None], features_at_cell, 0.0)  # [B, K, C]
     # 2K mean channels (x, y of each keypoint), then the variance channels of each keypoint.
     num_log_vars = weight.shape[0] // num_keypoints - 2 if num_keypoints else 1
     outputs = []
