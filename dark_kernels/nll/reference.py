@@ -80,7 +80,8 @@ def linear_gaussian_nll_reference(
     for first, columns in ((0, 2), (2 * num_keypoints, num_log_vars)):
         rows = slice(first, first + num_keypoints * columns)
         rows_of_keypoint = weight[rows].to(dtype).unflatten(0, (num_keypoints, columns))
-        output = torch.einsum("bkc,kpc->bkp", features_at_cell, rows_of_keypoint)
+        # Not a matrix product, which autocast and settings of the process can round to half precision.
+        output = (features_at_cell[:, :, None] * rows_of_keypoint).sum(-1)
         if bias is not None:
             output = output + bias[rows].to(dtype).unflatten(0, (num_keypoints, columns))
         outputs.append(output)
