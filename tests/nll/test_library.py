@@ -176,6 +176,19 @@ def test_compiled_without_a_gradient() -> None:
     torch.testing.assert_close(compiled(*inputs), of_maps(*inputs))
 
 
+def test_compiles_with_every_size_dynamic_but_the_parameters() -> None:
+    """The number of keypoints is known of the head, and open in the targets."""
+    torch._dynamo.reset()
+    layer = nn.Conv2d(4, 2 * 3, 1)
+
+    def loss(image: Tensor, target: Tensor) -> Tensor:
+        return linear_gaussian_nll(image, layer.weight, layer.bias, target)
+
+    image, target = torch.randn(3, 4, 3, 5), torch.rand(3, 2, 2) * 12
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(image, target), loss(image, target))
+
+
 # --- autograd --------------------------------------------------------------------------------------------
 
 
