@@ -227,6 +227,16 @@ def test_fixed_log_var_does_not_read_the_predicted_one(service: tuple[str, torch
     assert bool((g_log_var == 0).all())
 
 
+@pytest.mark.parametrize("service", SERVICES, indirect=True)
+def test_the_default_device_does_not_matter(service: tuple[str, torch.device]) -> None:
+    backend, device = service
+    case = Case(reduction="mean_valid")
+    inputs = make_inputs(case).to(device)
+    with torch.device("meta"):
+        loss = call(inputs, case, backend)
+    assert torch.equal(loss, call(inputs, case, backend))
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("service", SERVICES, indirect=True)
 def test_bounds_do_not_touch_a_fixed_log_var(form: str, service: tuple[str, torch.device]) -> None:

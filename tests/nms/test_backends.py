@@ -215,6 +215,15 @@ def test_eager_in_float64_is_the_plain_loop(method: str) -> None:
 
 
 @EVERY
+def test_the_default_device_does_not_matter(service: Service) -> None:
+    backend, device = service
+    scenes = taken(scenes_of("hard", True), slice(0, 2)).to(device)
+    with torch.device("meta"):
+        kept = suppress(scenes, backend)
+    assert_kept(kept, scenes.expected)
+
+
+@EVERY
 def test_flags_of_any_dtype(service: Service) -> None:
     """Visibilities and masks are what is above 0."""
     backend, device = service
