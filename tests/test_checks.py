@@ -43,6 +43,7 @@ REFUSED: list[tuple[type[Exception], str, Callable[[], None]]] = [
     (ValueError, "x: got 0, expected at least 1", lambda: _checks.check_count("x", 0)),
     (ValueError, "x: got -1, expected at least 0", lambda: _checks.check_count("x", -1, least=0)),
     (TypeError, r"x: got \(1.0,\), expected \(low, high\) or None", lambda: _checks.check_bounds("x", (1.0,))),
+    (TypeError, r"x: got \(None, 1\), expected \(low, high\), two", lambda: _checks.check_bounds("x", (None, 1))),
     (ValueError, r"x: got \(1, 0\), expected low <= high", lambda: _checks.check_bounds("x", (1, 0))),
 ]  # fmt: skip
 

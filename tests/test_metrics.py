@@ -215,6 +215,11 @@ def test_refuses(message: str, call: Callable[[], object]) -> None:
         call()
 
 
+def test_levels_are_several() -> None:
+    with pytest.raises(TypeError, match=r"levels: got 0\.5, expected a sequence"):
+        metrics.coverage(torch.zeros(1, 2), torch.eye(2)[None], torch.zeros(1, 2), levels=0.5)  # type: ignore[arg-type]
+
+
 # --- average precision -------------------------------------------------------------------------------------
 
 

@@ -41,7 +41,7 @@ def counter(device: torch.device) -> Tensor:
     may be replayed beside any stream.
     """
     if device.type == "cpu":  # the interpreter
-        return torch.zeros(1, dtype=torch.int32)
+        return torch.zeros(1, dtype=torch.int32, device=device)
     module = torch.get_device_module(device)
     counters = _counters[device]
     if is_capturing(device):

@@ -60,6 +60,8 @@ def heatmap_loss_bwd(
     targets = _without_denormals(make_targets(keypoints, size, sigma, sigmas, options.encoding, visible, dtype))
     factor, counts = _factor(targets, weight, options)
     factor = factor * grad_losses
+    if options.compares_distributions:
+        counts = counts & (saved[..., 2] > 0)  # all zeros are no distribution
     for block in blocks(heatmaps):
         maps, out = heatmaps[block].to(dtype), gradient[block]
         slopes = _slopes(maps, targets, block, saved[block], options, out if out.dtype == dtype else None)
@@ -165,12 +167,11 @@ def _slopes(
     top, inverse_total, scale, *more = (each[..., None, None] for each in saved.unbind(-1))
     log_p = maps - top
     q = target.mul_(scale)
-    has_target = scale > 0
     if options.kind == "cross_entropy":
-        return log_p.exp_().mul_(inverse_total).sub_(q).mul_(has_target)
+        return log_p.exp_().mul_(inverse_total).sub_(q)
     p = torch.exp(log_p).mul_(inverse_total)
     log_p.add_(inverse_total.log()).clamp_(min=_LOWEST_LOG)
-    return log_p.sub_(_finite_log((p + q).mul_(0.5))).sub_(more[0]).mul_(p).mul_(0.5 * has_target)
+    return log_p.sub_(_finite_log((p + q).mul_(0.5))).sub_(more[0]).mul_(p).mul_(0.5)
 
 
 def _finite_log(numbers: Tensor) -> Tensor:

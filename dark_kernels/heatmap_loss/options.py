@@ -26,6 +26,11 @@ class Options(NamedTuple):
         return self.kind in ("mse", "adaptive_wing")
 
     @property
+    def compares_distributions(self) -> bool:
+        """Whether the softmax of a map is compared with its target over the target's sum."""
+        return self.kind in ("cross_entropy", "js")
+
+    @property
     def num_saved(self) -> int:
         """Numbers of each map that the forward pass leaves for the backward pass or the reduction."""
         return {"mse": 0, "adaptive_wing": 0, "focal": 1, "cross_entropy": 3, "js": 4}[self.kind]

@@ -38,6 +38,8 @@ def heatmap_loss_reference(
     target, drawn_weight = draw_targets(keypoints.to(dtype), size, sigma, options.encoding, visible)
     weight = keypoint_weight(drawn_weight, weight, options.keeps_empty)
     counts = weight > 0
+    if options.compares_distributions:
+        counts = counts & (target > 0).any(-1).any(-1)  # all zeros are no distribution
     # Before any arithmetic, so that an ignored NaN has no gradient: 0 * NaN would be NaN.
     heatmaps = torch.where(counts[..., None, None], heatmaps.to(dtype), 0.0)
     if options.squares_weight:
@@ -100,8 +102,7 @@ def js(heatmaps: Tensor, target: Tensor, options: Options) -> Tensor:
     log_middle = torch.log(torch.where(middle > 0, middle, 1.0))
     of_p = p * torch.where(p > 0, log_p - log_middle, 0.0)
     of_q = q * (torch.log(torch.where(q > 0, q, 1.0)) - log_middle)
-    has_target = (q > 0).any(-1)
-    return torch.where(has_target, (of_p + of_q).sum(-1) / 2, 0.0)
+    return (of_p + of_q).sum(-1) / 2
 
 
 def _as_distribution(target: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def gaussian_mixture_nll_reference(
     log_var = torch.where(valid[..., None], log_var[batch, keypoint, :, row, column].to(dtype), 0.0)  # [B, K, M]
     target = torch.where(valid[..., None], target, 0.0)
     if coordinates == "offset":
-        target = target - (torch.stack([column, row], dim=-1) + 0.5) * stride
+        target = target - (torch.stack([column, row], dim=-1).to(dtype) + 0.5) * stride
 
     loss = -log_likelihood(logits, mean, log_var, target, log_var_bounds)
     loss = torch.where(valid, loss * weight, 0.0)

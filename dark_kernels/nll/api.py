@@ -221,17 +221,17 @@ def linear_gaussian_nll(
                 f"bias: got shape {list(bias.shape)}, expected [{weight.shape[0]}], one number for each row of weight"
             )
     check_tensor("target", target, 3, "[B, K, 2]")
-    num_keypoints = target.shape[1]
-    if weight.shape[0] not in (3 * num_keypoints, 4 * num_keypoints, 5 * num_keypoints):
+    num_keypoints, num_rows = target.shape[1], weight.shape[0]
+    # Not "in" a tuple, which torch.compile does not compare with a K that it keeps open.
+    if num_rows != 3 * num_keypoints and num_rows != 4 * num_keypoints and num_rows != 5 * num_keypoints:
         raise ValueError(
-            f"weight: got {weight.shape[0]} rows with {num_keypoints} keypoints in target, expected K * P with "
-            "P = 3, 4 or 5"
+            f"weight: got {num_rows} rows with {num_keypoints} keypoints in target, expected K * P with P = 3, 4 or 5"
         )
     check_labels("keypoint_weight", target, keypoint_weight, features.shape[0], num_keypoints)
     check_devices(features=features, weight=weight, bias=bias, target=target, keypoint_weight=keypoint_weight)
     _check_options(
         stride, coordinates, distribution, beta, fixed_log_var, log_var_bounds, reduction, backend,
-        weight.shape[0] // num_keypoints - 2 if num_keypoints else 1,
+        num_rows // num_keypoints - 2 if num_keypoints else 1,
     )  # fmt: skip
     if backend == "reference":
         return linear_gaussian_nll_reference(

@@ -196,13 +196,15 @@ def scalars(options: Options) -> tuple[float, float, float, float, float]:
 
 
 def flags_of(options: Options, weight: Tensor | None) -> dict[str, bool]:
+    has_fixed = options.fixed_log_var is not None
+    has_bounds = options.min_log_var != float("-inf") or options.max_log_var != float("inf")
     return {
         "HAS_WEIGHT": weight is not None,
         "IS_OFFSET": options.is_offset,
         "IS_LAPLACE": options.distribution == "laplace",
         "HAS_BETA": options.beta != 0.0,
-        "HAS_FIXED": options.fixed_log_var is not None,
-        "HAS_BOUNDS": options.min_log_var != float("-inf") or options.max_log_var != float("inf"),
+        "HAS_FIXED": has_fixed,
+        "HAS_BOUNDS": has_bounds and not has_fixed,  # bounds are for what is predicted
     }
 
 

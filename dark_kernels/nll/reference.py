@@ -71,14 +71,17 @@ def linear_gaussian_nll_reference(
     valid = valid & (keypoint_weight > 0)
 
     batch = torch.arange(features.shape[0], device=features.device)[:, None]
-    features_at_cell = torch.where(valid[..., None], features[batch, :, row, column].to(dtype), 0.0)  # [B, K, C]
+    # Converted before they are read, so that gradients of keypoints that share a cell add up in this dtype.
+    features_at_cell = features.to(dtype)[batch, :, row, column]
+    features_at_cell = torch.where(valid[..., None], features_at_cell, 0.0)  # [B, K, C]
     # 2K mean channels (x, y of each keypoint), then the variance channels of each keypoint.
     num_log_vars = weight.shape[0] // num_keypoints - 2 if num_keypoints else 1
     outputs = []
     for first, columns in ((0, 2), (2 * num_keypoints, num_log_vars)):
         rows = slice(first, first + num_keypoints * columns)
         rows_of_keypoint = weight[rows].to(dtype).unflatten(0, (num_keypoints, columns))
-        output = torch.einsum("bkc,kpc->bkp", features_at_cell, rows_of_keypoint)
+        # Not a matrix product, which autocast and settings of the process can round to half precision.
+        output = (features_at_cell[:, :, None] * rows_of_keypoint).sum(-1)
         if bias is not None:
             output = output + bias[rows].to(dtype).unflatten(0, (num_keypoints, columns))
         outputs.append(output)
@@ -131,7 +134,7 @@ def nll_at_cells(
     log_var = torch.where(valid[..., None], log_var, 0.0)
     target = torch.where(valid[..., None], target, 0.0)
     if coordinates == "offset":
-        center = (torch.stack([column, row], dim=-1) + 0.5) * stride
+        center = (torch.stack([column, row], dim=-1).to(target.dtype) + 0.5) * stride
         target = target - center
     difference = target - mean  # d
 

@@ -289,7 +289,10 @@ def _kappas(kappas: Sequence[float] | Tensor, num_keypoints: int, *tensors: Tens
         return kappas.detach().to(tensors[0].device)
     if not isinstance(kappas, Iterable):
         raise TypeError(f"kappas: got {type(kappas).__name__} {kappas!r}, expected {num_keypoints} numbers or a tensor")
-    numbers = [float(kappa) if hasattr(kappa, "__float__") else kappa for kappa in kappas]  # NumPy's too
+    numbers = [
+        float(kappa) if not isinstance(kappa, int | float) and hasattr(kappa, "__float__") else kappa  # NumPy's too
+        for kappa in kappas
+    ]
     for kappa in numbers:
         _checks.check_positive("kappas", kappa)
     if len(numbers) != num_keypoints:

@@ -327,10 +327,11 @@ def _oks_nms_fwd_kernel(
                 x, y = _load_keypoint(pose_ptr, poses_stride_c, is_left)
                 similarity = _keypoint_similarity(best_x, best_y, x, y, scale / kappa)
                 if HAS_VISIBLE:
-                    seen = tl.load(seen_ptr, mask=is_left, other=0) > 0
-                    seen = seen & (tl.load(best_seen_ptr) > 0)
-                    total += tl.where(seen, similarity, 0.0)
-                    count += tl.where(seen, 1.0, 0.0)
+                    # A product: the interpreter has no "and" of a block and a number that was compared as a float.
+                    seen = tl.where(tl.load(seen_ptr, mask=is_left, other=0) > 0, 1.0, 0.0)
+                    seen *= tl.where(tl.load(best_seen_ptr) > 0, 1.0, 0.0)
+                    total += similarity * seen
+                    count += seen
                 else:
                     total += similarity
                     count += 1.0

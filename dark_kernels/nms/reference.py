@@ -101,7 +101,7 @@ def oks_nms_reference(
     indices = torch.full((batch, width), -1, device=scores.device)
     keep = torch.zeros_like(kept_scores, dtype=torch.bool)
     for b, row in enumerate(rows):
-        indices[b, : len(row)] = torch.tensor(row, dtype=torch.int64)
+        indices[b, : len(row)] = torch.tensor(row, dtype=torch.int64, device=indices.device)
         keep[b, row] = True
     counts = keep.sum(-1)
     return keep, indices, counts, kept_scores

@@ -25,7 +25,8 @@ def soft_argmax_reference(heatmaps: Tensor, beta: float = 1.0) -> Tensor:
     height, width = maps.shape[-2:]
     peaks = maps.detach().amax((-2, -1), keepdim=True)
     # The largest as 0, which changes no softmax. Infinities that are the largest share it, and have no slope.
-    logits = torch.where(peaks.abs() == math.inf, torch.where(maps == peaks, 0.0, -math.inf), beta * (maps - peaks))
+    at_peaks = torch.where(maps == peaks, torch.zeros_like(maps), -math.inf)
+    logits = torch.where(peaks.abs() == math.inf, at_peaks, beta * (maps - peaks))
     probability = logits.flatten(2).softmax(dim=-1).view(maps.shape)
     x = torch.arange(width, dtype=maps.dtype, device=maps.device)
     y = torch.arange(height, dtype=maps.dtype, device=maps.device)

@@ -105,8 +105,8 @@ def variance_voting(
         similarities = oks(poses, poses, areas, areas)
         voted = variance_voting(poses, variances, similarities)
 
-    A keypoint gives no vote if it is NaN or infinite, if its variance is NaN, infinite or not positive, or if the
-    similarity is NaN. Where nobody votes the result is NaN.
+    A coordinate gives no vote if it is NaN or infinite, if its variance is NaN, infinite or not positive, or if the
+    similarity is NaN. Each axis is voted on by itself. Where nobody votes the result is NaN.
 
     There is no kernel for it: it is ten of PyTorch's operations on M N K 2 numbers, which `torch.compile` fuses, and
     gradients flow through them.

@@ -61,6 +61,18 @@ def test_one_component_is_the_gaussian_loss(
 
 
 @BOTH
+def test_centres_of_cells_are_float64_for_float64_maps(backend: str) -> None:
+    """Of a stride that float32 does not hold, where small variances show it."""
+    stride, cell = 255 / 63, torch.tensor([3, 1])
+    center = (cell.double() + 0.5) * stride
+    logits = torch.zeros(1, 1, 1, 2, 4, dtype=torch.float64)
+    mean = torch.zeros(1, 1, 1, 2, 2, 4, dtype=torch.float64)
+    options = dict(stride=stride, coordinates="offset", backend=backend)
+    loss = gaussian_mixture_nll(logits, mean, logits - 20.0, center[None, None], **options)
+    assert loss.item() == pytest.approx(-20.0 + math.log(2 * math.pi), abs=1e-12)
+
+
+@BOTH
 def test_gradients_are_those_of_the_formulas(backend: str) -> None:
     """One cell, two components, by hand: r = softmax(l); p: softmax(p) - r; mean: -r d / v; s: r (1 - q / 2v)."""
     p, s = [0.4, -0.3], [0.5, -0.2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -224,6 +225,27 @@ def test_fixed_log_var_does_not_read_the_predicted_one(service: tuple[str, torch
     g_mean, g_log_var = torch.autograd.grad(loss, (inputs.mean, inputs.log_var))
     assert bool(g_mean.isfinite().all())
     assert bool((g_log_var == 0).all())
+
+
+@pytest.mark.parametrize("service", SERVICES, indirect=True)
+def test_the_default_device_does_not_matter(service: tuple[str, torch.device]) -> None:
+    backend, device = service
+    case = Case(reduction="mean_valid")
+    inputs = make_inputs(case).to(device)
+    with torch.device("meta"):
+        loss = call(inputs, case, backend)
+    assert torch.equal(loss, call(inputs, case, backend))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("service", SERVICES, indirect=True)
+def test_bounds_do_not_touch_a_fixed_log_var(form: str, service: tuple[str, torch.device]) -> None:
+    backend, device = service
+    case = Case(form, fixed_log_var=2.5, reduction="sum")
+    inputs = make_inputs(case).to(device)
+    losses = [call(inputs, dataclasses.replace(case, log_var_bounds=bounds), backend) for bounds in (None, (-1.0, 1.0))]
+    assert torch.equal(*losses)
+    assert torch.equal(*[torch.autograd.grad(loss, inputs.mean)[0] for loss in losses])
 
 
 @pytest.mark.parametrize("service", FUSED, indirect=True)

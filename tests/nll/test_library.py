@@ -176,6 +176,19 @@ def test_compiled_without_a_gradient() -> None:
     torch.testing.assert_close(compiled(*inputs), of_maps(*inputs))
 
 
+def test_compiles_with_every_size_dynamic_but_the_parameters() -> None:
+    """The number of keypoints is known of the head, and open in the targets."""
+    torch._dynamo.reset()
+    layer = nn.Conv2d(4, 2 * 3, 1)
+
+    def loss(image: Tensor, target: Tensor) -> Tensor:
+        return linear_gaussian_nll(image, layer.weight, layer.bias, target)
+
+    image, target = torch.randn(3, 4, 3, 5), torch.rand(3, 2, 2) * 12
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(image, target), loss(image, target))
+
+
 # --- autograd --------------------------------------------------------------------------------------------
 
 
@@ -291,13 +304,14 @@ def test_autocast(dtype: torch.dtype, fused: bool, device: torch.device) -> None
     torch.testing.assert_close(layer.weight.grad, gradient, rtol=0.05, atol=0.1)
 
 
-def test_autocast_does_not_round_what_the_head_reads(device: torch.device) -> None:
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_autocast_does_not_round_what_the_head_reads(backend: str, device: torch.device) -> None:
     """Means of hundreds of pixels would be a pixel off in bfloat16. Forward and backward."""
     results = []
     for enabled in (False, True):
         image, weight, bias, target = head(2, device)[:4]
         with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
-            loss = linear_gaussian_nll(image, weight, bias, target, reduction="none")
+            loss = linear_gaussian_nll(image, weight, bias, target, reduction="none", backend=backend)
             results.append((loss, *torch.autograd.grad(loss.sum(), (image, weight, bias))))
     for one, other in zip(*results, strict=True):
         assert torch.equal(one, other)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -168,6 +169,19 @@ def test_many_keypoints_in_one_cell(reduction: str, service: tuple[str, torch.de
 
 
 @pytest.mark.parametrize("service", SERVICES, indirect=True)
+def test_half_precision_rounds_what_keypoints_in_one_cell_add_up_to_once(service: tuple[str, torch.device]) -> None:
+    backend, device = service
+    case = Case("cholesky", "offset", fixed_log_var=4.0, reduction="sum")
+    tensors = make(case, 1, 65, 3, 1, 1, seed=6)
+    tensors = (tensors[0].half(), *tensors[1:])  # type: ignore[assignment]
+    double = leaves(tensors, torch.float64)
+    (exact,) = torch.autograd.grad(call(double, case, "reference"), double[0])
+    there = leaves(tensors, device=device)
+    (gradient,) = torch.autograd.grad(call(there, case, backend), there[0])
+    torch.testing.assert_close(gradient.cpu().double(), exact, rtol=torch.finfo(torch.float16).eps / 2, atol=1e-4)
+
+
+@pytest.mark.parametrize("service", SERVICES, indirect=True)
 def test_nothing_but_the_cells_matters(service: tuple[str, torch.device]) -> None:
     """NaN features elsewhere change no loss and no gradient, that of the head included."""
     backend, device = service
@@ -187,6 +201,17 @@ def test_nothing_but_the_cells_matters(service: tuple[str, torch.device]) -> Non
         loss = call(there, case, backend)
         results.append((loss, *torch.autograd.grad(loss, there[:3])))
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("service", SERVICES, indirect=True)
+def test_bounds_do_not_touch_a_fixed_log_var(service: tuple[str, torch.device]) -> None:
+    backend, device = service
+    case = Case("cholesky", fixed_log_var=2.5, reduction="sum")
+    tensors = leaves(make(case), device=device)
+    cases = [case, dataclasses.replace(case, log_var_bounds=(-1.0, 1.0))]
+    losses = [call(tensors, each, backend) for each in cases]
+    assert torch.equal(*losses)
+    assert torch.equal(*[torch.autograd.grad(loss, tensors[0])[0] for loss in losses])
 
 
 @pytest.mark.parametrize("service", SERVICES, indirect=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Laplace, MultivariateNormal, Normal
 
-from dark_kernels.nll import gaussian_nll_reference
+from dark_kernels.nll import gaussian_nll, gaussian_nll_reference
 
 from ..cells import find_cell
 from .cases import FORMS, REDUCTIONS, STRIDE, Case, Inputs, call, counted_cells, every_case, make_inputs
@@ -109,6 +109,17 @@ def test_equal_covariances_give_equal_losses_in_all_forms(form: str, backend: st
     if form == "diagonal":
         expected = call(make_inputs(Case(), dtype=torch.float64, seed=8), Case(reduction="none", beta=0.5), backend)
     torch.testing.assert_close(call(inputs, Case(form, reduction="none", beta=0.5), backend), expected)
+
+
+@pytest.mark.parametrize("backend", ["reference", "eager"])
+def test_centres_of_cells_are_float64_for_float64_maps(backend: str) -> None:
+    """Of a stride that float32 does not hold, where small variances show it."""
+    stride, cell = 255 / 63, torch.tensor([3, 1])
+    center = (cell.double() + 0.5) * stride
+    mean = torch.zeros(1, 1, 2, 2, 4, dtype=torch.float64)
+    log_var = torch.full((1, 1, 1, 2, 4), -20.0, dtype=torch.float64)
+    loss = gaussian_nll(mean, log_var, center[None, None], stride=stride, coordinates="offset", backend=backend)
+    assert loss.item() == pytest.approx(-20.0, abs=1e-12)
 
 
 @pytest.mark.parametrize("backend", ["reference", "eager"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -211,6 +212,25 @@ def test_suppression_is_the_plain_loop(method: str, visible: bool, service: Serv
 def test_eager_in_float64_is_the_plain_loop(method: str) -> None:
     scenes = scenes_of(method, True)
     assert_kept(suppress(scenes.to("cpu", torch.float64), "eager"), scenes.expected)
+
+
+@EVERY
+def test_the_default_device_does_not_matter(service: Service) -> None:
+    backend, device = service
+    scenes = taken(scenes_of("hard", True), slice(0, 2)).to(device)
+    with torch.device("meta"):
+        kept = suppress(scenes, backend)
+    assert_kept(kept, scenes.expected)
+
+
+@EVERY
+def test_flags_of_any_dtype(service: Service) -> None:
+    """Visibilities and masks are what is above 0."""
+    backend, device = service
+    scenes = taken(scenes_of("hard", True), slice(0, 3)).to(device)
+    for dtype in (torch.uint8, torch.int64, torch.float16, torch.float32, torch.float64):
+        flags = dataclasses.replace(scenes, visible=2 * scenes.visible.to(dtype), mask=2 * scenes.mask.to(dtype))
+        assert_kept(suppress(flags, backend), scenes.expected)
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -104,6 +104,15 @@ def test_compiles_whole_and_once_for_any_batch(device: torch.device) -> None:
     assert len(graphs) == 2
 
 
+def test_compiles_with_everything_dynamic() -> None:
+    """Numbers of the caller's, such as kappas, are symbols then."""
+    torch._dynamo.reset()
+    inputs = some_poses()
+    compiled = torch.compile(best_of, fullgraph=True, dynamic=True, backend="aot_eager")
+    (expected, _), (actual, _) = best_of(*inputs), compiled(*inputs)
+    torch.testing.assert_close(actual, expected)
+
+
 def test_exports(tmp_path: Any) -> None:
     class Suppression(torch.nn.Module):
         def forward(self, poses: Tensor, scores: Tensor, areas: Tensor) -> KeptPoses:

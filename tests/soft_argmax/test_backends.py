@@ -58,6 +58,19 @@ def test_dtypes(dtype: torch.dtype, beta: float, service: Service) -> None:
     assert_like_truth(Case(("noisy_blob", "noise"), (1, 2, 16, 12), dtype, beta=beta), *service)
 
 
+@EVERY
+def test_the_default_dtype_does_not_matter(service: Service) -> None:
+    backend, device = service
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        coords = soft_argmax(torch.ones(1, 2, 3, 4, dtype=torch.float32, device=device), backend=backend)
+    finally:
+        torch.set_default_dtype(before)
+    assert coords.dtype == torch.float32
+    assert coords.tolist() == [[[1.5, 1.0]] * 2]
+
+
 @pytest.mark.parametrize("layout", sorted(testing.LAYOUTS))
 @EVERY_FUSED
 def test_layouts(layout: str, service: Service) -> None:
