@@ -463,6 +463,13 @@ def launch_shape(
     }
 
 
+def _num_registers(stencil: str, wide_index: bool) -> int:
+    """How many a thread may use. What would spill at 128: six equations, and places of 64 bits."""
+    if wide_index:
+        return 168
+    return 152 if stencil == "fit" else 128
+
+
 def find_peaks_fwd(
     coords: Tensor,  # [B, K, P, 2]
     scores: Tensor,  # [B, K, P]
@@ -487,6 +494,7 @@ def find_peaks_fwd(
         constants = recipe_constants(*recipe_arguments)
         about = lanes_of(device), constants["WINDOW"], constants["FIT_WINDOW"], constants["ARGMAX_ON_BLURRED"]
         program = launch_shape(height * width, heatmaps.element_size(), *about)
+        flags = index_flags(heatmaps, heatmaps, program["BLOCK_SIZE"] * program["LOADS"])
         launch(
             _find_peaks_fwd_kernel,
             (batch * num_keypoints, 1, 1),
@@ -495,9 +503,9 @@ def find_peaks_fwd(
                 "LIST": triton.next_power_of_2(max_peaks),
                 "SIDE": window,
                 "PLATEAU": plateau,
-                **index_flags(heatmaps, heatmaps, program["BLOCK_SIZE"] * program["LOADS"]),
+                **flags,
                 **program,
-                **register_limit(128),
+                **register_limit(_num_registers(constants["STENCIL"], flags["WIDE_INDEX"])),
                 **constants,
             },
             key,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from types import ModuleType
 
 from benchmarks import workloads
-from benchmarks.static.calls import Call, Room, empty_maps, ending
+from benchmarks.static.calls import HUGE, Call, Room, empty_maps, ending
 from benchmarks.workloads import W1, W2, W3, Workload
 from dark_kernels import recipes
 from dark_kernels.recipes import Recipe
@@ -29,6 +29,7 @@ def _calls(full: bool) -> Iterator[Call]:
     yield _call(recipes.DARKPOSE, W2, "float16", 30, layout="channels_last")
     yield _call(recipes.FIT, W2, "float32", 30)
     yield _call(recipes.DARKPOSE, W1, "float32", 30, layout="cropped")
+    yield _call(recipes.DARKPOSE, HUGE, "float16", 30)
     if full:
         for recipe, dtype in itertools.product(recipes.ALL, workloads.DTYPES):
             yield _call(recipe, W3, dtype, 30)
@@ -52,8 +53,7 @@ def _call(
         module.find_peaks_fwd(*outputs, heatmaps, *options)
 
     label = f"{recipe.name} {max_peaks} peaks, {plateau} of {window} {workload.name} {dtype}{ending(layout)}"
-    # A fit spills a few words before sm_90.
-    everywhere = layout == "contiguous" and recipe is not recipes.FIT
+    everywhere = layout == "contiguous" and workload is not HUGE
     return Call(label, launch, layout == "contiguous", everywhere)
 
 

@@ -25,7 +25,6 @@ print(json.dumps({name: sorted(map(str, found)) for name, found in values.items(
 """
 # Flags that launchers give one value only, but for inputs that nobody has.
 ONE_VALUE = {
-    "_find_peaks_fwd_kernel WIDE_INDEX",  # maps of 2^31 pixels, for which a few words are spilled
     "_soft_argmax_fwd_kernel WIDE_INDEX",  # lines 2^31 elements apart
     "_soft_argmax_bwd_kernel WIDE_INDEX",
     "_soft_argmax_bwd_kernel GRAD_IS_FLAT",  # of a gradient that the operator makes, and makes flat
