@@ -356,8 +356,8 @@ def _blur_block(maps: Tensor, taps: tuple[float, ...], padding: str) -> Tensor:
     The two pixels at one distance are added first, in the same order everywhere: equal or mirrored
     surroundings give equal numbers, so that of equal maxima the first is found.
     """
-    limits = torch.finfo(maps.dtype)
-    maps = maps.clamp(limits.min, limits.max)
+    limit = torch.finfo(maps.dtype).max / 4  # an infinity would make NaN of zeros, and two of the largest make another
+    maps = maps.clamp(-limit, limit)
     radius = len(taps) - 1
     for axis in (2, 1):
         size = maps.shape[axis]
