@@ -238,8 +238,8 @@ def heatmap_table(record: dict[str, Any]) -> str:
     threads = machine["threads"]
     words = (
         f"Each number is of {options['seeds']} training{'s' * (options['seeds'] != 1)} of {options['steps']} steps of "
-        f"{options['batch_size']} images with different seeds, mean and standard deviation: the median error in input pixels on {options['images']} "
-        f"held-out images of 64 x 64. In brackets the mean error, which gross mistakes dominate. Everything took "
+        f"{options['batch_size']} images with different seeds, mean and standard deviation: the median error in input "
+        f"pixels on {options['images']} held-out images of 64 x 64. In brackets the mean error, which gross mistakes dominate. Everything took "
         f"{record['seconds'] / 60:.0f} minutes on {machine['device_name']} (torch {machine['torch']}, {threads} "
         f"thread{'s' * (threads != 1)})."
     )

@@ -409,7 +409,7 @@ def test_damaged_files(tmp_path: Path, run: Callable[..., Run], heatmaps: torch.
     contents += [os.urandom(500), b"not an array\n" * 50]
     for content in contents:
         path.write_bytes(content)
-        assert_error(run("decode", path, tmp_path / "out.csv"), tmp_path, path, match="in.*(damaged|cannot be read)")
+        assert_error(run("decode", path, tmp_path / "out.csv"), tmp_path, path, match="in.*damaged")
 
 
 def test_same_file(tmp_path: Path, run: Callable[..., Run], heatmaps: torch.Tensor) -> None:

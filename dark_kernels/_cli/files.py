@@ -151,9 +151,13 @@ def _from_numpy(path: Path, array: np.ndarray) -> HeatmapFile:
 
 
 def _open_pt(path: Path, key: str | None) -> HeatmapFile:
+    is_archive = zipfile.is_zipfile(path)
+    with path.open("rb") as file:
+        if not is_archive and file.read(2) == b"PK":
+            raise UserError(f"{shown(path)}: damaged: it begins as an archive whose end is missing")
     try:
         # Mapped where the format allows it, so that only what is decoded is read.
-        content = torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        content = torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=is_archive)
     except (pickle.UnpicklingError, RuntimeError) as error:
         raise UserError(
             f"{shown(path)}: holds more than tensors, or is damaged; expected what "

@@ -15,6 +15,9 @@ import triton.language as tl
 from .maps import load_pixels
 from .sums import sum_of_products
 
+# Stands for infinities where pixels are averaged: a quarter of the largest float32, so that no average overflows.
+_LIMIT = tl.constexpr(3.4028234663852886e38 / 4)
+
 
 def tap_constants(taps: tuple[float, ...]) -> dict[str, float]:
     """The constexprs of a blur whose weights at the distances 0, 1, ... are `taps`: a table or a sampled Gaussian.
@@ -74,10 +77,9 @@ def tap_weight(
 
 @triton.jit
 def _finite(value):
-    """The largest finite numbers for infinities, of which a sum or a product could be NaN. NaN stays."""
-    LARGEST: tl.constexpr = 3.4028234663852886e38
-    value = tl.where(value < -LARGEST, -LARGEST, value)
-    return tl.where(value > LARGEST, LARGEST, value)
+    """Large numbers for infinities, of which a sum or a product could be NaN. NaN stays."""
+    value = tl.where(value < -_LIMIT, -_LIMIT, value)
+    return tl.where(value > _LIMIT, _LIMIT, value)
 
 
 @triton.jit
@@ -314,7 +316,7 @@ def bound_of_tile(
     columns = left - RADIUS + tl.minimum(halo_column, TILE_SIDE + 2 * RADIUS - 1)
     columns_exist = (columns >= 0) & (columns < width)
     columns = source_index(columns, width, PADDING)[None, :]
-    seen = tl.full([16, HALO_SIDE], -3.4028234663852886e38, dtype=tl.float32)  # as blur_points reads -inf
+    seen = tl.full([16, HALO_SIDE], -_LIMIT, dtype=tl.float32)  # as blur_points reads -inf
     for row_step in range(0, TILE_SIDE + 2 * RADIUS, 16):
         rows = top - RADIUS + tl.minimum(row_step + halo_row, TILE_SIDE + 2 * RADIUS - 1)
         rows_exist = (rows >= 0) & (rows < height)

@@ -184,7 +184,7 @@ def refine(
     if plan is not None:
         if map_index is not None:
             plan = plan._replace(window_starts=plan.window_starts.index_select(0, map_index))
-        values = _blur_at_stencil(heatmaps, peaks, y, x, padding, plan)
+        values = _blur_at_stencil(heatmaps, y, x, padding, plan)
         if rescale and scale is None:
             scale = _scale_where_a_clip_binds(
                 values, heatmaps, raw_maxima, taps, padding, clip_min, clip_max, map_index
@@ -317,26 +317,30 @@ def _gather_lines(maps: Tensor, starts: Tensor, length: int, extent: int) -> Ten
     return maps.as_strided((extent,), (1,), first).index_select(0, pixels.view(-1)).view(-1, length)
 
 
-def _blur_at_stencil(heatmaps: Tensor, peaks: Tensor, y: Tensor, x: Tensor, padding: str, plan: StencilPlan) -> Tensor:
+def _blur_at_stencil(heatmaps: Tensor, y: Tensor, x: Tensor, padding: str, plan: StencilPlan) -> Tensor:
     """The blurred map at the stencil's points, from the window around each peak: [N, points]."""
     vertical, horizontal = plan.vertical.index_select(0, y), plan.horizontal.index_select(0, x)
     starts = plan.window_rows.index_select(0, y)
     starts += plan.window_columns.index_select(0, x).add_(plan.window_starts).unsqueeze(1)
     windows = _gather_lines(heatmaps, starts.view(-1), plan.horizontal.shape[2], plan.extent).to(vertical.dtype)
     windows = windows.view(y.shape[0], -1, windows.shape[1])
-    # What is blurred is the distance from the peak. So a plateau has equal numbers to the last bit, and its
-    # slope vanishes beside UDP's epsilon. Zeros beyond the border would not follow, but there nothing is flat.
-    level = None if padding == "zeros" else peaks.to(windows.dtype).unsqueeze(1)
-    if level is not None:
-        windows.sub_(level.unsqueeze(2))
     # Most weights of a window matrix are zero, and zero times an infinity is NaN. That is wanted where the
-    # peak is +inf, since such a peak is not refined; for -inf the lowest finite number stands. In place: the
-    # windows are a copy.
-    windows.clamp_min_(torch.finfo(windows.dtype).min)
+    # peak is +inf, since such a peak is not refined; for -inf a very low number stands, from which a level can be
+    # subtracted. In place: the windows are a copy.
+    windows.clamp_min_(torch.finfo(windows.dtype).min / 2)
+    # What is blurred is the distance from the blurred peak, and so are the roundings. On a plateau next to nothing is
+    # left of them, and its slope vanishes beside UDP's epsilon; of a narrow peak, that a wide blur makes low, no large
+    # numbers cancel. Zeros beyond the border would not follow, but there nothing is flat.
+    level = None
+    if padding != "zeros":
+        reach = vertical.shape[1] // 2
+        center = product(vertical.narrow(1, reach, 1), windows)
+        level = product(center, horizontal.narrow(1, reach, 1).transpose(1, 2)).clamp_min_(0.0)
+        windows.sub_(level)
     # The last factor as a transposed view: the small products of a batch take half as long.
     blurred = product(product(vertical, windows), horizontal.transpose(1, 2)).flatten(1).index_select(1, plan.points)
     blurred = blurred.to(plan.derivative_weights.dtype)
-    return blurred if level is None else blurred.add_(level)
+    return blurred if level is None else blurred.add_(level.view(-1, 1))
 
 
 def blur(maps: Tensor, taps: tuple[float, ...], padding: str) -> Tensor:
@@ -356,8 +360,8 @@ def _blur_block(maps: Tensor, taps: tuple[float, ...], padding: str) -> Tensor:
     The two pixels at one distance are added first, in the same order everywhere: equal or mirrored
     surroundings give equal numbers, so that of equal maxima the first is found.
     """
-    limits = torch.finfo(maps.dtype)
-    maps = maps.clamp(limits.min, limits.max)
+    limit = torch.finfo(maps.dtype).max / 4  # an infinity would make NaN of zeros, and two of the largest make another
+    maps = maps.clamp(-limit, limit)
     radius = len(taps) - 1
     for axis in (2, 1):
         size = maps.shape[axis]

@@ -131,9 +131,11 @@ def take_step(
 
 def blur(maps: Tensor, recipe: Recipe) -> Tensor:
     """Smooth [B, K, H, W] maps with the recipe's separable kernel and padding."""
-    # An infinity times a weight that has underflowed to zero would be NaN; the largest finite number
-    # stands for it instead. NaNs stay.
-    maps = maps.clamp(torch.finfo(maps.dtype).min, torch.finfo(maps.dtype).max)
+    # An infinity times a weight that has underflowed to zero would be NaN, and so would be what is left of two of
+    # unlike sign, or of a sum that overflows, over its own maximum. A large number of which two can be added stands
+    # for it instead. NaNs stay.
+    limit = torch.finfo(maps.dtype).max / 4
+    maps = maps.clamp(-limit, limit)
     taps = recipe.taps
     return _blur_axis(_blur_axis(maps, taps, recipe.padding, axis=-1), taps, recipe.padding, axis=-2)
 

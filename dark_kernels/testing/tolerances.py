@@ -15,9 +15,9 @@ blurred one, s the scale of DARK's eq. 12, L = log(clip(s b)), g and H its gradi
    weights as TAP_0 exp2(d^2 c) rounds its first factor and c, their product and the result. exp2 of a hardware unit
    is good to 2 ulp = 4 u, and an argument of size E = d^2 / (2 sigma^2), in nats, with a relative error of 2 u
    makes a relative error of 2 E u: (6 + 2 E) u more for each axis. What underflows is lost, at most the smallest
-   normal number for each product. A blur of distances from the peak p, which a plateau makes exact zeros, has
-   |h - p| in place of |h| (|p| outside a map padded with zeros), one rounding more for the distance, and one of
-   the sum p + blur(h - p).
+   normal number for each product. A blur of distances from a level p, which a plateau makes zeros, has |h - p| in
+   place of |h| (|p| outside a map padded with zeros), one rounding more for the distance, and one of the sum
+   p + blur(h - p). The level is the peak, or the blurred peak if that is positive, itself rounded, else 0.
 2. Scale. The maximum of the computed blurred map lies between max(b - |db|) and max(b + |db|); division and
    multiplication round once each.
 3. Log. If no stencil value can reach a clip, s cancels from all derivatives and dL = |db| / (b - |db|). Else each
@@ -85,6 +85,7 @@ class Arithmetic:
         computes_taps: Whether Gaussian weights are computed with exp2 where they are needed.
         relative_logs: Whether logs are taken relative to that of the centre.
         subtracts_peak: The paddings with which what is blurred around a peak is the distance from it.
+        subtracts_blurred_peak: The paddings with which it is the distance from the blurred peak.
         sums_rows_first: Whether a fit sums the rows of its patch and then those sums, which rounds less often.
     """
 
@@ -93,15 +94,16 @@ class Arithmetic:
     computes_taps: bool = False
     relative_logs: bool = False
     subtracts_peak: tuple[str, ...] = ()
+    subtracts_blurred_peak: tuple[str, ...] = ()
     sums_rows_first: bool = False
 
 
 _REFLECTED = ("reflect", "symmetric")
 
-EAGER = Arithmetic(torch.float32, torch.float64, subtracts_peak=_REFLECTED, sums_rows_first=True)
+EAGER = Arithmetic(torch.float32, torch.float64, subtracts_blurred_peak=_REFLECTED, sums_rows_first=True)
 """eager on CPU: the blur in the precision of the input, the step in float64."""
 
-EAGER_ON_DEVICE = Arithmetic(torch.float32, torch.float32, subtracts_peak=_REFLECTED, sums_rows_first=True)
+EAGER_ON_DEVICE = Arithmetic(torch.float32, torch.float32, subtracts_blurred_peak=_REFLECTED, sums_rows_first=True)
 """eager on other devices, which may lack float64."""
 
 TRITON = Arithmetic(
@@ -118,7 +120,8 @@ TRITON = Arithmetic(
 def arithmetic_of(backend: str, device_type: str, dtype: torch.dtype) -> Arithmetic:
     """What `backend` ("eager", "triton" or "reference") computes in for heatmaps of that device and dtype."""
     if dtype == torch.float64:  # served by eager where Triton is asked for
-        return Arithmetic(torch.float64, torch.float64, subtracts_peak=() if backend == "reference" else _REFLECTED)
+        levelled = () if backend == "reference" else _REFLECTED
+        return Arithmetic(torch.float64, torch.float64, subtracts_blurred_peak=levelled)
     if backend == "triton":
         return TRITON
     if backend == "reference":
@@ -178,6 +181,10 @@ def decode_bounds(
     blurred_error = whole_error
     if recipe.padding in arithmetic.subtracts_peak:
         blurred_error = _blur_error(maps, recipe, arithmetic, peaks.clamp(-limit, limit))
+    elif recipe.padding in arithmetic.subtracts_blurred_peak:
+        level_errors = reference._read(whole_error, x, y, 0, 0)
+        levels = reference._read(blurred, x, y, 0, 0).clamp(min=0)
+        blurred_error = _blur_error(maps, recipe, arithmetic, levels, level_errors)
     score_errors = peak_errors
     if on_blurred and recipe.rescale:
         flat_scale = [each[..., 0, 0] for each in (scale, low_scale, high_scale)]
@@ -263,16 +270,24 @@ def _roundoff(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps / 2
 
 
-def _blur_error(maps: Tensor, recipe: Recipe, arithmetic: Arithmetic, peaks: Tensor | None = None) -> Tensor:
+def _blur_error(
+    maps: Tensor,
+    recipe: Recipe,
+    arithmetic: Arithmetic,
+    levels: Tensor | None = None,  # [B, K]
+    level_errors: Tensor | float = 0.0,  # [B, K]
+) -> Tensor:
     """Step 1: the most that the blurred map may be off, the float64 reference's own rounding included.
 
-    With `peaks` [B, K], of a blur of the distances from them.
+    With `levels`, of a blur of the distances from them, which may be off by `level_errors` themselves.
     """
     kernel_size, taps = recipe.blur_kernel_size, recipe.taps
-    if kernel_size == 1 and peaks is None:  # a weight of one
+    if kernel_size == 1 and levels is None:  # a weight of one
         return torch.zeros_like(maps)
-    levels = None if peaks is None else peaks[..., None, None]
-    magnitude = maps.abs() if levels is None else (maps - levels).abs()
+    magnitude = maps.abs()
+    if levels is not None:
+        levels, level_errors = (torch.as_tensor(each)[..., None, None] for each in (levels, level_errors))
+        magnitude = (maps - levels).abs() + level_errors
     roundoff = _roundoff(arithmetic.blur) + _roundoff(torch.float64)
 
     def smooth(vertical: tuple[float, ...], horizontal: tuple[float, ...]) -> Tensor:

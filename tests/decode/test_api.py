@@ -246,6 +246,23 @@ def test_an_infinite_peak_stays_on_its_pixel(
     assert (actual.scores == math.inf).all()
 
 
+@pytest.mark.parametrize("padding", ["zeros", "reflect", "symmetric"])
+def test_a_blurred_map_of_many_infinities_has_a_pixel_for_a_peak(
+    padding: str, service: tuple[str, torch.device]
+) -> None:
+    """Sums of what stands for infinities must not overflow: infinity over infinity is no scale."""
+    maps = torch.rand(1, 4, 6, 11, generator=torch.Generator().manual_seed(0))
+    maps[:, 0] = math.inf
+    maps[:, 1, 4, [1, 9]] = math.inf  # at one distance from many pixels, and from their mirror images
+    maps[:, 2, 4, ::2], maps[:, 2, 2, ::2] = math.inf, -math.inf
+    maps[:, 3, :, :6] = math.inf
+    recipe = dataclasses.replace(recipes.MEGVII, padding=padding)  # type: ignore[arg-type]
+    actual = decode_all(maps, recipe, service)
+    pixels = decode_all(maps.clamp(-1e30, 1e30), dataclasses.replace(recipe, stencil="none"), service)
+    assert actual.coords.tolist() == pixels.coords.tolist()
+    assert (actual.scores == math.inf).all()
+
+
 @pytest.mark.parametrize("recipe", recipes.ALL, ids=by_name)
 def test_minus_infinity_is_a_very_low_number(recipe: Recipe, service: tuple[str, torch.device]) -> None:
     """Also where only some of the stencil's points see it: zero times infinity would be NaN for the others."""

@@ -25,7 +25,7 @@ def by_name(recipe: Recipe) -> str:
 def test_bounds_are_small_on_blobs(recipe: Recipe, arithmetic: testing.Arithmetic) -> None:
     heatmaps = testing.gaussian_blobs(2, 4, 48, 40, seed=1).heatmaps.float()
     bounds = testing.decode_bounds(heatmaps, recipe, arithmetic)
-    # A reflecting border makes eager subtract the peak, which doubles what it rounds.
+    # With a border that reflects, what is rounded is as large as the distance from the peak.
     limit = 2e-4 if arithmetic.subtracts_peak and recipe.padding != "zeros" else 1e-4
     assert bounds.coords.max() < limit
     if recipe.has_hessian:
