@@ -43,17 +43,21 @@ def _nan_as_on_a_gpu() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _language_replaced_once_for_each_launch() -> Iterator[None]:
-    """The interpreter puts its own functions in the place of `triton.language`'s when a kernel is launched, takes them
-    out again afterwards, and in between looks for those still to be replaced whenever a device function is called. It
-    finds none in a module that it has been through, and looking takes half the time of a launch."""
+def _launches_without_repetition() -> Iterator[None]:
+    """An interpreted launch takes half the time where two things are not done again and again.
+
+    The interpreter puts its own functions in the place of `triton.language`'s when a kernel is launched, takes them out
+    again afterwards, and in between looks for those still to be replaced whenever a device function is called: it finds
+    none in a module that it has been through. And for every operation it writes down a table of all types, to read one.
+    """
     if not _is_interpreting():
         yield
         return
     from triton.runtime import interpreter
 
-    replace, launch = interpreter._patch_lang, interpreter.GridExecutor.__call__
+    replace, launch, look_up = interpreter._patch_lang, interpreter.GridExecutor.__call__, interpreter._get_np_dtype
     replaced: set[int] = set()
+    found: dict[str, np.dtype] = {}
 
     def replace_once(function: Any) -> Any:
         module = id(function.__globals__)
@@ -69,9 +73,15 @@ def _language_replaced_once_for_each_launch() -> Iterator[None]:
         finally:
             replaced.clear()
 
+    def look_up_once(type_: Any) -> np.dtype:
+        if type_.name not in found:
+            found[type_.name] = look_up(type_)
+        return found[type_.name]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(interpreter, "_patch_lang", replace_once)
         patch.setattr(interpreter.GridExecutor, "__call__", launch_anew)
+        patch.setattr(interpreter, "_get_np_dtype", look_up_once)
         yield
 
 
