@@ -137,14 +137,22 @@ def test_refuses_a_missing_triton_in_one_line(tmp_path: Path) -> None:
     assert "no triton here" in done.stderr
 
 
-def test_refuses_a_target_that_it_does_not_know() -> None:
+def test_refuses_a_target_that_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         compile_report.main(["--targets", "sm_1"])
     assert exit_.value.code == 2
+    assert "--targets: got sm_1" in capsys.readouterr().err
 
 
-def test_refuses_words_that_no_configuration_has() -> None:
-    assert run("-m", "benchmarks.compile_report", "-k", "no such configuration").returncode == 2
+def test_refuses_words_that_no_configuration_has(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compile_report, "_problem", lambda: None)
+    monkeypatch.setattr(compile_report, "record_launches", lambda *_: [])
+    with pytest.raises(SystemExit) as exit_:
+        compile_report.main(["-k", "no such configuration"])
+    assert exit_.value.code == 2
+    assert "-k: got 'no such configuration'" in capsys.readouterr().err
 
 
 def test_reports_what_the_launcher_launches(tmp_path: Path) -> None:
