@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 def _nan_as_on_a_gpu() -> Iterator[None]:
     """A GPU's maximum and minimum of a NaN and a number are the number, unless the kernel asks for the NaN; those of
     Triton's interpreter are always the NaN."""
-    if "TRITON_INTERPRET" not in os.environ or importlib.util.find_spec("triton") is None:
+    if not _is_interpreting():
         yield
         return
     from triton.runtime.interpreter import InterpreterBuilder
@@ -39,6 +40,53 @@ def _nan_as_on_a_gpu() -> Iterator[None]:
         for name, number in (("create_maxnumf", np.fmax), ("create_minnumf", np.fmin)):
             patch.setattr(InterpreterBuilder, name, lambda self, one, other, f=number: self.binary_op(one, other, f))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _launches_without_repetition() -> Iterator[None]:
+    """An interpreted launch takes half the time where two things are not done again and again.
+
+    The interpreter puts its own functions in the place of `triton.language`'s when a kernel is launched, takes them out
+    again afterwards, and in between looks for those still to be replaced whenever a device function is called: it finds
+    none in a module that it has been through. And for every operation it writes down a table of all types, to read one.
+    """
+    if not _is_interpreting():
+        yield
+        return
+    from triton.runtime import interpreter
+
+    replace, launch, look_up = interpreter._patch_lang, interpreter.GridExecutor.__call__, interpreter._get_np_dtype
+    replaced: set[int] = set()
+    found: dict[str, np.dtype] = {}
+
+    def replace_once(function: Any) -> Any:
+        module = id(function.__globals__)
+        if module in replaced:
+            return None  # read by a launch only, for which it is the first
+        replaced.add(module)
+        return replace(function)
+
+    def launch_anew(self: Any, *arguments: Any, **options: Any) -> None:
+        replaced.clear()
+        try:
+            launch(self, *arguments, **options)
+        finally:
+            replaced.clear()
+
+    def look_up_once(type_: Any) -> np.dtype:
+        if type_.name not in found:
+            found[type_.name] = look_up(type_)
+        return found[type_.name]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter, "_patch_lang", replace_once)
+        patch.setattr(interpreter.GridExecutor, "__call__", launch_anew)
+        patch.setattr(interpreter, "_get_np_dtype", look_up_once)
+        yield
+
+
+def _is_interpreting() -> bool:
+    return "TRITON_INTERPRET" in os.environ and importlib.util.find_spec("triton") is not None
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

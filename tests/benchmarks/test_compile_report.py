@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import compile_report
 from tests.benchmarks.processes import ROOT, run
 
 pytest.importorskip("triton", reason="the compile report needs triton")
@@ -54,11 +55,14 @@ if __name__ == "__main__":
 """
 
 
-def test_refuses_the_interpreter_in_one_line() -> None:
-    done = run("-m", "benchmarks.compile_report", TRITON_INTERPRET="1")
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert "TRITON_INTERPRET" in done.stderr
+def test_refuses_the_interpreter_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert compile_report.main([]) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert "TRITON_INTERPRET" in said
 
 
 def test_refuses_a_missing_triton_in_one_line(tmp_path: Path) -> None:
@@ -70,9 +74,22 @@ def test_refuses_a_missing_triton_in_one_line(tmp_path: Path) -> None:
     assert "no triton here" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--targets", "sm_1"], ["-k", "no such configuration"]])
-def test_refuses_what_it_does_not_know(arguments: list[str]) -> None:
-    assert run("-m", "benchmarks.compile_report", *arguments).returncode == 2
+def test_refuses_a_target_that_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        compile_report.main(["--targets", "sm_1"])
+    assert exit_.value.code == 2
+    assert "--targets: got sm_1" in capsys.readouterr().err
+
+
+def test_refuses_words_that_no_configuration_has(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compile_report, "problem", lambda: None)
+    monkeypatch.setattr(compile_report, "ROOMS", ())
+    with pytest.raises(SystemExit) as exit_:
+        compile_report.main(["-k", "no such configuration"])
+    assert exit_.value.code == 2
+    assert "-k: got 'no such configuration'" in capsys.readouterr().err
 
 
 def test_reports_what_the_launcher_launches(tmp_path: Path) -> None:

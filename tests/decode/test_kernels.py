@@ -276,16 +276,16 @@ def test_the_scale_is_taken_from_the_whole_map_where_a_clip_binds(
     recipe: Recipe, peak: float, width: float, backend: str, triton_device: torch.device
 ) -> None:
     """Two blobs: the broader one, which the peak's surroundings do not show, has the blurred maximum."""
-    narrow, broad = (testing.gaussian_blobs(1, 1, 40, 40, sigma, 10.0, seed=3).heatmaps[0, 0] for sigma in (1.2, width))
-    y, x = divmod(int(narrow.argmax()), 40)
-    broad = 0.97 * torch.roll(broad, (20, 20), (0, 1))
+    narrow, broad = (testing.gaussian_blobs(1, 1, 32, 32, sigma, 8.0, seed=3).heatmaps[0, 0] for sigma in (1.2, width))
+    y, x = divmod(int(narrow.argmax()), 32)
+    broad = 0.97 * torch.roll(broad, (32 // 2, 32 // 2), (0, 1))
     maps = (torch.maximum(narrow / narrow.max(), broad) * peak)[None, None].float().to(triton_device)
-    assert divmod(int(maps.argmax()), 40) == (y, x)
+    assert divmod(int(maps.argmax()), 32) == (y, x)
 
     expected = dark_kernels.decode(maps.double(), recipe, backend="reference")
     without = dark_kernels.decode(maps.double(), dataclasses.replace(recipe, rescale=False), backend="reference")
     near = maps.double().clone()
-    far = torch.arange(40, device=triton_device)
+    far = torch.arange(32, device=triton_device)
     near[..., (far - y).abs() > 8, :] = 0
     near[..., :, (far - x).abs() > 8] = 0
     from_window = dark_kernels.decode(near, recipe, backend="reference")

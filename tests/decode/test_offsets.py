@@ -64,8 +64,8 @@ def test_published_outputs(service: tuple[str, torch.device]) -> None:
     backend, device = service
     with np.load(DATA / "udp_combined_small.npz") as file:
         heatmaps, coords, scores = (torch.from_numpy(file[name]) for name in ("heatmaps", "coords", "scores"))
-    if backend == "triton" and device.type == "cpu":  # two seconds a map
-        heatmaps, coords, scores = heatmaps[:, :15], coords[:, :5], scores[:, :5]
+    if backend == "triton" and device.type == "cpu":  # a second a map
+        heatmaps, coords, scores = heatmaps[:, :9], coords[:, :3], scores[:, :3]
     keypoints = dark_kernels.decode_offsets(heatmaps.to(device), backend=backend)
     assert (scores > 0).all()
     assert (keypoints.coords.cpu() - coords).abs().max() <= 1e-4
