@@ -226,8 +226,9 @@ def test_maps_whose_rows_lie_more_than_2_to_the_31_apart(triton_device: torch.de
 
         kernels.soft_argmax_bwd(gradient, grad_coords, each, *saved, 3.0)
         results.append((*saved, gradient))
+    # Another layout is another kernel, which may add up in another order.
     for one, other in zip(*results, strict=True):
-        assert torch.equal(one, other)
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.gpu
