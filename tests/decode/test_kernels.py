@@ -372,6 +372,7 @@ print("compiled")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "triton"])
+@pytest.mark.usefixtures("much_memory")
 def test_maps_whose_rows_lie_more_than_2_to_the_31_apart(
     backend: str, launches: list[dict[str, Any]], triton_device: torch.device
 ) -> None:
@@ -392,6 +393,7 @@ def test_maps_whose_rows_lie_more_than_2_to_the_31_apart(
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "triton"])
 @pytest.mark.parametrize("far", ["batch", "keypoint"])
+@pytest.mark.usefixtures("much_memory")
 def test_maps_that_lie_more_than_2_to_the_31_apart(backend: str, far: str, triton_device: torch.device) -> None:
     """The stride fits into 32 bits and two of it don't: a product in 32 bits would read the third map elsewhere."""
     stride = 2**30 + 4096
@@ -487,6 +489,7 @@ def test_a_device_that_is_not_the_current_one(gpu: torch.device) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.slow
+@pytest.mark.usefixtures("much_memory")
 def test_more_than_2_to_the_31_elements(gpu: torch.device) -> None:
     shape = (1, 17, 11500, 11500)  # 2.2e9 elements, in fp16 4.2 GiB
     if torch.cuda.mem_get_info(gpu)[0] < 16 * 2**30:
@@ -501,6 +504,7 @@ def test_more_than_2_to_the_31_elements(gpu: torch.device) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.slow
+@pytest.mark.usefixtures("much_memory")
 def test_one_map_of_more_than_2_to_the_31_elements(gpu: torch.device) -> None:
     side = 46400
     if torch.cuda.mem_get_info(gpu)[0] < 16 * 2**30:

@@ -630,6 +630,7 @@ def test_new_batch_sizes_thresholds_and_counts_compile_nothing(gpu: torch.device
 
 @pytest.mark.gpu
 @pytest.mark.slow
+@pytest.mark.usefixtures("much_memory")
 def test_one_map_of_more_than_2_to_the_31_elements(gpu: torch.device) -> None:
     side = 46400
     if torch.cuda.mem_get_info(gpu)[0] < 16 * 2**30:

@@ -67,6 +67,7 @@ def test_axes_of_any_length(widths: tuple[int, int], triton_device: torch.device
 
 @pytest.mark.slow
 @pytest.mark.parametrize("far", ["batch", "bin"])
+@pytest.mark.usefixtures("much_memory")
 def test_axes_that_reach_beyond_2_to_the_31(far: str, triton_device: torch.device) -> None:
     """Of the memory between them no page is ever touched on a CPU."""
     if triton_device.type != "cpu" and torch.cuda.mem_get_info(triton_device)[0] < 10 * 2**30:

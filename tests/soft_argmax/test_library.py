@@ -208,6 +208,7 @@ def test_outputs_are_written_whole(triton_device: torch.device) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("much_memory")
 def test_maps_whose_rows_lie_more_than_2_to_the_31_apart(triton_device: torch.device) -> None:
     """Of the 4 GiB between them no page but two is ever touched on a CPU."""
     stride = 2**31 + 1024
@@ -272,6 +273,7 @@ def test_one_launch_forward_and_one_backward_and_no_waiting(gpu: torch.device) -
 
 @pytest.mark.gpu
 @pytest.mark.slow
+@pytest.mark.usefixtures("much_memory")
 def test_more_than_2_to_the_31_elements(gpu: torch.device) -> None:
     if torch.cuda.mem_get_info(gpu)[0] < 16 * 2**30:
         pytest.skip("less than 16 GiB of free device memory")
