@@ -68,7 +68,7 @@ def _cases(device: str) -> tuple[Case, ...]:
     mse = (*floors, "heatmap_mse", "reference")
     cases = []
     for workload, dtype in itertools.product((W2, W3), ("float32", "float16") if on_gpu else ("float32",)):
-        others = (*((COMPILED,) if on_gpu or workload is W2 else ()), NUMPY) if dtype == "float32" else ()
+        others = (*((COMPILED,) if workload is W2 else ()), NUMPY) if dtype == "float32" else ()
         cases.append(Case("heatmap_mse", workload, (*mse, *others), dtype))
     cases.append(Case("heatmap_mse", W2, (*mse, NUMPY), encoding="biased"))
     for function in FUNCTIONS[1:]:

@@ -77,9 +77,9 @@ CPU_CASES = (
     Case(S2, rows=(READ_ONLY, OURS, LOOP)),
 )
 CUDA_CASES = tuple(
-    Case(workload, dtype, variant, (READ_ONLY, EMPTY, OURS, REFERENCE, *((COMPILED, LOOP) if is_usual else ())))
+    Case(workload, dtype, variant, (READ_ONLY, EMPTY, OURS, REFERENCE, *others))
     for workload, dtype, variant in itertools.product((S1, S2), ("float32", "float16"), VARIANTS)
-    for is_usual in [(dtype, variant) == ("float32", "dark")]
+    for others in [((COMPILED, LOOP) if workload is S1 else (LOOP,)) if (dtype, variant) == ("float32", "dark") else ()]
 )
 
 

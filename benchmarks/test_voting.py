@@ -82,7 +82,8 @@ def _torch_vote(inputs: Samples) -> Keypoints:
     samples, heatmaps = inputs.samples.flatten(0, 1), inputs.heatmaps
     assert heatmaps is not None
     batch, num_keypoints, height, width = heatmaps.shape
-    grid = samples / samples.new_tensor([width - 1, height - 1]) * 2 - 1
+    x, y = samples.unbind(-1)  # a tensor of two numbers would be a copy from the host, which nothing can capture
+    grid = torch.stack([x * (2 / (width - 1)) - 1, y * (2 / (height - 1)) - 1], dim=-1)
     maps = heatmaps.flatten(0, 1)[:, None]
     weights = torch.nn.functional.grid_sample(maps, grid[:, None], align_corners=True)[:, 0, 0]
     weights = weights.clamp(min=0)[..., None]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -99,6 +101,21 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 def gpu() -> torch.device:
     """The GPU, for tests that say nothing of a CPU."""
     return require_device("cuda")
+
+
+@pytest.fixture
+def much_memory() -> Iterator[None]:
+    """Gigabytes of a GPU, for one test at a time: pytest-xdist's workers share it, and none knows what the others are
+    about to take."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    import fcntl
+
+    with open(Path(tempfile.gettempdir()) / f"dark-kernels-tests-{os.getuid()}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+        torch.cuda.empty_cache()
 
 
 def require_device(kind: str) -> torch.device:

@@ -8,6 +8,7 @@ import threading
 import pytest
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 import dark_kernels
 
@@ -177,6 +178,18 @@ def test_a_captured_launch_has_its_own_counter(module: Device) -> None:
     assert len(module.made_in) == 2
     module.capturing = True
     assert tickets.counter(device).data_ptr() not in {counter.data_ptr() for counter in captured}
+
+
+def test_what_graphs_count_in_stays(module: Device) -> None:
+    """Nobody else holds it while they are replayed."""
+    device, held = torch.device("cuda", 0), []
+    for _ in range(4):
+        module.capturing = False
+        tickets.counter(device)
+        module.capturing = True
+        held += [StorageWeakRef(tickets.counter(device).untyped_storage()) for _ in range(tickets._BLOCK // 2)]
+    assert len(module.made_in) > 1
+    assert not any(storage.expired() for storage in held)
 
 
 def test_a_launch_that_is_the_first_is_captured(module: Device) -> None:

@@ -18,8 +18,8 @@ from torch import Tensor
 from ..backends import is_capturing
 
 # Counters are made so many at a time, with so many bytes from one to the next: Triton compiles once for addresses that
-# divide by 16.
-_BLOCK, _COUNTER_BYTES = 512, 16
+# divide by 16. A graph that is captured after a plain launch finds at least half as many.
+_BLOCK, _COUNTER_BYTES = 2048, 16
 
 
 @triton.jit
@@ -49,7 +49,7 @@ def counter(device: torch.device) -> Tensor:
         return counters.unused.pop() if counters.unused else torch.zeros(1, dtype=torch.int32, device=device)
     stream = module.current_stream(device)
     own = counters.of_streams.get(stream.stream_id)
-    if own is None or not counters.unused:
+    if own is None or counters.are_few():
         with counters.lock:
             own = counters.prepare(module, device, stream)
     return own
@@ -61,12 +61,16 @@ class _Counters:
     def __init__(self) -> None:
         self.of_streams: dict[int, Tensor] = {}
         self.unused: list[Tensor] = []
+        self.blocks: list[Tensor] = []  # for good: graphs go on counting in what they have captured
         self.made: Any = None  # the event after which the latest are zero
         self.lock = threading.Lock()
 
+    def are_few(self) -> bool:
+        return len(self.unused) < _BLOCK // 2
+
     def prepare(self, module: Any, device: torch.device, stream: Any) -> Tensor:
         """The counter of a stream that had none; and unused ones, before there are none left."""
-        if len(self.unused) < 2:
+        if self.are_few():
             # In a thread of its own: what a graph's warm-up allocates in this one belongs to the graph's memory, in
             # which nothing may stay.
             maker = threading.Thread(target=self._make, args=(module, device))
@@ -83,6 +87,7 @@ class _Counters:
             counters = torch.zeros(_BLOCK * size, dtype=torch.int32, device=device)
             self.made = module.Event()
             self.made.record(module.current_stream(device))
+        self.blocks.append(counters)
         self.unused += [part[:1] for part in counters.split(size)]
 
 

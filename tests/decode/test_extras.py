@@ -22,6 +22,7 @@ from dark_kernels.decode.library import decode_operator
 from dark_kernels.decode.reference import merge_flipped
 
 from ..conftest import SERVICES
+from .cases import assert_agree, is_compiled
 
 DATA = Path(__file__).parent.parent / "data"
 COCO_FLIP = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
@@ -40,15 +41,6 @@ def two_maps(
     first = testing.heatmaps_of_kinds(KINDS, 2, keypoints, *size, seed=3)
     second = testing.heatmaps_of_kinds(["noisy_blob", "noise"], 2, keypoints, *size, seed=4)
     return first.to(device, dtype), second.to(device, dtype)
-
-
-def assert_agree(actual: Keypoints, service: tuple[str, torch.device], maps: Tensor, recipe: Recipe) -> None:
-    """The keypoints of `maps`, decoded by the same backend: to the last bit where nothing was compiled otherwise."""
-    backend, device = service
-    if backend == "triton" and device.type != "cpu":
-        testing.assert_decodes_like_reference(actual, maps, recipe, testing.TRITON)
-    else:
-        testing.assert_same_keypoints(actual, dark_kernels.decode(maps, recipe, recipe.has_hessian, backend))
 
 
 # --- flip test -------------------------------------------------------------------------------------------
@@ -148,7 +140,7 @@ def test_published_flip_test(service: tuple[str, torch.device]) -> None:
     for recipe in (recipes.DARKPOSE, recipes.MMPOSE_UDP):
         actual = dark_kernels.decode(heatmaps, recipe, backend=backend, flipped=flipped, flip_indices=indices)
         expected = dark_kernels.decode(merged, recipe, backend=backend)
-        assert (actual.coords - expected.coords).abs().max() <= 1e-6
+        assert (actual.coords - expected.coords).abs().max() <= (1e-4 if is_compiled(service) else 1e-6)
         assert (actual.scores - expected.scores).abs().max() <= 1e-6
 
 
@@ -167,7 +159,7 @@ def test_real_mirrored_heatmaps(service: tuple[str, torch.device]) -> None:
     merged = (heatmaps + flipped[:, COCO_FLIP].flip(-1)) / 2
     actual = dark_kernels.decode(heatmaps, backend=backend, flipped=flipped, flip_indices=COCO_FLIP)
     expected = dark_kernels.decode(merged, backend=backend)
-    assert (actual.coords - expected.coords).abs().max() <= 1e-6
+    assert (actual.coords - expected.coords).abs().max() <= (1e-4 if is_compiled(service) else 1e-6)
     # The two agree on where things are, so the mean is near both.
     alone = dark_kernels.decode(heatmaps, backend=backend)
     assert (actual.coords - alone.coords).norm(dim=-1).median() < 1

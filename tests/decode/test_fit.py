@@ -15,6 +15,8 @@ import dark_kernels
 from dark_kernels import Keypoints, recipes, testing
 from dark_kernels.decode import reference
 
+from .cases import assert_agree
+
 FIT = recipes.FIT
 # What stands for a fit that fails: all else of the row.
 WIDE = dataclasses.replace(FIT, stencil="wide")
@@ -188,7 +190,7 @@ def test_is_dark_where_nothing_can_be_fitted(why: str, covariance: bool, service
     assert not reference.fit_gaussian(heatmap.double(), x, y, 5)[2].any()
     actual = dark_kernels.decode(heatmap, FIT, covariance, backend)
     assert actual.coords.isfinite().all()
-    testing.assert_same_keypoints(actual, dark_kernels.decode(heatmap, WIDE, covariance, backend))
+    assert_agree(actual, service, heatmap, WIDE)
 
 
 def test_a_map_that_is_fitted_does_not_depend_on_the_blur(service: tuple[str, torch.device]) -> None:
@@ -197,8 +199,7 @@ def test_a_map_that_is_fitted_does_not_depend_on_the_blur(service: tuple[str, to
     other = dataclasses.replace(
         FIT, kernel_size=3, padding="reflect", rescale=False, clip_min=0.1, clip_max=0.2, fit_radius=5
     )
-    actual, expected = (dark_kernels.decode(heatmaps, recipe, True, backend) for recipe in (other, FIT))
-    testing.assert_same_keypoints(actual, expected)
+    assert_agree(dark_kernels.decode(heatmaps, other, True, backend), service, heatmaps, FIT)
 
 
 def test_only_the_targets_variance_is_subtracted(service: tuple[str, torch.device]) -> None:

@@ -496,6 +496,7 @@ def test_shapes_on_either_side_of_a_block(
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("much_memory")
 def test_more_than_2_31_elements(gpu: torch.device) -> None:
     if torch.cuda.mem_get_info(gpu)[0] < 24 << 30:
         pytest.skip("less than 24 GiB free on the device")

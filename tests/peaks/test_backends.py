@@ -346,7 +346,8 @@ def test_the_first_peak_is_the_keypoint_of_decode(recipe: Recipe, service: Servi
     torch.testing.assert_close(found.coords[:, :, 0], keypoints.coords.cpu(), rtol=1e-4, atol=1e-4)
     if not recipe.has_hessian:
         assert torch.equal(found.coords[:, :, 0], keypoints.coords.cpu())
-    assert torch.equal(found.scores[:, :3, 0], keypoints.scores[:, :3].cpu())
+    rtol = 1e-6 if device.type != "cpu" and recipe.argmax_on == "blurred" else 0
+    torch.testing.assert_close(found.scores[:, :3, 0], keypoints.scores[:, :3].cpu(), rtol=rtol, atol=0)
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
@@ -366,9 +367,11 @@ def test_without_a_threshold_the_first_peak_of_a_smoothed_map_is_the_keypoint_of
     coords, scores = keypoints.coords.cpu(), keypoints.scores.cpu()
     found = find(maps, Options(1, -1e30, 3, recipe), service)
     assert torch.equal(found.counts == 1, ~scores.isnan())
-    assert torch.equal(found.scores[..., 0], scores.nan_to_num(0.0))
+    # On a device these are two kernels, each of which fuses as it likes.
+    rtol, atol = (0, 0) if device.type == "cpu" else (1e-6, 1e-4)
+    torch.testing.assert_close(found.scores[..., 0], scores.nan_to_num(0.0), rtol=rtol, atol=0)
     is_valid = scores > recipe.score_offset
-    assert torch.equal(found.coords[:, :, 0][is_valid], coords[is_valid])
+    torch.testing.assert_close(found.coords[:, :, 0][is_valid], coords[is_valid], rtol=0, atol=atol)
     assert 2 <= int(is_valid.sum()) < len(kinds)
 
 
@@ -627,6 +630,7 @@ def test_new_batch_sizes_thresholds_and_counts_compile_nothing(gpu: torch.device
 
 @pytest.mark.gpu
 @pytest.mark.slow
+@pytest.mark.usefixtures("much_memory")
 def test_one_map_of_more_than_2_to_the_31_elements(gpu: torch.device) -> None:
     side = 46400
     if torch.cuda.mem_get_info(gpu)[0] < 16 * 2**30:

@@ -67,6 +67,7 @@ def test_axes_of_any_length(widths: tuple[int, int], triton_device: torch.device
 
 @pytest.mark.slow
 @pytest.mark.parametrize("far", ["batch", "bin"])
+@pytest.mark.usefixtures("much_memory")
 def test_axes_that_reach_beyond_2_to_the_31(far: str, triton_device: torch.device) -> None:
     """Of the memory between them no page is ever touched on a CPU."""
     if triton_device.type != "cpu" and torch.cuda.mem_get_info(triton_device)[0] < 10 * 2**30:
@@ -80,7 +81,8 @@ def test_axes_that_reach_beyond_2_to_the_31(far: str, triton_device: torch.devic
         axis, wide = axis[:1], wide[:1]
     wide.copy_(axis)
     actual, expected = (decode_simcc(each, each, 1.0, True, backend="triton") for each in (wide, axis))
-    assert torch.equal(actual.coords, expected.coords)
+    # Other strides are another kernel, which may add up in another order.
+    torch.testing.assert_close(actual.coords, expected.coords, rtol=0, atol=1e-4)
     assert torch.equal(actual.scores, expected.scores)
 
 

@@ -192,6 +192,7 @@ def test_outputs_are_written_whole(triton_device: torch.device) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("much_memory")
 def test_maps_whose_rows_lie_more_than_2_to_the_31_apart(triton_device: torch.device) -> None:
     """Of the 4 GiB between them no page but two is ever touched on a CPU."""
     stride = 2**31 + 1024
@@ -210,8 +211,9 @@ def test_maps_whose_rows_lie_more_than_2_to_the_31_apart(triton_device: torch.de
 
         kernels.soft_argmax_bwd(gradient, grad_coords, each, *saved, 3.0)
         results.append((*saved, gradient))
+    # Another layout is another kernel, which may add up in another order.
     for one, other in zip(*results, strict=True):
-        assert torch.equal(one, other)
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.gpu
@@ -255,6 +257,7 @@ def test_one_launch_forward_and_one_backward_and_no_waiting(gpu: torch.device) -
 
 @pytest.mark.gpu
 @pytest.mark.slow
+@pytest.mark.usefixtures("much_memory")
 def test_more_than_2_to_the_31_elements(gpu: torch.device) -> None:
     if torch.cuda.mem_get_info(gpu)[0] < 16 * 2**30:
         pytest.skip("less than 16 GiB of free device memory")
