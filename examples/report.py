@@ -240,8 +240,8 @@ def heatmap_table(record: dict[str, Any]) -> str:
         f"Each number is of {options['seeds']} training{'s' * (options['seeds'] != 1)} of {options['steps']} steps of "
         f"{options['batch_size']} images with different seeds, mean and standard deviation: the median error in input "
         f"pixels on {options['images']} held-out images of 64 x 64. In brackets the mean error, which gross mistakes "
-        f"dominate. Everything took {record['seconds'] / 60:.0f} minutes on {machine['device_name']} (torch {machine['torch']}, {threads} "
-        f"thread{'s' * (threads != 1)})."
+        f"dominate. Everything took {record['seconds'] / 60:.0f} minutes on {machine['device_name']} (torch "
+        f"{machine['torch']}, {threads} thread{'s' * (threads != 1)})."
     )
     if machine["load"] > 0.5:
         words += f" Other programs were running (load {machine['load']:.1f} before the start): it took too long."

@@ -15,6 +15,9 @@ import triton.language as tl
 from .maps import load_pixels
 from .sums import sum_of_products
 
+# Up to this radius `blur_stencil` takes the level that it is given.
+NARROW_RADIUS = tl.constexpr(5)
+
 # Stands for infinities where pixels are averaged: a quarter of the largest float32, so that no average overflows.
 _LIMIT = tl.constexpr(3.4028234663852886e38 / 4)
 
@@ -162,6 +165,33 @@ def blur_points(
 
 
 @triton.jit
+def _load_rows(
+    map_ptr,
+    stride_h,
+    stride_w,
+    flipped_ptr,
+    flipped_stride_h,
+    flipped_stride_w,
+    height,
+    row,  # [ROWS]
+    column,  # [WINDOW], inside the map or masked
+    column_exists,  # [WINDOW]
+    FLIP: tl.constexpr,
+    PADDING: tl.constexpr,
+):
+    """Rows of pixels as a blur sees them, beyond the border as well: [ROWS, WINDOW]."""
+    exists = None
+    if PADDING == "zeros":
+        exists = ((row >= 0) & (row < height))[:, None] & column_exists[None, :]
+    else:
+        row = source_index(row, height, PADDING)
+    return load_pixels(
+        map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, row[:, None], column[None, :],
+        exists, FLIP,
+    )  # fmt: skip
+
+
+@triton.jit
 def _sum_of_rows(window, distance, RADIUS: tl.constexpr, EXPONENT: tl.constexpr, TAP_0: tl.constexpr,
                  TAP_1: tl.constexpr, TAP_2: tl.constexpr, TAP_3: tl.constexpr, TAP_4: tl.constexpr):  # fmt: skip
     """Rows of [ROWS, WINDOW] weighted by their distance [ROWS]: [WINDOW]."""
@@ -206,10 +236,11 @@ def blur_stencil(
     Lanes: 0 the centre; 1 right, 2 left, 3 below, 4 above; 5 below right, 6 above left; if IS_WIDE 7 above right,
     8 below left; 9 and 10 two pixels right and left; 11 and 12 two pixels below and above.
 
-    Every pixel around is read once, rows are summed for the (three or five) lines of the stencil, and those sums for
+    Every pixel around is read, rows are summed for the (three or five) lines of the stencil, and those sums for
     its points. What is blurred is the distance from `level`, so that where the map is flat all points are equal to the
-    last bit. The wide stencil must lie inside the map for its numbers to mean anything, the compact one is held at
-    the border.
+    last bit. A wide blur leaves little of a narrow peak, and distances from the peak would cancel: there the level is
+    the blurred peak, for which the pixels are read once more. The wide stencil must lie inside the map for its numbers
+    to mean anything, the compact one is held at the border.
     """
     LARGEST: tl.constexpr = 3.4028234663852886e38
     REACH: tl.constexpr = 2 if IS_WIDE else 1
@@ -229,24 +260,30 @@ def blur_stencil(
         right = tl.minimum(x + 1, width - 1) - x
         left = tl.maximum(x - 1, 0) - x
 
-    row_0 = tl.zeros([WINDOW], dtype=tl.float32)
-    row_below = row_0
-    row_above = row_0
-    row_2_below = row_0
-    row_2_above = row_0
+    nothing = tl.zeros([WINDOW], dtype=tl.float32)
+    at_0 = tap_weight(column, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
+    if RADIUS > NARROW_RADIUS:
+        row_0 = nothing
+        for top in range(0, WINDOW, 16):
+            row = tl.arange(0, 16) + (top - HALF)
+            window = _load_rows(
+                map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, height, y + row, seen,
+                column_exists, FLIP, PADDING,
+            )  # fmt: skip
+            window = tl.maximum(window, -LARGEST)
+            row_0 += _sum_of_rows(window, row, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
+        level = tl.maximum(sum_of_products(row_0, at_0), 0.0)
+
+    row_0 = nothing
+    row_below = nothing
+    row_above = nothing
+    row_2_below = nothing
+    row_2_above = nothing
     for top in range(0, WINDOW, 16):
         row = tl.arange(0, 16) + (top - HALF)
-        seen_row = y + row
-        row_exists = (seen_row >= 0) & (seen_row < height)
-        if PADDING != "zeros":
-            seen_row = source_index(seen_row, height, PADDING)
-        seen_row = seen_row[:, None]
-        exists = None
-        if PADDING == "zeros":
-            exists = row_exists[:, None] & column_exists[None, :]
-        window = load_pixels(
-            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, seen_row, seen[None, :],
-            exists, FLIP,
+        window = _load_rows(
+            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, height, y + row, seen,
+            column_exists, FLIP, PADDING,
         )  # fmt: skip
         window = tl.maximum(window - level, -LARGEST)
         row_0 += _sum_of_rows(window, row, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
@@ -256,7 +293,6 @@ def blur_stencil(
             row_2_below += _sum_of_rows(window, row - 2, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
             row_2_above += _sum_of_rows(window, row + 2, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
 
-    at_0 = tap_weight(column, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
     at_right = tap_weight(column - right, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
     at_left = tap_weight(column - left, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
     center = sum_of_products(row_0, at_0) + level

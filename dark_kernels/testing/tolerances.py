@@ -86,6 +86,7 @@ class Arithmetic:
         relative_logs: Whether logs are taken relative to that of the centre.
         subtracts_peak: The paddings with which what is blurred around a peak is the distance from it.
         subtracts_blurred_peak: The paddings with which it is the distance from the blurred peak.
+        narrow_radius: Of a blur up to which it is the distance from the peak where both are named.
         sums_rows_first: Whether a fit sums the rows of its patch and then those sums, which rounds less often.
     """
 
@@ -95,6 +96,7 @@ class Arithmetic:
     relative_logs: bool = False
     subtracts_peak: tuple[str, ...] = ()
     subtracts_blurred_peak: tuple[str, ...] = ()
+    narrow_radius: int = 0
     sums_rows_first: bool = False
 
 
@@ -112,6 +114,8 @@ TRITON = Arithmetic(
     computes_taps=True,
     relative_logs=True,
     subtracts_peak=("zeros", *_REFLECTED),
+    subtracts_blurred_peak=("zeros", *_REFLECTED),
+    narrow_radius=5,
     sums_rows_first=True,
 )
 """The Triton kernels, compiled or interpreted."""
@@ -179,7 +183,8 @@ def decode_bounds(
     peaks, peak_errors = reference._read(searched, x, y, 0, 0), reference._read(searched_error, x, y, 0, 0)
     certain = (peaks - peak_errors > 0) | (peaks + peak_errors <= 0) | peaks.isnan()
     blurred_error = whole_error
-    if recipe.padding in arithmetic.subtracts_peak:
+    is_narrow = recipe.blur_kernel_size // 2 <= arithmetic.narrow_radius
+    if recipe.padding in arithmetic.subtracts_peak and is_narrow:
         blurred_error = _blur_error(maps, recipe, arithmetic, peaks.clamp(-limit, limit))
     elif recipe.padding in arithmetic.subtracts_blurred_peak:
         level_errors = reference._read(whole_error, x, y, 0, 0)

@@ -267,6 +267,22 @@ def test_a_blurred_map_of_many_infinities_has_a_pixel_for_a_peak(
     assert (actual.scores == math.inf).all()
 
 
+@pytest.mark.parametrize("padding", ["zeros", "reflect", "symmetric"])
+@pytest.mark.parametrize("kernel_size", [17, 23, 31])
+def test_a_wide_blur_of_a_narrow_peak_keeps_its_digits(
+    kernel_size: int, padding: Any, service: tuple[str, torch.device]
+) -> None:
+    """A hundredth of the peak is left of it: distances from the peak would cancel, and take two digits with them."""
+    backend, device = service
+    recipe = Recipe(kernel_size=kernel_size, padding=padding, rescale=False, stencil="compact")
+    maps = torch.zeros(1, 9, 40, 36)
+    number = torch.arange(9)
+    maps[0, number, 4 * number + 2, 4 * number] = 1.0
+    actual = dark_kernels.decode(maps.to(device), recipe, backend=backend)
+    expected = dark_kernels.decode(maps.double(), recipe, backend="reference")
+    assert (actual.coords.cpu().double() - expected.coords).abs().max() < 1e-4
+
+
 @pytest.mark.parametrize("recipe", recipes.ALL, ids=by_name)
 def test_minus_infinity_is_a_very_low_number(recipe: Recipe, service: tuple[str, torch.device]) -> None:
     """Also where only some of the stencil's points see it: zero times infinity would be NaN for the others."""

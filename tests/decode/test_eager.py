@@ -58,18 +58,6 @@ def test_equals_the_reference_on_a_device(gpu: torch.device) -> None:
     assert tally["bounded"] > 0.5 * tally["refined"] > 0
 
 
-@pytest.mark.parametrize("padding", ["reflect", "symmetric"])
-def test_a_wide_blur_of_a_narrow_peak_keeps_its_digits(padding: str) -> None:
-    """A hundredth of the peak is left of it: distances from the peak would cancel, and take two digits with them."""
-    recipe = Recipe(kernel_size=23, padding=padding, rescale=False, stencil="compact")  # type: ignore[arg-type]
-    maps = torch.zeros(1, 36, 40, 36)
-    pixels = torch.arange(36)
-    maps[0, pixels, pixels + 2, pixels] = 1.0
-    actual = dark_kernels.decode(maps, recipe, backend="eager")
-    expected = dark_kernels.decode(maps.double(), recipe, backend="reference")
-    assert (actual.coords.double() - expected.coords).abs().max() < 1e-4
-
-
 @pytest.mark.parametrize("layout", sorted(testing.LAYOUTS))
 @pytest.mark.parametrize("recipe", recipes.ALL, ids=lambda recipe: recipe.name)
 def test_layout_does_not_matter(recipe: Recipe, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
