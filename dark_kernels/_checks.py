@@ -196,7 +196,7 @@ def check_bounds(name: str, bounds: tuple[float, float] | None) -> None:
     if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
         raise TypeError(f"{name}: got {bounds!r}, expected (low, high) or None")
     low, high = bounds
-    if not isinstance(low, int | float) or not isinstance(high, int | float):
+    if not isinstance(low, (int, float)) or not isinstance(high, (int, float)):
         raise TypeError(f"{name}: got {bounds!r}, expected (low, high), two numbers")
     if not low <= high:
         raise ValueError(f"{name}: got {bounds!r}, expected low <= high")

@@ -175,7 +175,7 @@ def coverage(
         TypeError: An argument is not a dense floating tensor, or a level not a number.
         ValueError: Shapes or devices differ, or a level is out of range.
     """
-    if isinstance(levels, int | float):
+    if isinstance(levels, (int, float)):
         raise TypeError(f"levels: got {levels!r}, expected a sequence of numbers")
     squared = squared_distances(coords, covariances, targets)
     counts = _counts(targets, mask)

@@ -86,6 +86,8 @@ def test_both_ways_give_the_same_keypoints(
     with monkeypatch.context() as patch:
         patch.setattr(kernels, "index_flags", divided)
         patch.setattr(kernels, "launch_key", lambda *_: None)
+        # On a device these are two kernels, each of which fuses as it likes.
+        atol = 0 if triton_device.type == "cpu" else 1e-4
         for one, other in zip(found(), expected, strict=True):
-            assert torch.equal(one, other)
+            torch.testing.assert_close(one, other, rtol=0, atol=atol)
     assert [each["IS_SMALL"] for each in flags] == [True]

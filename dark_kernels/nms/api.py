@@ -290,7 +290,7 @@ def _kappas(kappas: Sequence[float] | Tensor, num_keypoints: int, *tensors: Tens
     if not isinstance(kappas, Iterable):
         raise TypeError(f"kappas: got {type(kappas).__name__} {kappas!r}, expected {num_keypoints} numbers or a tensor")
     numbers = [
-        float(kappa) if not isinstance(kappa, int | float) and hasattr(kappa, "__float__") else kappa  # NumPy's too
+        float(kappa) if not isinstance(kappa, (int, float)) and hasattr(kappa, "__float__") else kappa  # NumPy's too
         for kappa in kappas
     ]
     for kappa in numbers:

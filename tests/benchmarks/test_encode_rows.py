@@ -27,8 +27,7 @@ def _small() -> Iterator[None]:
     test_encode._truth.cache_clear()
 
 
-# Compiled is what the reference is.
-ON_CPU = [(case, name) for case, name in CASES if name not in (test_encode.EMPTY, test_encode.COMPILED)]
+ON_CPU = [(case, name) for case, name in CASES if name != test_encode.EMPTY]
 
 
 @pytest.mark.parametrize(("case", "name"), ON_CPU)
