@@ -58,7 +58,7 @@ def read_once(heatmaps: Tensor) -> Callable[[Tensor], Tensor]:
     return read
 
 
-def rounds_for(seconds_a_call: float, budget: float = 1.4, fewest: int = 3, most: int = 300) -> int:
+def rounds_for(seconds_a_call: float, budget: float = 1.0, fewest: int = 3, most: int = 300) -> int:
     """How often to repeat a call of that length within a budget of seconds."""
     return max(fewest, min(most, int(budget / max(seconds_a_call, 1e-9))))
 
