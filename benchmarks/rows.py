@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import pytest
@@ -46,6 +46,20 @@ class Row:
     role: str = "peer"
     note: str | None = None
     capture: Literal["always", "try", "never"] = "try"
+
+
+def device_of(metafunc: pytest.Metafunc) -> str:
+    """What the rows run on: "cpu" or "cuda"."""
+    return str(metafunc.config.getoption("--bench-device", default="cpu"))
+
+
+def parametrize(
+    metafunc: pytest.Metafunc, cases: Iterable[Any], rows_of: Callable[[Any], Iterable[str]] = lambda case: case.rows
+) -> None:
+    """A test for each row of each case, named after both."""
+    metafunc.parametrize(
+        ("case", "row"), [pytest.param(case, row, id=f"{case} {row}") for case in cases for row in rows_of(case)]
+    )
 
 
 def time_row(

@@ -116,11 +116,7 @@ CUDA_CASES: tuple[Case, ...] = (
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    device = metafunc.config.getoption("--bench-device", default="cpu")
-    cases = CPU_CASES if device == "cpu" else CUDA_CASES
-    metafunc.parametrize(
-        ("case", "row"), [pytest.param(case, row, id=f"{case} {row}") for case in cases for row in case.rows]
-    )
+    rows.parametrize(metafunc, CPU_CASES if rows.device_of(metafunc) == "cpu" else CUDA_CASES)
 
 
 # --- inputs, and the truth about them -----------------------------------------------------------------------

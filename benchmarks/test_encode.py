@@ -36,8 +36,7 @@ class Case(NamedTuple):
     encoding: str
     dtype: str = "float32"
 
-    @property
-    def group(self) -> str:
+    def __str__(self) -> str:
         return f"encode {self.workload.name} {self.dtype} {self.encoding}"
 
     @property
@@ -67,15 +66,8 @@ def _rows_of(case: Case, device: str) -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    device = metafunc.config.getoption("--bench-device", default="cpu")
-    metafunc.parametrize(
-        ("case", "row"),
-        [
-            pytest.param(case, row, id=f"{case.group} {row}")
-            for case in _cases(device)
-            for row in _rows_of(case, device)
-        ],
-    )
+    device = rows.device_of(metafunc)
+    rows.parametrize(metafunc, _cases(device), lambda case: _rows_of(case, device))
 
 
 # --- inputs, and the truth about them -----------------------------------------------------------------------
@@ -157,7 +149,7 @@ def test_encode(benchmark: Any, request: pytest.FixtureRequest, case: Case, row:
         lambda: ROWS[row](case, device),
         inputs_of(case, device),
         device,
-        group=case.group,
+        group=str(case),
         identity={
             "operation": "encode",
             "workload": case.workload.name,

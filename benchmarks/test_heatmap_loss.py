@@ -80,10 +80,7 @@ def _cases(device: str) -> tuple[Case, ...]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    cases = _cases(metafunc.config.getoption("--bench-device", default="cpu"))
-    metafunc.parametrize(
-        ("case", "row"), [pytest.param(case, row, id=f"{case} {row}") for case in cases for row in case.rows]
-    )
+    rows.parametrize(metafunc, _cases(rows.device_of(metafunc)))
 
 
 # --- inputs, and the truth about them -----------------------------------------------------------------------

@@ -35,8 +35,7 @@ class Case(NamedTuple):
     workload: Workload
     has_ids: bool = False
 
-    @property
-    def group(self) -> str:
+    def __str__(self) -> str:
         return f"oks_nms {self.workload.name}" + (" image ids" if self.has_ids else "")
 
     @property
@@ -198,16 +197,8 @@ ROWS: dict[str, Callable[[Case, str], Row]] = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    on_gpu = metafunc.config.getoption("--bench-device", default="cpu") != "cpu"
-    metafunc.parametrize(
-        ("case", "row"),
-        [
-            pytest.param(case, row, id=f"{case.group} {row}")
-            for case in CASES
-            for row in case.rows
-            if on_gpu or row != EMPTY
-        ],
-    )
+    left_out = EMPTY if rows.device_of(metafunc) == "cpu" else None
+    rows.parametrize(metafunc, CASES, lambda case: [name for name in case.rows if name != left_out])
 
 
 def test_nms(benchmark: Any, request: pytest.FixtureRequest, case: Case, row: str, device: str) -> None:
@@ -217,7 +208,7 @@ def test_nms(benchmark: Any, request: pytest.FixtureRequest, case: Case, row: st
         lambda: ROWS[row](case, device),
         inputs_of(case, device),
         device,
-        group=case.group,
+        group=str(case),
         identity={
             "operation": "oks_nms",
             "workload": case.workload.name,

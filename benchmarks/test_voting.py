@@ -32,8 +32,7 @@ class Case(NamedTuple):
     workload: Workload
     weights: str  # "heatmaps" or "density"
 
-    @property
-    def group(self) -> str:
+    def __str__(self) -> str:
         return f"vote {self.workload.name} {self.weights}"
 
     @property
@@ -142,16 +141,8 @@ ROWS: dict[str, Callable[[Case, str], Row]] = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    on_gpu = metafunc.config.getoption("--bench-device", default="cpu") != "cpu"
-    metafunc.parametrize(
-        ("case", "row"),
-        [
-            pytest.param(case, row, id=f"{case.group} {row}")
-            for case in CASES
-            for row in case.rows
-            if on_gpu or row != EMPTY
-        ],
-    )
+    left_out = EMPTY if rows.device_of(metafunc) == "cpu" else None
+    rows.parametrize(metafunc, CASES, lambda case: [name for name in case.rows if name != left_out])
 
 
 def test_voting(benchmark: Any, request: pytest.FixtureRequest, case: Case, row: str, device: str) -> None:
@@ -161,7 +152,7 @@ def test_voting(benchmark: Any, request: pytest.FixtureRequest, case: Case, row:
         lambda: ROWS[row](case, device),
         inputs_of(case, device),
         device,
-        group=case.group,
+        group=str(case),
         identity={
             "operation": "vote",
             "workload": case.workload.name,
