@@ -8,9 +8,10 @@
 Comparison(maps=6, refined=6, bounded=6, other_peaks=0)
 """
 
+from .arithmetic import EAGER, EAGER_ON_DEVICE, TRITON, Arithmetic, arithmetic_of
 from .asserts import Comparison, assert_decodes_like_reference, assert_same_keypoints, assert_unchanged
 from .factories import LAYOUTS, VALUE_KINDS, Blobs, gaussian_blobs, heatmaps_of_kinds, with_layout
-from .tolerances import EAGER, EAGER_ON_DEVICE, TRITON, Arithmetic, DecodeBounds, arithmetic_of, decode_bounds
+from .tolerances import DecodeBounds, decode_bounds
 
 __all__ = [
     "EAGER",

@@ -12,7 +12,8 @@ from torch import Tensor
 from ..decode import reference
 from ..recipes import Recipe
 from ..types import Keypoints
-from .tolerances import Arithmetic, DecodeBounds, arithmetic_of, decode_bounds, other_peaks
+from .arithmetic import Arithmetic, arithmetic_of
+from .tolerances import DecodeBounds, decode_bounds, other_peaks
 
 
 class Comparison(NamedTuple):

@@ -37,21 +37,10 @@ blurred one, s the scale of DARK's eq. 12, L = log(clip(s b)), g and H its gradi
 6. Result. The step is added to a pixel and stored: one rounding of the output, and one of the sum where that is
    taken in the same precision.
 
-Fit. Each of its three solutions has equations G c = b with G = sum w f f', b = sum w z f over pixels, weights w, logs z
-and terms f. With fitted values q = f' c the errors of weights and logs, dw and dz, and of sums and solution make
-
-    (G + dG) dc = sum (dw (z - q) + w dz) f + db - dG' c,
-
-where db and dG' are what rounding adds: n u sum |w z f| and n u sum w |f f'| for sums with n roundings each, and
-19 u sqrt(G_ii G_jj) for an elimination without pivoting of six equations (Higham, theorems 10.3 and 10.4), and
-dG = dG' + sum dw f f'. Neumann's series bounds dc as in step 5, with a matrix that is scaled to a diagonal of one.
-Weights depend on logs: dw = w (exp(2 dz + (6 + 4 |z|) u) - 1), in later solutions with dq = |f|' |dc| of the solution
-before, and a rounding, for dz; a factor that all weights share changes nothing. Maximum and Hessian follow from c as
-in step 5. Whether the fit is a peak is certain if each of its conditions holds with more than what it may be off, or
-one fails so; in between it may be either answer.
-
 Covariance: d(H^-1) = H^-1 dH H^-1 alike. Whether there is one at all is decided by the sign of the smallest
 eigenvalue of -H^-1 - known variance, which is certain only if it exceeds what the matrix may be off.
+
+A fit: see `fit_bounds.py`.
 
 Signs and choices are exact or undecided: a quarter step on a blurred map may take another sign if the difference of
 the two neighbours is within the rounding of both, and the peak of a blurred map may be another pixel if its value
@@ -60,7 +49,6 @@ is within the rounding of both of the maximum (`other_peaks`).
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import NamedTuple
 
@@ -69,68 +57,12 @@ from torch import Tensor
 
 from ..decode import reference
 from ..recipes import Recipe
+from .arithmetic import Arithmetic, unit_roundoff
+from .fit_bounds import bound_fit, choose
+from .systems import bound_covariance, bound_step, matrix_of
 
 _COMPACT_EPSILON = 1.1920929e-7
-_FIT_TERMS = 6
 _ADDENDS = 13  # of the stencil with the most points
-
-
-@dataclasses.dataclass(frozen=True)
-class Arithmetic:
-    """What a backend computes in.
-
-    Attributes:
-        blur: dtype of the blurred map.
-        step: dtype of the logs and of what follows from them.
-        computes_taps: Whether Gaussian weights are computed with exp2 where they are needed.
-        relative_logs: Whether logs are taken relative to that of the centre.
-        subtracts_peak: The paddings with which what is blurred around a peak is the distance from it.
-        subtracts_blurred_peak: The paddings with which it is the distance from the blurred peak.
-        narrow_radius: Of a blur up to which it is the distance from the peak where both are named.
-        sums_rows_first: Whether a fit sums the rows of its patch and then those sums, which rounds less often.
-    """
-
-    blur: torch.dtype
-    step: torch.dtype
-    computes_taps: bool = False
-    relative_logs: bool = False
-    subtracts_peak: tuple[str, ...] = ()
-    subtracts_blurred_peak: tuple[str, ...] = ()
-    narrow_radius: int = 0
-    sums_rows_first: bool = False
-
-
-_REFLECTED = ("reflect", "symmetric")
-
-EAGER = Arithmetic(torch.float32, torch.float64, subtracts_blurred_peak=_REFLECTED, sums_rows_first=True)
-"""eager on CPU: the blur in the precision of the input, the step in float64."""
-
-EAGER_ON_DEVICE = Arithmetic(torch.float32, torch.float32, subtracts_blurred_peak=_REFLECTED, sums_rows_first=True)
-"""eager on other devices, which may lack float64."""
-
-TRITON = Arithmetic(
-    torch.float32,
-    torch.float32,
-    computes_taps=True,
-    relative_logs=True,
-    subtracts_peak=("zeros", *_REFLECTED),
-    subtracts_blurred_peak=("zeros", *_REFLECTED),
-    narrow_radius=5,
-    sums_rows_first=True,
-)
-"""The Triton kernels, compiled or interpreted."""
-
-
-def arithmetic_of(backend: str, device_type: str, dtype: torch.dtype) -> Arithmetic:
-    """What `backend` ("eager", "triton" or "reference") computes in for heatmaps of that device and dtype."""
-    if dtype == torch.float64:  # served by eager where Triton is asked for
-        levelled = () if backend == "reference" else _REFLECTED
-        return Arithmetic(torch.float64, torch.float64, subtracts_blurred_peak=levelled)
-    if backend == "triton":
-        return TRITON
-    if backend == "reference":
-        return Arithmetic(torch.float32, torch.float32)
-    return EAGER if device_type == "cpu" else EAGER_ON_DEVICE
 
 
 class DecodeBounds(NamedTuple):
@@ -179,7 +111,7 @@ def decode_bounds(
     else:
         x, y = peaks_at
 
-    out_roundoff = _roundoff(torch.float64 if heatmaps.dtype == torch.float64 else torch.float32)
+    out_roundoff = unit_roundoff(torch.float64 if heatmaps.dtype == torch.float64 else torch.float32)
     peaks, peak_errors = reference._read(searched, x, y, 0, 0), reference._read(searched_error, x, y, 0, 0)
     certain = (peaks - peak_errors > 0) | (peaks + peak_errors <= 0) | peaks.isnan()
     blurred_error = whole_error
@@ -214,10 +146,10 @@ def decode_bounds(
             step = step.masked_fill(stays[..., None], 0.0)
             covariance_bounds = covariance_bounds.masked_fill(stays[..., None, None], 0.0)
         if recipe.stencil == "fit":
-            fit = _fit_bounds(maps, x, y, recipe, arithmetic, out_roundoff)
+            fit = bound_fit(maps, x, y, recipe, arithmetic, out_roundoff)
             step = torch.where(fit.succeeds[..., None], fit.step, step)
-            step_bounds = _choose(fit, fit.step_bounds, step_bounds)
-            covariance_bounds = _choose(fit, fit.covariance_bounds, covariance_bounds)
+            step_bounds = choose(fit, fit.step_bounds, step_bounds)
+            covariance_bounds = choose(fit, fit.covariance_bounds, covariance_bounds)
         # One rounding of pixel plus step, and one of the step itself.
         if recipe.max_offset is not None:
             step = step.clamp(-recipe.max_offset, recipe.max_offset)
@@ -271,10 +203,6 @@ def _sum_of_taps(taps: tuple[float, ...]) -> float:
     return taps[0] + 2 * sum(taps[1:])
 
 
-def _roundoff(dtype: torch.dtype) -> float:
-    return torch.finfo(dtype).eps / 2
-
-
 def _blur_error(
     maps: Tensor,
     recipe: Recipe,
@@ -293,7 +221,7 @@ def _blur_error(
     if levels is not None:
         levels, level_errors = (torch.as_tensor(each)[..., None, None] for each in (levels, level_errors))
         magnitude = (maps - levels).abs() + level_errors
-    roundoff = _roundoff(arithmetic.blur) + _roundoff(torch.float64)
+    roundoff = unit_roundoff(arithmetic.blur) + unit_roundoff(torch.float64)
 
     def smooth(vertical: tuple[float, ...], horizontal: tuple[float, ...]) -> Tensor:
         def over_both(values: Tensor) -> Tensor:
@@ -329,7 +257,7 @@ def _scale_interval(
         return one, one, one
     raw = maps.amax((-2, -1), keepdim=True)
     low, high = (blurred - error).amax((-2, -1), keepdim=True), (blurred + error).amax((-2, -1), keepdim=True)
-    roundoff = 2 * _roundoff(dtype) + 2 * _roundoff(torch.float64)
+    roundoff = 2 * unit_roundoff(dtype) + 2 * unit_roundoff(torch.float64)
     scale = torch.where(highest > 0, raw / highest, one)
     low_scale, high_scale = raw / high * (1 - roundoff), raw / low * (1 + roundoff)
     rescaled = (low > 0) & (raw < math.inf)
@@ -353,7 +281,7 @@ def _log_errors(
     low, high = ends.amin(0), ends.amax(0)
     low, high = torch.where(ends.isnan().any(0), math.nan, low), torch.where(ends.isnan().any(0), math.nan, high)
     # The clips are rounded to the arithmetic's precision too.
-    roundoff = _roundoff(arithmetic.step) + _roundoff(torch.float64)
+    roundoff = unit_roundoff(arithmetic.step) + unit_roundoff(torch.float64)
     clip_min, clip_max = recipe.clip_min, recipe.clip_max
     free = ((low > clip_min * (1 + 4 * roundoff)) & (high < clip_max * (1 - 4 * roundoff))).all(-1, keepdim=True)
     without_clip = errors / (values - errors)
@@ -422,207 +350,18 @@ def _refinement_bounds(
     logs, log_errors = _log_errors(values, errors, flat_scales, recipe, arithmetic)  # type: ignore[arg-type]
     weights = torch.tensor(list(stencil.values()), dtype=torch.float64, device=logs.device)
     summed = (logs - logs[..., :1]).abs() if arithmetic.relative_logs else logs.abs()
-    roundoff = _roundoff(arithmetic.step) + _roundoff(torch.float64)
+    roundoff = unit_roundoff(arithmetic.step) + unit_roundoff(torch.float64)
     derivatives = logs @ weights
     off = log_errors @ weights.abs() + _ADDENDS * roundoff * (summed @ weights.abs())
 
     gradient, gradient_off = derivatives[..., :2], off[..., :2]
-    hessian, hessian_off = _matrix(derivatives[..., 2:]), _matrix(off[..., 2:])
+    hessian, hessian_off = matrix_of(derivatives[..., 2:]), matrix_of(off[..., 2:])
     solved = hessian
     if recipe.stencil == "compact":
         solved = hessian + _COMPACT_EPSILON * torch.eye(2, dtype=hessian.dtype, device=hessian.device)
         hessian_off = hessian_off + roundoff * (hessian.abs() + _COMPACT_EPSILON)
-    step, step_bounds = _solve_bounds(gradient, gradient_off, solved, hessian_off, roundoff)
-    return step, step_bounds, _covariance_bounds(hessian, hessian_off, recipe.known_variance, roundoff, out_roundoff)
-
-
-def _matrix(second: Tensor) -> Tensor:
-    """[..., 2, 2] from (xx, yy, xy)."""
-    xx, yy, xy = second.unbind(-1)
-    return torch.stack([torch.stack([xx, xy], -1), torch.stack([xy, yy], -1)], -2)
-
-
-def _inverse(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Inverse and determinant of symmetric 2 x 2 matrices, and the sum of the two products it is made of."""
-    xx, xy, yy = matrix[..., 0, 0], matrix[..., 0, 1], matrix[..., 1, 1]
-    determinant = xx * yy - xy * xy
-    adjugate = _matrix(torch.stack([yy, xx, -xy], -1))
-    return adjugate / determinant[..., None, None], determinant, (xx * yy).abs() + xy * xy
-
-
-def _norm(matrix: Tensor) -> Tensor:
-    return matrix.abs().sum(-1).amax(-1)
-
-
-def _solve_bounds(
-    gradient: Tensor, gradient_off: Tensor, hessian: Tensor, hessian_off: Tensor, roundoff: float
-) -> tuple[Tensor, Tensor]:
-    inverse, determinant, products = _inverse(hessian)
-    step = -(inverse @ gradient[..., None])[..., 0]
-    rho = _norm(inverse.abs() @ hessian_off)
-    direct = (inverse.abs() @ (gradient_off + (hessian_off @ step.abs()[..., None])[..., 0])[..., None])[..., 0]
-    bound = direct + (rho / (1 - rho))[..., None] * direct.amax(-1, keepdim=True)
-    # Cramer's rule: three roundings in each determinant, one in the division. The determinants are those of the
-    # perturbed problem, within a factor of two or so since rho < 1/2.
-    numerators = (inverse.abs() @ (gradient.abs() + gradient_off)[..., None])[..., 0]
-    lost = 4 * roundoff * products / determinant.abs()
-    bound = bound + 8 * roundoff * numerators + (2 * lost[..., None] + 4 * roundoff) * (step.abs() + bound)
-    singular = ~((rho < 0.5) & (lost < 0.25))
-    return step, bound.masked_fill(singular[..., None], math.inf)
-
-
-def _covariance_bounds(
-    hessian: Tensor, hessian_off: Tensor, known_variance: float, roundoff: float, out_roundoff: float
-) -> Tensor:
-    inverse, determinant, products = _inverse(hessian)
-    rho = _norm(inverse.abs() @ hessian_off)
-    direct = inverse.abs() @ hessian_off @ inverse.abs()
-    bound = direct + (rho / (1 - rho))[..., None, None] * direct.amax((-2, -1), keepdim=True) * 2
-    lost = 4 * roundoff * products / determinant.abs()
-    bound = bound + (2 * lost[..., None, None] + 8 * roundoff) * (inverse.abs() + bound) + 8 * roundoff * known_variance
-    singular = ~((rho < 0.5) & (lost < 0.25))
-    # Within rho < 1/2 the signs of the Hessian's eigenvalues are certain, so only the sign of the covariance's
-    # smallest one is open. The test xx yy >= xy^2 rounds too: 4 u times the largest eigenvalue.
-    rest = -inverse - known_variance * torch.eye(2, dtype=inverse.dtype, device=inverse.device)
-    safe = torch.where(singular[..., None, None], 0.0, rest).nan_to_num(0.0, 0.0, 0.0)
-    smallest = torch.linalg.eigvalsh(safe)[..., 0]
-    undecided = smallest.abs() <= _norm(bound) + 8 * roundoff * _norm(safe)
-    bound = bound + 2 * out_roundoff * rest.abs()
-    is_maximum = (hessian[..., 0, 0] < 0) & (determinant > 0)
-    bound = torch.where((is_maximum & undecided)[..., None, None], math.inf, bound)
-    return bound.masked_fill(singular[..., None, None], math.inf)
-
-
-class _FitBounds(NamedTuple):
-    step: Tensor  # [B, K, 2]
-    step_bounds: Tensor  # [B, K, 2]
-    covariance_bounds: Tensor  # [B, K, 2, 2]
-    succeeds: Tensor  # [B, K]: it certainly is a peak
-    fails: Tensor  # [B, K]: it certainly is none
-
-
-def _choose(fit: _FitBounds, fitted: Tensor, otherwise: Tensor) -> Tensor:
-    """The bounds that hold: those of the fit, of what stands for it where it fails, or none where that is open."""
-    shape = fit.fails.shape + (1,) * (fitted.dim() - fit.fails.dim())
-    otherwise = torch.where(fit.fails.view(shape), otherwise, math.inf)
-    return torch.where(fit.succeeds.view(shape), fitted, otherwise)
-
-
-def _fit_bounds(
-    maps: Tensor, x: Tensor, y: Tensor, recipe: Recipe, arithmetic: Arithmetic, out_roundoff: float
-) -> _FitBounds:
-    """The part of this module's docstring about a fit."""
-    radius, (height, width) = recipe.fit_radius, maps.shape[-2:]
-    roundoff = _roundoff(arithmetic.step) + _roundoff(torch.float64)
-    tiny = torch.finfo(arithmetic.step).tiny
-    distance = torch.arange(-radius, radius + 1, device=maps.device)
-    v, u = (each.flatten() for each in torch.meshgrid(distance, distance, indexing="ij"))
-    row, column = y[..., None] + v, x[..., None] + u
-    terms = torch.stack([torch.ones_like(u), u, v, u * u, u * v, v * v], -1).double()
-    pixels = maps.flatten(2).gather(-1, row.clamp(0, height - 1) * width + column.clamp(0, width - 1))
-    peaks = reference._read(maps, x, y, 0, 0)[..., None]
-    taken = (row >= 0) & (row < height) & (column >= 0) & (column < width) & (pixels / peaks > 0)
-    pixels = torch.where(taken, pixels, peaks)
-    logs = (pixels / peaks).log()
-    if arithmetic.relative_logs:  # as in step 3
-        absolute = 8 * roundoff * (1 + pixels.log().abs() + peaks.log().abs())
-        log_errors = torch.where(logs.abs() < 0.5, 8 * roundoff * logs.abs(), absolute)
-    else:
-        log_errors = torch.where(pixels == peaks, 0.0, 2 * roundoff + 8 * roundoff * logs.abs())
-    log_errors = log_errors + torch.where(pixels == peaks, 0.0, (tiny / (pixels / peaks)).clamp(max=1.0))
-
-    # Additions, and the products with powers and logs before them.
-    num_roundings = 4 + (2 * len(distance) if arithmetic.sums_rows_first else len(terms))
-    succeeds, fails = torch.ones_like(x, dtype=torch.bool), torch.zeros_like(x, dtype=torch.bool)
-    fitted, fitted_errors = logs, log_errors
-    for _ in range(reference.FIT_SOLUTIONS):
-        weights = torch.where(taken, (2 * fitted).exp(), 0.0)
-        wrong = weights * torch.expm1(2 * fitted_errors + (6 + 4 * fitted.abs()) * roundoff)
-        wrong = torch.where(taken, wrong + tiny, 0.0)
-        matrix = _moments(weights, terms)
-        diagonal = matrix.diagonal(dim1=-2, dim2=-1)
-        rounded = num_roundings * roundoff * _moments(weights, terms.abs())
-        rounded = rounded + (3 * _FIT_TERMS + 1) * roundoff * (diagonal[..., None] * diagonal[..., None, :]).sqrt()
-        matrix_errors = rounded + _moments(wrong, terms.abs())
-        right = (weights * logs) @ terms
-        coefficients = torch.linalg.solve_ex(matrix, right)[0]
-
-        residuals = (logs - coefficients @ terms.mT).abs()
-        off = (wrong * residuals + weights * log_errors) @ terms.abs()
-        off = off + num_roundings * roundoff * ((weights * logs.abs()) @ terms.abs())
-        off = off + (rounded @ coefficients.abs()[..., None])[..., 0]
-        errors = _solution_errors(matrix, matrix_errors, off)
-
-        regular, singular = _pivots_are_certain(matrix, matrix_errors, roundoff)
-        gradient, hessian = coefficients[..., 1:3], _quadratic_matrix(coefficients)
-        gradient_errors, hessian_errors = errors[..., 1:3], _quadratic_matrix(errors)
-        step, step_bounds = _solve_bounds(gradient, gradient_errors, hessian, hessian_errors, roundoff)
-        products = hessian[..., 0, 0] * hessian[..., 1, 1], hessian[..., 0, 1] ** 2
-        determinant = products[0] - products[1]
-        wrong_products = _products_error(hessian, hessian_errors) + 4 * roundoff * (products[0].abs() + products[1])
-        is_peak = (hessian[..., 0, 0] + hessian_errors[..., 0, 0] < 0) & (determinant - wrong_products > 0)
-        is_peak = is_peak & (step.abs() + step_bounds <= radius).all(-1)
-        is_none = (hessian[..., 0, 0] - hessian_errors[..., 0, 0] >= 0) | (determinant + wrong_products <= 0)
-        is_none = is_none | (step.abs() - step_bounds > radius).any(-1)
-        fails = fails | (succeeds & (singular | (regular & is_none)))
-        succeeds = succeeds & regular & is_peak
-
-        maximum = coefficients[..., 0] + (gradient * step).sum(-1) / 2
-        fitted = coefficients @ terms.mT - maximum[..., None]
-        fitted_errors = errors @ terms.abs().mT + 8 * roundoff * (
-            coefficients.abs() @ terms.abs().mT + maximum.abs()[..., None]
-        )
-    covariance_bounds = _covariance_bounds(hessian, hessian_errors, recipe.target_variance, roundoff, out_roundoff)
-    return _FitBounds(step, step_bounds, covariance_bounds, succeeds, fails)
-
-
-def _moments(weights: Tensor, terms: Tensor) -> Tensor:
-    return (weights[..., None] * terms).mT @ terms
-
-
-def _quadratic_matrix(coefficients: Tensor) -> Tensor:
-    """The Hessian of the fitted quadratic, or how far it is off if that is given."""
-    return _matrix(torch.stack([2 * coefficients[..., 3], 2 * coefficients[..., 5], coefficients[..., 4]], -1))
-
-
-def _products_error(matrix: Tensor, off: Tensor) -> Tensor:
-    """How far off the determinant of a symmetric 2 x 2 matrix is, rounding aside."""
-    (xx, xy, yy), (dxx, dxy, dyy) = (
-        (each[..., 0, 0].abs(), each[..., 0, 1].abs(), each[..., 1, 1].abs()) for each in (matrix, off)
-    )
-    return xx * dyy + yy * dxx + dxx * dyy + 2 * xy * dxy + dxy * dxy
-
-
-def _solution_errors(matrix: Tensor, matrix_errors: Tensor, off: Tensor) -> Tensor:
-    """How far the solution of equations with that matrix is off; infinite where it is singular in this arithmetic."""
-    scale = matrix.diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(torch.float64).tiny).rsqrt()
-    scales = scale[..., None] * scale[..., None, :]
-    inverse = torch.linalg.inv_ex(matrix * scales)[0].abs()
-    rho = _norm(inverse @ (matrix_errors * scales))
-    direct = (inverse @ (off * scale)[..., None])[..., 0]
-    errors = direct + (rho / (1 - rho))[..., None] * direct.amax(-1, keepdim=True)
-    return torch.where((rho < 0.5)[..., None], errors * scale, math.inf)
-
-
-def _pivots_are_certain(matrix: Tensor, matrix_errors: Tensor, roundoff: float) -> tuple[Tensor, Tensor]:
-    """Whether all pivots of an elimination certainly are large enough, and whether one certainly is not: [B, K] each.
-
-    A pivot is d = m - r' L^-1 r of the matrix [[L, r], [r', m]]. With y = (-L^-1 r, 1) the error is |y|' dG |y|, and
-    more the closer L is to singular.
-    """
-    regular = torch.ones(matrix.shape[:-2], dtype=torch.bool, device=matrix.device)
-    singular = ~regular
-    for i in range(matrix.shape[-1]):
-        leading, beside = matrix[..., :i, :i], matrix[..., :i, i]
-        y = torch.cat([-torch.linalg.solve_ex(leading, beside)[0], torch.ones_like(matrix[..., :1, 0])], -1)
-        pivot = (matrix[..., i, : i + 1] * y).sum(-1)
-        error = ((matrix_errors[..., : i + 1, : i + 1] @ y.abs()[..., None])[..., 0] * y.abs()).sum(-1)
-        # To first order, times what the inverse of a perturbed L may be larger: less than two, or all is open.
-        error = 2 * error + reference.FIT_PIVOT * (matrix_errors[..., i, i] + 2 * roundoff * matrix[..., i, i])
-        lowest = reference.FIT_PIVOT * matrix[..., i, i]
-        singular = singular | (regular & (pivot + error <= lowest))
-        regular = regular & (pivot - error > lowest)
-    return regular, singular
+    step, step_bounds = bound_step(gradient, gradient_off, solved, hessian_off, roundoff)
+    return step, step_bounds, bound_covariance(hessian, hessian_off, recipe.known_variance, roundoff, out_roundoff)
 
 
 def _quarter_bounds(searched: Tensor, error: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

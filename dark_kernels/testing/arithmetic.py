@@ -1,0 +1,70 @@
+"""What backends compute in."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+
+@dataclasses.dataclass(frozen=True)
+class Arithmetic:
+    """What a backend computes in.
+
+    Attributes:
+        blur: dtype of the blurred map.
+        step: dtype of the logs and of what follows from them.
+        computes_taps: Whether Gaussian weights are computed with exp2 where they are needed.
+        relative_logs: Whether logs are taken relative to that of the centre.
+        subtracts_peak: The paddings with which what is blurred around a peak is the distance from it.
+        subtracts_blurred_peak: The paddings with which it is the distance from the blurred peak.
+        narrow_radius: Of a blur up to which it is the distance from the peak where both are named.
+        sums_rows_first: Whether a fit sums the rows of its patch and then those sums, which rounds less often.
+    """
+
+    blur: torch.dtype
+    step: torch.dtype
+    computes_taps: bool = False
+    relative_logs: bool = False
+    subtracts_peak: tuple[str, ...] = ()
+    subtracts_blurred_peak: tuple[str, ...] = ()
+    narrow_radius: int = 0
+    sums_rows_first: bool = False
+
+
+_REFLECTED = ("reflect", "symmetric")
+
+EAGER = Arithmetic(torch.float32, torch.float64, subtracts_blurred_peak=_REFLECTED, sums_rows_first=True)
+"""eager on CPU: the blur in the precision of the input, the step in float64."""
+
+EAGER_ON_DEVICE = Arithmetic(torch.float32, torch.float32, subtracts_blurred_peak=_REFLECTED, sums_rows_first=True)
+"""eager on other devices, which may lack float64."""
+
+TRITON = Arithmetic(
+    torch.float32,
+    torch.float32,
+    computes_taps=True,
+    relative_logs=True,
+    subtracts_peak=("zeros", *_REFLECTED),
+    subtracts_blurred_peak=("zeros", *_REFLECTED),
+    narrow_radius=5,
+    sums_rows_first=True,
+)
+"""The Triton kernels, compiled or interpreted."""
+
+
+def arithmetic_of(backend: str, device_type: str, dtype: torch.dtype) -> Arithmetic:
+    """What `backend` ("eager", "triton" or "reference") computes in for heatmaps of that device and dtype."""
+    if dtype == torch.float64:  # served by eager where Triton is asked for
+        levelled = () if backend == "reference" else _REFLECTED
+        return Arithmetic(torch.float64, torch.float64, subtracts_blurred_peak=levelled)
+    if backend == "triton":
+        return TRITON
+    if backend == "reference":
+        return Arithmetic(torch.float32, torch.float32)
+    return EAGER if device_type == "cpu" else EAGER_ON_DEVICE
+
+
+def unit_roundoff(dtype: torch.dtype) -> float:
+    """The most by which rounding to `dtype` changes a number, relative to it."""
+    return torch.finfo(dtype).eps / 2
