@@ -327,7 +327,8 @@ def _decode_fwd_kernel(
 
     Bytes it must move: B K H W elements read, twice as many with a mirrored map for each, and B K (12 or 28) bytes
     written. What it moves from device memory: the same. After the scan it reads a patch of about (k + 4)^2 elements
-    that the scan has just brought into the cache, or for a fit one of (2 r + 1)^2, and the other where the fit fails.
+    that the scan has just brought into the cache (twice for blurs of more than 11 pixels), or for a fit one of
+    (2 r + 1)^2, and the other where the fit fails.
     Only where a clip could bind, and where the recipe searches the blurred map, it walks the whole map a second time
     (see `needs_scale` in `_triton/refine.py`).
 
