@@ -11,8 +11,8 @@ from torch import Tensor
 from .. import _checks
 from ..backends import check_backend
 from ..types import KeptPoses
-from .library import call_oks, call_oks_nms, kappas_for
-from .reference import oks_nms_reference, oks_reference
+from .library import call_oks, call_oks_nms, call_oks_symmetric, kappas_for
+from .reference import oks_nms_reference, oks_reference, oks_symmetric_reference
 
 COCO_KAPPAS = (
     0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089,
@@ -21,6 +21,7 @@ COCO_KAPPAS = (
 """How far annotators disagree about each of COCO's 17 keypoints, relative to the size of a person."""
 
 METHODS = ("gaussian", "linear")
+SWAPS = ("pairs", "pose")
 
 
 def oks(
@@ -32,6 +33,9 @@ def oks(
     visible_a: Tensor | None = None,  # [..., N, K]
     visible_b: Tensor | None = None,  # [..., M, K]
     backend: str = "auto",
+    *,
+    symmetric: Sequence[tuple[int, int]] | None = None,
+    swap: str = "pairs",
 ) -> Tensor:
     """Object keypoint similarity of every pose of one set with every pose of another: 1 for the same pose, towards 0
     with the distance of their keypoints, measured by the size of the person and by how well a keypoint is defined.
@@ -48,6 +52,12 @@ def oks(
     (leave it out by `visible`). A pose whose area is NaN, infinite or negative is like no other: 0. So similarities
     are finite, 0 to 1. No gradient flows through them.
 
+    Keypoints that cannot be told apart, such as left and right of what looks the same from both sides, are compared
+    the way that is better (`symmetric`). For each pair of keypoints on its own it is the way with the greater sum of
+    both similarities, as they are where both are equal, which is the greatest similarity of all ways to swap pairs,
+    as long as `visible_a` does not say otherwise; the visibility of `poses_a` is swapped with its keypoints. For whole
+    poses (`swap="pose"`) all pairs are swapped or none. A keypoint's kappa is that of its place in `poses_b`.
+
     Args:
         poses_a: [..., N, K, 2], (x, y) of K keypoints of N poses; float16, bfloat16, float32 or float64, any strides.
             Any leading dimensions, for a batch of images: poses are compared within an image.
@@ -61,15 +71,17 @@ def oks(
         visible_b: [..., M, K], the same.
         backend: `"auto"` (Triton where the device has it, else eager), `"triton"`, `"eager"` (vectorised
             PyTorch on any device) or `"reference"` (the definition). float64 is served by eager where Triton is
-            asked for.
+            asked for, and so are pairs that are swapped.
+        symmetric: Pairs (i, j) of keypoints that may be swapped, no keypoint in two of them. None: none may.
+        swap: `"pairs"`, each pair on its own, or `"pose"`, all or none.
 
     Returns:
         [..., N, M]; float32, or float64 if poses or areas are float64.
 
     Raises:
         TypeError: An argument is not a dense tensor of a dtype above, or kappas are not numbers.
-        ValueError: A shape does not fit, kappas are not positive, tensors are on several devices, or `backend` is
-            unknown or cannot serve.
+        ValueError: A shape does not fit, kappas are not positive, pairs are none of keypoints, tensors are on several
+            devices, or `backend` or `swap` is unknown or cannot serve.
 
     Example:
         >>> import torch, dark_kernels
@@ -91,12 +103,19 @@ def oks(
         poses_a=poses_a, poses_b=poses_b, areas_a=areas_a, areas_b=areas_b, visible_a=visible_a, visible_b=visible_b
     )
     check_backend(backend)
+    _checks.check_name("swap", swap, SWAPS)
+    partners = None if symmetric is None else _partners(symmetric, num_keypoints)
     kappas = _kappas(kappas, num_keypoints, poses_a, poses_b, areas_a, areas_b)
     poses_a, poses_b, areas_a, areas_b = poses_a.detach(), poses_b.detach(), areas_a.detach(), areas_b.detach()
     if backend == "reference":
+        if partners is not None:
+            pairs = [(i, j) for i, j in enumerate(partners) if i < j]
+            return oks_symmetric_reference(
+                poses_a, poses_b, areas_a, areas_b, kappas, visible_a, visible_b, pairs, swap
+            )
         return oks_reference(poses_a, poses_b, areas_a, areas_b, kappas, visible_a, visible_b)
     batch = math.prod(leading)
-    similarity = call_oks(
+    arguments = (
         poses_a.reshape(batch, *poses_a.shape[-3:]),
         poses_b.reshape(batch, *poses_b.shape[-3:]),
         areas_a.reshape(batch, *areas_a.shape[-1:]),
@@ -104,8 +123,11 @@ def oks(
         kappas,
         None if visible_a is None else visible_a.reshape(batch, *visible_a.shape[-2:]),
         None if visible_b is None else visible_b.reshape(batch, *visible_b.shape[-2:]),
-        backend,
     )
+    if partners is None:
+        similarity = call_oks(*arguments, backend)
+    else:
+        similarity = call_oks_symmetric(*arguments, partners, swap, backend)
     return similarity.view(*leading, *similarity.shape[-2:])
 
 
@@ -281,12 +303,36 @@ def _check_poses(name: str, poses: Tensor, shape: str, least: int, most: int = 6
         raise ValueError(f"{name}: got shape {list(poses.shape)}, expected {shape}, (x, y) of every keypoint")
 
 
+def _partners(symmetric: Sequence[tuple[int, int]], num_keypoints: int) -> list[int]:
+    """What takes the place of each keypoint [K], itself where nothing does."""
+    if isinstance(symmetric, (str, Tensor)) or not isinstance(symmetric, Iterable):
+        raise TypeError(f"symmetric: got {type(symmetric).__name__}, expected pairs (i, j) of keypoints")
+    partners = list(range(num_keypoints))
+    for pair in symmetric:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(f"symmetric: got {pair!r} in it, expected pairs (i, j) of keypoints")
+        for index in pair:
+            _checks.check_count("symmetric", index, least=0)
+            if index >= num_keypoints:
+                raise ValueError(f"symmetric: got {index}, expected one of {num_keypoints} keypoints")
+        i, j = pair
+        if i == j or partners[i] != i or partners[j] != j:
+            raise ValueError(f"symmetric: got {pair!r}, expected pairs of keypoints, each of them in one only")
+        partners[i], partners[j] = j, i
+    return partners
+
+
 def _kappas(kappas: Sequence[float] | Tensor, num_keypoints: int, *tensors: Tensor) -> Tensor:
     """[K] on the device of the tensors."""
     if isinstance(kappas, Tensor):
         _checks.check_tensor("kappas", kappas, 1, "[K]")
         _checks.check_shape("kappas", kappas, (num_keypoints,), "one for each keypoint")
         return kappas.detach().to(tensors[0].device)
+    if isinstance(kappas, str):
+        raise TypeError(
+            f"kappas: got {kappas!r}, expected {num_keypoints} numbers or a tensor; those of data sets are "
+            f"dark_kernels.metrics.kappas({kappas!r})"
+        )
     if not isinstance(kappas, Iterable):
         raise TypeError(f"kappas: got {type(kappas).__name__} {kappas!r}, expected {num_keypoints} numbers or a tensor")
     numbers = [

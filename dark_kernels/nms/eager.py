@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -64,6 +65,24 @@ def _similarities(
     dtype: torch.dtype,
 ) -> Tensor:
     """[B, N, M]."""
+    similarity = _keypoint_similarities(poses_a, areas_a, poses_b, areas_b, kappas, dtype)
+    seen = [(visible_a > 0)[:, :, None]] if visible_a is not None else []
+    seen += [(visible_b > 0)[:, None]] if visible_b is not None else []
+    if not seen:
+        return similarity.sum(-1) / max(similarity.shape[-1], 1)
+    weight = functools.reduce(torch.logical_and, seen).to(dtype)
+    return (similarity * weight).sum(-1) / weight.sum(-1).clamp(min=1)
+
+
+def _keypoint_similarities(
+    poses_a: Tensor,  # [B, N, K, 2]
+    areas_a: Tensor,  # [B, N]
+    poses_b: Tensor,  # [B, M, K, 2]
+    areas_b: Tensor,  # [B, M]
+    kappas: Tensor,  # [K]
+    dtype: torch.dtype,
+) -> Tensor:
+    """Of each keypoint [B, N, M, K]."""
     areas_a, areas_b = _area(areas_a.to(dtype))[:, :, None], _area(areas_b.to(dtype))[:, None, :]
     # Distances are squared after the scaling, where they no longer overflow.
     scale = (8.0 * (0.5 * areas_a + 0.5 * areas_b + _AREA_EPSILON)).rsqrt()[..., None] / kappas.to(dtype)
@@ -73,13 +92,45 @@ def _similarities(
     # What is far is like nothing, and so is a NaN, of an area too. Exponentials that underflow take a CPU fifty times
     # as long as others.
     near = exponent < _FAR
-    similarity = torch.where(near, exponent, _FAR).neg_().exp_().mul_(near)
-    seen = [(visible_a > 0)[:, :, None]] if visible_a is not None else []
-    seen += [(visible_b > 0)[:, None]] if visible_b is not None else []
-    if not seen:
-        return similarity.sum(-1) / max(similarity.shape[-1], 1)
-    weight = functools.reduce(torch.logical_and, seen).to(dtype)
-    return (similarity * weight).sum(-1) / weight.sum(-1).clamp(min=1)
+    return torch.where(near, exponent, _FAR).neg_().exp_().mul_(near)
+
+
+def oks_swapped_fwd(
+    poses_a: Tensor,  # [B, N, K, 2]
+    poses_b: Tensor,  # [B, M, K, 2]
+    areas_a: Tensor,  # [B, N]
+    areas_b: Tensor,  # [B, M]
+    kappas: Tensor,  # [K]
+    visible_a: Tensor | None,  # [B, N, K]
+    visible_b: Tensor | None,  # [B, M, K]
+    partners: Sequence[int],  # [K]
+    dtype: torch.dtype,
+) -> Tensor:
+    """Similarities [B, N, M] where each pair of keypoints may be swapped, of some poses at a time. `partners` says what
+    takes the place of each keypoint; itself where nothing does."""
+    partner = torch.tensor(partners, dtype=torch.int64, device=poses_a.device)
+    ones_a, ones_b = (poses.new_ones(poses.shape[:-1], dtype=torch.bool) for poses in (poses_a, poses_b))
+    seen_a, seen_b = ones_a if visible_a is None else visible_a > 0, ones_b if visible_b is None else visible_b > 0
+    found = [poses_a.new_empty((len(poses_a), 0, poses_b.shape[1]), dtype=dtype)]
+    rows = _rows_at_once(poses_b)
+    for start in range(0, poses_a.shape[1], rows):
+        poses, areas, seen = (
+            poses_a[:, start : start + rows],
+            areas_a[:, start : start + rows],
+            seen_a[:, start : start + rows],
+        )
+        ways = []
+        for order in (None, partner):
+            some, visible = (poses, seen) if order is None else (poses[:, :, order], seen[:, :, order])
+            weight = (visible[:, :, None] & seen_b[:, None]).to(dtype)
+            ways.append((_keypoint_similarities(some, areas, poses_b, areas_b, kappas, dtype) * weight, weight))
+        (kept, kept_weight), (swapped, swapped_weight) = ways
+        # Both of a pair see the same sums, so both go the same way; a keypoint without partner stays.
+        is_better = swapped + swapped[..., partner] > kept + kept[..., partner]
+        similarity = torch.where(is_better, swapped, kept)
+        weight = torch.where(is_better, swapped_weight, kept_weight)
+        found.append(similarity.sum(-1) / weight.sum(-1).clamp(min=1))
+    return torch.cat(found, dim=1)
 
 
 def _area(areas: Tensor) -> Tensor:

@@ -117,6 +117,31 @@ call_oks = directly(torch.ops.dark_kernels.oks.default, _oks)
 call_oks_nms = directly(torch.ops.dark_kernels.oks_nms.default, _oks_nms)
 
 
+def call_oks_symmetric(
+    poses_a: Tensor,  # [B, N, K, 2]
+    poses_b: Tensor,  # [B, M, K, 2]
+    areas_a: Tensor,  # [B, N]
+    areas_b: Tensor,  # [B, M]
+    kappas: Tensor,  # [K]
+    visible_a: Tensor | None,  # [B, N, K]
+    visible_b: Tensor | None,  # [B, M, K]
+    partners: Sequence[int],  # [K]
+    swap: str,
+    backend: str,
+) -> Tensor:
+    """Two calls where whole poses are swapped; where pairs are, it is eager's on every device."""
+    if swap == "pose":
+        order = torch.tensor(partners, dtype=torch.int64, device=poses_a.device)
+        swapped_visible = None if visible_a is None else visible_a[:, :, order]
+        kept = call_oks(poses_a, poses_b, areas_a, areas_b, kappas, visible_a, visible_b, backend)
+        swapped = call_oks(poses_a[:, :, order], poses_b, areas_a, areas_b, kappas, swapped_visible, visible_b, backend)
+        return torch.maximum(kept, swapped)
+    arguments = (poses_a, poses_b, areas_a, areas_b, kappas, visible_a, visible_b)
+    dtype = arithmetic_dtype(poses_a, poses_b, areas_a, areas_b)
+    choose(backend, poses_a.device.type, dtype)  # which says if there is no such backend
+    return eager.oks_swapped_fwd(*arguments, partners, dtype)
+
+
 def kappas_for(kappas: Sequence[float], *tensors: Tensor) -> Tensor:
     """Kappas on the device of the tensors, in the dtype of their arithmetic; kept, so that the next call copies nothing
     to the device."""

@@ -10,6 +10,7 @@ the soft forms are those of N. Bodla et al., "Soft-NMS", ICCV 2017, eq. 3 to 5.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -29,6 +30,20 @@ def oks_reference(
 ) -> Tensor:
     """The similarities of `dark_kernels.oks`, [..., N, M], step by step. Arguments and result as there; computed in
     float32, in float64 if poses or areas are float64."""
+    similarity, visible = _of_keypoints(poses_a, poses_b, areas_a, areas_b, kappas, visible_a, visible_b)
+    return similarity.sum(-1) / visible.sum(-1).clamp(min=1)
+
+
+def _of_keypoints(
+    poses_a: Tensor,
+    poses_b: Tensor,
+    areas_a: Tensor,
+    areas_b: Tensor,
+    kappas: Tensor,
+    visible_a: Tensor | None,
+    visible_b: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The similarity of each keypoint, 0 where it is not visible in both poses, and whether it is: [..., N, M, K]."""
     tensors = (poses_a, poses_b, areas_a, areas_b)
     dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
     poses_a, poses_b, areas_a, areas_b = (tensor.to(dtype) for tensor in tensors)
@@ -46,8 +61,40 @@ def oks_reference(
         visible = visible & (visible_a > 0)[..., :, None, :]
     if visible_b is not None:
         visible = visible & (visible_b > 0)[..., None, :, :]
-    count = visible.sum(-1)
-    return torch.where(visible, similarity, 0.0).sum(-1) / count.clamp(min=1)
+    return torch.where(visible, similarity, 0.0), visible
+
+
+def oks_symmetric_reference(
+    poses_a: Tensor,  # [..., N, K, 2]
+    poses_b: Tensor,  # [..., M, K, 2]
+    areas_a: Tensor,  # [..., N]
+    areas_b: Tensor,  # [..., M]
+    kappas: Tensor,  # [K]
+    visible_a: Tensor | None,  # [..., N, K]
+    visible_b: Tensor | None,  # [..., M, K]
+    pairs: Sequence[tuple[int, int]],
+    swap: str,
+) -> Tensor:
+    """The similarities of `dark_kernels.oks` with `symmetric` pairs, [..., N, M]: once as the poses are and once with
+    all pairs of the first poses swapped, and the better of both, for each pair (`swap` "pairs") or in all ("pose")."""
+    order = list(range(poses_a.shape[-2]))
+    for i, j in pairs:
+        order[i], order[j] = j, i
+    swapped_visible = None if visible_a is None else visible_a[..., order]
+    kept = _of_keypoints(poses_a, poses_b, areas_a, areas_b, kappas, visible_a, visible_b)
+    swapped = _of_keypoints(poses_a[..., order, :], poses_b, areas_a, areas_b, kappas, swapped_visible, visible_b)
+    if swap == "pose":
+        return torch.maximum(
+            *(similarity.sum(-1) / visible.sum(-1).clamp(min=1) for similarity, visible in (kept, swapped))
+        )
+    similarity, visible = (each.clone() for each in kept)
+    for pair in pairs:
+        places = list(pair)
+        is_better = swapped[0][..., places].sum(-1) > kept[0][..., places].sum(-1)  # [..., N, M]
+        for place in places:
+            similarity[..., place] = torch.where(is_better, swapped[0][..., place], kept[0][..., place])
+            visible[..., place] = torch.where(is_better, swapped[1][..., place], kept[1][..., place])
+    return similarity.sum(-1) / visible.sum(-1).clamp(min=1)
 
 
 def oks_nms_reference(
