@@ -81,7 +81,13 @@ def test_links_lead_somewhere(page: str) -> None:
 ROOMS = sorted(path.parent.name for path in (ROOT / "dark_kernels").glob("*/api.py"))
 
 
-@pytest.mark.parametrize("name", [*(f"{room}.api" for room in ROOMS), "metrics", "recipes", "testing", "transforms"])
+METRICS = sorted(path.stem for path in (ROOT / "dark_kernels" / "metrics").glob("[!_]*.py"))
+WITH_EXAMPLES = [
+    *(f"{room}.api" for room in ROOMS), *(f"metrics.{name}" for name in METRICS), "recipes", "testing", "transforms",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_examples_in_docstrings_run(name: str) -> None:
     assert doctest.testmod(importlib.import_module(f"dark_kernels.{name}")).failed == 0
 

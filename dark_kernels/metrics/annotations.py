@@ -80,10 +80,10 @@ def compare(
     people = _people(annotations, len(kappas), area, notes)
     _compare_images(people, poses, images, notes)
     categories = _compare_categories(annotations, people, poses, notes)
-    if people and not any(person["counts"] for person in people):
+    if not any(person["counts"] for person in people) and not notes.mention("num_keypoints"):
         notes.add(
             people[:1],
-            "no annotation counts, since none has a keypoint with a visibility above 0; all numbers are NaN. Give each "
+            "no annotation counts, since none has a visible keypoint and is no crowd; all numbers are NaN. Give each "
             "keypoint that is annotated a visibility of 1 or 2",
         )
     shift = find_shift([person for person in people if person["counts"]], poses, kappas)
@@ -130,6 +130,9 @@ class _Notes:
 
     def add(self, people: Iterable[dict[str, Any]], message: str) -> None:
         self._about.setdefault(message, []).extend(people)
+
+    def mention(self, word: str) -> bool:
+        return any(word in message for message in self._about)
 
     def messages(self) -> list[str]:
         return [f"annotations: {_names(people)}: {message}" for message, people in self._about.items() if people]

@@ -125,4 +125,4 @@ def test_signatures() -> None:
     soft = ["poses", "scores", "areas", "threshold", "method", "max_poses", *suppression]
     assert list(inspect.signature(soft_oks_nms).parameters) == soft
     pairs = ["poses_a", "poses_b", "areas_a", "areas_b", "kappas", "visible_a", "visible_b", "backend"]
-    assert list(inspect.signature(oks).parameters) == pairs
+    assert list(inspect.signature(oks).parameters) == [*pairs, "symmetric", "swap"]
