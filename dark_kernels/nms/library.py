@@ -138,7 +138,8 @@ def call_oks_symmetric(
         return torch.maximum(kept, swapped)
     arguments = (poses_a, poses_b, areas_a, areas_b, kappas, visible_a, visible_b)
     dtype = arithmetic_dtype(poses_a, poses_b, areas_a, areas_b)
-    choose(backend, poses_a.device.type, dtype)  # which says if there is no such backend
+    if not torch.compiler.is_compiling():  # its cache would be traced, with a warning
+        choose(backend, poses_a.device.type, dtype)  # which says if there is no such backend
     return eager.oks_swapped_fwd(*arguments, partners, dtype)
 
 

@@ -611,6 +611,54 @@ def test_boxes_of_some_results() -> None:
     assert metrics.oks_average_precision(results, annotations)["AP"] == pytest.approx(1)
 
 
+# --- the evaluation itself ---------------------------------------------------------------------------------
+
+
+def crowded() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Images of several people of two categories, some of them crowds, some without keypoints, with more results than
+    are looked at, some of equal scores."""
+    generator = torch.Generator().manual_seed(11)
+    people, results = [], []
+    for image in range(1, 13):
+        for _ in range(4):
+            one = person(generator, image, len(people) + 1, 40.0**2 if len(people) % 2 else 150.0**2)
+            flags = (torch.rand(17, generator=generator) < 0.8).long() * 2
+            one["keypoints"][2::3] = flags.tolist()
+            one["category_id"] = 1 + len(people) % 3 // 2
+            one["iscrowd"] = int(len(people) % 7 == 0)
+            if len(people) % 5 == 0:
+                one["keypoints"] = [0] * 51
+            one["num_keypoints"] = sum(flag > 0 for flag in one["keypoints"][2::3])
+            people.append(one)
+            for _ in range(8):
+                noise = 10 * torch.rand(1, generator=generator) * torch.randn(17, 2, generator=generator)
+                xy = torch.tensor(one["keypoints"]).view(17, 3)[:, :2] + noise
+                found = torch.cat([xy, torch.ones(17, 1)], dim=1).flatten().tolist()
+                score = round(float(torch.rand(1, generator=generator)), 1)
+                results.append(
+                    {**{key: one[key] for key in ("image_id", "category_id")}, "keypoints": found, "score": score}
+                )
+    images = [{"id": image, "width": 640, "height": 480} for image in range(1, 13)]
+    categories = [{"id": 1, "name": "person"}, {"id": 2, "name": "dog"}]
+    return {"images": images, "categories": categories, "annotations": people}, results
+
+
+@pytest.mark.usefixtures("no_warning")
+def test_numbers_are_those_of_the_evaluation() -> None:
+    """Nothing that is filled in changes what is complete."""
+    import faster_coco_eval
+
+    annotations, results = crowded()
+    truth = faster_coco_eval.COCO(copy.deepcopy(annotations))
+    found = truth.loadRes(copy.deepcopy(results))
+    evaluator = faster_coco_eval.COCOeval_faster(truth, found, "keypoints", kpt_oks_sigmas=list(COCO_KAPPAS))
+    evaluator.run()
+    numbers = metrics.oks_average_precision(results, annotations)
+    assert list(numbers.values()) == evaluator.stats[:10].tolist()
+    assert 0.1 < numbers["AP"] < 0.9
+    assert metrics.oks_average_precision(results, annotations, symmetric=[]) == pytest.approx(numbers)
+
+
 # --- keypoints that may be swapped -------------------------------------------------------------------------
 
 SIDES = [(i, i + 1) for i in range(1, 17, 2)]
