@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -70,23 +71,43 @@ def test_the_best_of_all_ways(swap: str, shown: bool, service: Service) -> None:
     torch.testing.assert_close(double.cpu(), expected, rtol=0, atol=1e-13)
 
 
+def by_loops(a: Tensor, b: Tensor, area: float, seen_a: list[bool], seen_b: list[bool], swap: str) -> float:
+    """The rule for two poses, as plain Python."""
+
+    def part(keypoints: list[int], order: list[int]) -> tuple[float, int]:
+        total, count = 0.0, 0
+        for i in keypoints:
+            if seen_a[order[i]] and seen_b[i]:
+                squared = float((a[order[i]] - b[i]).square().sum())
+                total += math.exp(-squared / (2 * KAPPAS[i]) ** 2 / area / 2)
+                count += 1
+        return total, count
+
+    kept, swapped = orders("pose")
+    if swap == "pose":
+        return max(total / max(count, 1) for total, count in (part(list(range(7)), each) for each in (kept, swapped)))
+    parts = [max((part([*pair], each) for each in (kept, swapped)), key=lambda found: found[0]) for pair in PAIRS]
+    parts.append(part([3], kept))
+    return sum(total for total, _ in parts) / max(sum(count for _, count in parts), 1)
+
+
 @pytest.mark.parametrize("swap", ["pairs", "pose"])
 @EVERY
 def test_visibility_is_swapped_with_the_keypoints(swap: str, service: Service) -> None:
-    """One pose is the other's mirror image, flags included, and a keypoint that only one of them shows has no say."""
     backend, device = service
-    pose = torch.tensor([[[0.0, 0], [10, 0], [3, 8], [5, 5], [7, 8], [2, 20], [8, 20]]], device=device)
-    seen = torch.tensor([[1, 0, 1, 1, 1, 1, 0]], device=device)
-    mirror = orders("pose")[1]
-    area = torch.tensor([400.0], device=device)
-    arguments = (pose[:, mirror], pose, area, area, KAPPAS, seen[:, mirror], seen, backend)
-    assert float(oks(*arguments, symmetric=PAIRS, swap=swap)) == pytest.approx(1)
-    assert float(oks(*arguments)) < 0.9
-    # Keypoint 0 against a hidden partner: as it is, although it is far off.
-    far = pose.clone()
-    far[0, 0] += 100
-    alone = oks(far, pose, area, area, KAPPAS, seen, seen, backend, symmetric=PAIRS, swap=swap)
-    assert float(alone) == pytest.approx(4 / 5)
+    tensors = [each.double() for each in scene()]
+    generator = torch.Generator().manual_seed(5)
+    seen = [torch.rand(2, num, 7, generator=generator) < 0.6 for num in (6, 4)]
+    expected = [
+        [[by_loops(a, b, float(area_a + area_b) / 2, seen_a.tolist(), seen_b.tolist(), swap)
+          for b, area_b, seen_b in zip(poses_b, areas_b, flags_b, strict=True)]
+         for a, area_a, seen_a in zip(poses_a, areas_a, flags_a, strict=True)]
+        for poses_a, poses_b, areas_a, areas_b, flags_a, flags_b in zip(*tensors, *seen, strict=True)
+    ]  # fmt: skip
+    arguments = (*(each.to(device) for each in tensors), KAPPAS, *(each.to(device) for each in seen), backend)
+    found = oks(*arguments, symmetric=PAIRS, swap=swap)
+    torch.testing.assert_close(found.cpu(), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-13)
+    assert ((found - oks(*arguments)).abs() > 0.01).any()
 
 
 @EVERY
