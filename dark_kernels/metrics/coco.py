@@ -190,6 +190,8 @@ def _kappas(kappas: str | Sequence[float] | Tensor) -> list[float]:
         return list(kappas_of(kappas))
     if isinstance(kappas, Tensor):
         _checks.check_tensor("kappas", kappas, 1, "[K]")
+    elif not hasattr(kappas, "__iter__"):
+        raise TypeError(f"kappas: got {type(kappas).__name__} {kappas!r}, expected numbers or the name of a data set")
     numbers = (
         kappas.tolist()
         if isinstance(kappas, Tensor)

@@ -596,6 +596,8 @@ def test_kappas_by_name() -> None:
     for wrong in ("crowdpose", numbers[:14]):
         with pytest.raises(ValueError, match="results: got a pose of 17 keypoints, expected 14"):
             metrics.oks_average_precision(results, annotations, wrong)
+    with pytest.raises(TypeError, match=r"kappas: got float 0\.1, expected numbers or the name of a data set"):
+        metrics.oks_average_precision(results, annotations, 0.1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="kappas: got nan, expected"):
         metrics.oks_average_precision(results, annotations, numbers * math.nan)
 
