@@ -89,8 +89,11 @@ _precision = _getter()
 # "none": nothing was set.
 _EXACT = frozenset({"highest", "ieee", "none"})
 
-# oneDNN reads it once, by either name, and on some CPUs computes all products of a process.
-_rounds_by_default = any(
-    os.environ.get(name, "").lower() not in ("", "strict")
-    for name in ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
-)
+
+def _environment_rounds() -> bool:
+    """Whether oneDNN, which reads it once, may round by default: on some CPUs that is all products of a process."""
+    names = "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"
+    return any(os.environ.get(name, "").lower() not in ("", "strict") for name in names)
+
+
+_rounds_by_default = _environment_rounds()
