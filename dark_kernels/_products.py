@@ -32,13 +32,15 @@ def product(*matrices: Tensor) -> Tensor:
         [..., M, N] of that dtype.
     """
     first = matrices[0]
-    # In the order of what asking costs. torch.compile of PyTorch 2.6 does not know `is_cpu`.
+    # `is_cpu` takes a quarter of the time of `device.type`. What traces sees the second.
     if not torch.compiler.is_compiling() and first.is_cpu and (first.dtype == torch.float64 or _is_exact_now(matrices)):
         return functools.reduce(_multiply, matrices)
-    if first.device.type == "cpu":
-        return functools.reduce(_multiply, [matrix.to(torch.float64) for matrix in matrices]).to(first.dtype)
-    # Not every device has float64, and cuBLAS refuses products in deterministic mode.
-    return functools.reduce(_sum_of_products, matrices)
+    on_cpu = first.device.type == "cpu"
+    result = first.to(torch.float64) if on_cpu else first
+    for matrix in matrices[1:]:
+        # Not every device has float64, and cuBLAS refuses products in deterministic mode.
+        result = result.matmul(matrix.to(torch.float64)) if on_cpu else _sum_of_products(result, matrix)
+    return result.to(first.dtype)
 
 
 def _is_exact_now(matrices: tuple[Tensor, ...]) -> bool:
@@ -53,8 +55,8 @@ def _is_exact_now(matrices: tuple[Tensor, ...]) -> bool:
 
 
 def _multiply(left: Tensor, right: Tensor) -> Tensor:
+    """torch.matmul, without the time that it takes to find this out."""
     dims = left.dim(), right.dim()
-    # What torch.matmul would find out.
     if dims == (2, 2):
         return left.mm(right)
     if dims == (3, 3) and left.shape[0] == right.shape[0]:

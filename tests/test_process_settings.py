@@ -155,12 +155,12 @@ def _truth(name: str) -> Results:
     return run(name, torch.float64, "reference")
 
 
-def _is_same(actual: Results, expected: Results) -> bool:
-    pairs = zip(actual, expected, strict=False)  # there may be no gradients
+def _is_same(actual: Results, expected: Results, lost: float = 0.0) -> bool:
+    """To the bit, or but for what was lost. There may be no gradients."""
     return len(actual) >= 1 and all(
         a.dtype == b.dtype and a.device == b.device and torch.equal(a.isnan(), b.isnan())
-        and torch.equal(a.nan_to_num(), b.nan_to_num())
-        for a, b in pairs
+        and bool(((a == b) | a.isnan() | ((a.double() - b.double()).abs() < lost)).all())
+        for a, b in zip(actual, expected, strict=False)
     )  # fmt: skip
 
 
@@ -190,11 +190,6 @@ def _names(backend: str) -> list[str]:
     return [name for name in OPERATIONS if backend == "eager" or name not in ALONE]
 
 
-def _flushed(results: Results) -> Results:
-    tiny = torch.finfo(torch.float32).tiny
-    return tuple(torch.where(each.abs() < tiny, 0.0, each) if each.is_floating_point() else each for each in results)
-
-
 @BACKENDS
 def test_inputs_are_such_that_float32_is_near_the_truth(backend: str) -> None:
     for name in _names(backend):
@@ -209,12 +204,12 @@ def test_settings_of_the_process_do_not_change_the_numbers(setting: str, backend
     forget()
     with SETTINGS[setting]():
         actual = {name: run(name, torch.float32, backend) for name in expected}
-    after = {name: run(name, torch.float32, backend) for name in expected}
-    assert not [name for name in expected if not _is_same(after[name], expected[name])]
-
-    if setting == "flush-denormal":
-        expected = {name: _flushed(results) for name, results in expected.items()}
-    changed = [name for name in expected if not _is_same(actual[name], expected[name])]
+    if backend == "eager":  # the one that keeps anything
+        after = {name: run(name, torch.float32, backend) for name in expected}
+        assert not [name for name in expected if not _is_same(after[name], expected[name])]
+    # A result is a sum of a few numbers, of which each may have been denormal.
+    lost = 4 * torch.finfo(torch.float32).tiny if setting == "flush-denormal" else 0.0
+    changed = [name for name in expected if not _is_same(actual[name], expected[name], lost)]
     for name in changed:
         may_change = setting in ANOTHER_ORDER or (setting in ROUNDING and name in WITH_PRODUCTS)
         assert may_change, f"{name} under {setting}"
@@ -346,7 +341,10 @@ def _lowered(setting: str) -> contextlib.AbstractContextManager[Any]:
 def test_products_are_float64_where_float32_may_be_rounded(setting: str, backend: str) -> None:
     prepare()
     found: dict[str, set[torch.dtype]] = {}
-    for name in _names(backend):
+    # All operations once, and one of each way to a product under every setting.
+    some = ["decode-darkpose", "decode-fit", "decode-flip-image", "find_peaks", "linear_gaussian_nll"]
+    names = _names(backend) if setting == "matmul-medium" else some
+    for name in names:
         with _lowered(setting), _recorded_products() as dtypes:
             run(name, torch.float32, backend)
         found[name] = dtypes
