@@ -30,8 +30,8 @@ def directly(operator: Callable[..., Any], implementation: Callable[..., Any]) -
 def run_eagerly(function: Callable[..., tuple[Tensor | None, ...]], maps: Tensor, *arguments: Any) -> Any:
     """What `function` makes of maps, of which nothing is differentiated: contiguous tensors, or None.
 
-    Autocast would round matrix products to half precision, and a small batch feels autograd's bookkeeping of sixty
-    small operations. The clones are ordinary tensors again.
+    Under autocast matrix products are in float64, which takes longer, and a small batch feels autograd's bookkeeping of
+    sixty small operations. The clones are ordinary tensors again.
     """
     device_type = maps.device.type
     if torch.is_autocast_enabled(device_type):

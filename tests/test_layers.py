@@ -25,13 +25,13 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "__init__.py": ({"api", "reference"}, set()),
     "api.py": ({"library", "options", "reference"}, {"_checks", "backends", "recipes", "types"}),
     "library.py": ({"eager", "kernels", "kernels_linear", "options"}, {"_operators", "backends", "recipes"}),
-    "eager.py": ({"eager_plan", "eager_steps", "options"}, {"_eager", "_targets", "recipes"}),
+    "eager.py": ({"eager_plan", "eager_steps", "options"}, {"_eager", "_products", "_targets", "recipes"}),
     "eager_plan.py": (set(), set()),
-    "eager_steps.py": ({"eager_plan"}, set()),
+    "eager_steps.py": ({"eager_plan"}, {"_products"}),
     "kernels.py": ({"options"}, {"_triton", "recipes"}),
     "kernels_linear.py": ({"kernels", "options"}, {"_triton"}),
     "options.py": (set(), set()),
-    "reference.py": ({"options"}, {"_targets", "recipes"}),
+    "reference.py": ({"options"}, {"_products", "_targets", "recipes"}),
 }
 # A room that begins where another ends takes its steps, from the file of the same name. These are told once.
 STANDS_ON = {"peaks": "decode"}
@@ -79,6 +79,52 @@ def test_triton_is_imported_in_two_places(path: Path) -> None:
     assert not uses or path.name.startswith("kernels") or path.parts[0] == "_triton"
 
 
+# What multiplies matrices, by itself or inside: a setting of the process may round it.
+PRODUCTS = {
+    "addbmm", "addmm", "addmv", "addr", "baddbmm", "bilinear", "bmm", "cdist", "chain_matmul", "conv1d", "conv2d",
+    "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution", "corrcoef", "cov", "dot",
+    "einsum", "inner", "linear", "lstsq", "matmul", "matrix_exp", "matrix_power", "mm", "multi_dot", "mv", "pinv",
+    "scaled_dot_product_attention", "tensordot", "vdot", "vecdot",
+    "Bilinear", "Conv1d", "Conv2d", "Conv3d", "Linear", "MultiheadAttention",
+}  # fmt: skip
+# The network's own layer, which follows what the user has set.
+LAYERS = {("nn/heads.py", "conv2d")}
+
+
+def products(source: str) -> list[tuple[int, str]]:
+    """Lines with a product of matrices, and what it is called there."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.BinOp, ast.AugAssign)) and isinstance(node.op, ast.MatMult):
+            found.append((node.lineno, "@"))
+        elif isinstance(node, ast.Attribute) and node.attr.rstrip("_") in PRODUCTS:
+            found.append((node.lineno, node.attr))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch":
+            found += [(node.lineno, alias.name) for alias in node.names if alias.name in PRODUCTS]
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_products_of_matrices_are_made_in_one_place(path: Path) -> None:
+    """`_products.product`: a bare one is rounded to bfloat16 wherever the process was told that it may be."""
+    if path.name == "_products.py" or path.name.startswith("kernels") or path.parts[0] == "_triton":
+        return  # what makes them, and what is Triton's
+    found = products((ROOT / path).read_text())
+    assert [(path.as_posix(), name) for _, name in found] == sorted(x for x in LAYERS if x[0] == path.as_posix()), found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "a @ b", "a @= b", "torch.mm(a, b)", "a.bmm(b)", "torch.einsum('ij,jk', a, b)", "from torch import matmul",
+        "F.linear(a, b)", "torch.nn.functional.conv2d(a, b)", "f(torch.addmm)", "a.addmm_(b, c)",
+        "from torch.nn.functional import conv1d", "nn.Linear(1, 2)", "torch.linalg.multi_dot([a, b])",
+    ],
+)  # fmt: skip
+def test_the_rules_see_products_of_matrices(source: str) -> None:
+    assert len(products(source)) == 1
+
+
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_kinds_are_asked_for_with_tuples(path: Path) -> None:
     """`isinstance(x, int | float)` is what torch.compile of PyTorch 2.6 does not follow."""
@@ -120,6 +166,7 @@ def test_backends_know_no_recipe_by_name(path: Path) -> None:
         ("__init__.py", {"metrics", "nn", "recipes", "transforms", "types", *ROOMS}),
         ("_checks.py", {"recipes"}),
         ("_operators.py", {"backends"}),
+        ("_products.py", set()),
         ("backends.py", set()),
         ("recipes.py", set()),
         ("transforms.py", {"_checks"}),
@@ -174,7 +221,7 @@ def test_testing_needs_torch_only(path: Path) -> None:
         top = module.split(".")[0]
         assert top in {"torch", "dark_kernels"} or top in sys.stdlib_module_names, f"{path} imports {module}"
     for module, names in inside(path):
-        assert module.partition(".")[0] in {"testing", "recipes", "types"} or (module, names) == (
+        assert module.partition(".")[0] in {"_products", "testing", "recipes", "types"} or (module, names) == (
             "decode",
             frozenset({"reference"}),
         ), f"{path} imports {module}"
@@ -182,12 +229,13 @@ def test_testing_needs_torch_only(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.name == "reference.py"], ids=str)
 def test_references_import_torch_and_references_only(path: Path) -> None:
-    """And what is data: recipes, and the options of their room."""
+    """And what is data: recipes, and the options of their room. And the product of matrices, which is PyTorch's but for
+    what a process may have set."""
     outside = {module.split(".")[0] for module, _ in imports(path)} - set(sys.stdlib_module_names)
     assert outside <= {"torch", "dark_kernels"}
     room = path.parts[0]
     below = {f"{STANDS_ON[room]}.reference"} if room in STANDS_ON else set()
-    allowed = {"recipes", "_targets.reference", f"{room}.options", *below}
+    allowed = {"_products", "recipes", "_targets.reference", f"{room}.options", *below}
     assert {module for module, _ in inside(path)} <= allowed
 
 

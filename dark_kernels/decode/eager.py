@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from .._eager import argmax_of_lines
+from .._products import product
 from .eager_plan import Plan, StencilPlan, make_plan, reflected
-from .eager_steps import covariances_of, fit_gaussian, newton_step, product, quarter_step
+from .eager_steps import covariances_of, fit_gaussian, newton_step, quarter_step
 from .options import NO_EXTRAS, Extras
 
 # How far rounding can push a value across a clip: float32 blurs are good to a few 1e-7. Generous, since a
@@ -263,9 +264,7 @@ def _transform(coords: Tensor, covariances: Tensor | None, matrices: Tensor) -> 
     coords = (along_x * x + along_y * y + shift).flatten(1)
     if covariances is not None:
         linear = matrices[:, None, :, :2]
-        # Sums of products and no matrix product, for which a user may have allowed TF32.
-        left = (linear.unsqueeze(-1) * covariances.unsqueeze(-3)).sum(-2)
-        covariances = (left.unsqueeze(-2) * linear.unsqueeze(-3)).sum(-1)
+        covariances = product(linear, covariances, linear.mT)
         covariances.diagonal(dim1=-2, dim2=-1).clamp_(min=0)  # rounding must not push a variance below zero
     return coords, covariances
 
@@ -334,11 +333,11 @@ def _blur_at_stencil(heatmaps: Tensor, y: Tensor, x: Tensor, padding: str, plan:
     level = None
     if padding != "zeros":
         reach = vertical.shape[1] // 2
-        center = product(vertical.narrow(1, reach, 1), windows)
-        level = product(center, horizontal.narrow(1, reach, 1).transpose(1, 2)).clamp_min_(0.0)
+        center = horizontal.narrow(1, reach, 1).transpose(1, 2)
+        level = product(vertical.narrow(1, reach, 1), windows, center).clamp_min_(0.0)
         windows.sub_(level)
     # The last factor as a transposed view: the small products of a batch take half as long.
-    blurred = product(product(vertical, windows), horizontal.transpose(1, 2)).flatten(1).index_select(1, plan.points)
+    blurred = product(vertical, windows, horizontal.transpose(1, 2)).flatten(1).index_select(1, plan.points)
     blurred = blurred.to(plan.derivative_weights.dtype)
     return blurred if level is None else blurred.add_(level.view(-1, 1))
 

@@ -7,18 +7,11 @@ import math
 import torch
 from torch import Tensor
 
+from .._products import product
 from .eager_plan import FitPlan, StencilPlan
 
 # A fit: how often it is solved, and what has to be left of a diagonal element of its matrix as a pivot.
 _FIT_SOLUTIONS, _FIT_PIVOT = 3, 1e-3
-
-
-def product(left: Tensor, right: Tensor) -> Tensor:
-    """Matrix product in full precision. Elsewhere than on CPU a user may have allowed TF32, which would cost four
-    digits."""
-    if left.device.type == "cpu":
-        return left.bmm(right) if left.dim() == 3 else left.mm(right)
-    return (left.unsqueeze(-1) * right.unsqueeze(-3)).sum(-2)
 
 
 def newton_step(derivatives: Tensor, plan: StencilPlan) -> Tensor:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._products import product
 from ..recipes import Recipe
 
 # What UDP's published code adds to the diagonal of the Hessian: float32 machine epsilon.
@@ -80,7 +81,7 @@ def decode_reference(
     coords = torch.where(refinable[..., None], coords + offset, coords)
     if image_transform is not None:
         linear, shift = image_transform.to(maps.dtype).split([2, 1], dim=-1)
-        coords = coords @ linear.mT + shift.mT
+        coords = product(coords, linear.mT) + shift.mT
     coords = torch.where(valid[..., None], coords, recipe.invalid)
     scores = peaks * recipe.score_scale + recipe.score_offset
 
@@ -88,7 +89,7 @@ def decode_reference(
         return coords, scores, None
     assert covariances is not None, "decode() refuses covariance=True for a stencil without a Hessian"
     if image_transform is not None:
-        covariances = linear[:, None] @ covariances @ linear[:, None].mT
+        covariances = product(linear[:, None], covariances, linear[:, None].mT)
         covariances.diagonal(dim1=-2, dim2=-1).clamp_(min=0)  # rounding must not push a variance below zero
     return coords, scores, covariances
 
@@ -325,9 +326,9 @@ def fit_gaussian(maps: Tensor, x: Tensor, y: Tensor, radius: int) -> tuple[Tenso
     for _ in range(FIT_SOLUTIONS):
         weights = torch.where(taken, (2 * relative_logs).exp(), 0.0)
         weighted = weights[..., None] * powers
-        matrix = weighted.mT @ powers
+        matrix = product(weighted.mT, powers)
         factor, _ = torch.linalg.cholesky_ex(matrix)
-        coefficients = torch.cholesky_solve(weighted.mT @ logs[..., None], factor)[..., 0]
+        coefficients = torch.cholesky_solve(product(weighted.mT, logs[..., None]), factor)[..., 0]
         pivots = factor.diagonal(dim1=-2, dim2=-1) ** 2
         is_peak = is_peak & (pivots > FIT_PIVOT * matrix.diagonal(dim1=-2, dim2=-1)).all(dim=-1)
 
@@ -336,7 +337,7 @@ def fit_gaussian(maps: Tensor, x: Tensor, y: Tensor, radius: int) -> tuple[Tenso
         offset = _newton_step(gradient, hessian)
         is_peak = is_peak & (c3 < 0) & (4 * c3 * c5 - c4 * c4 > 0) & (offset.abs() <= radius).all(dim=-1)
         maximum = c0 + (gradient * offset).sum(dim=-1) / 2
-        relative_logs = coefficients @ powers.mT - maximum[..., None]
+        relative_logs = product(coefficients, powers.mT) - maximum[..., None]
     return hessian, offset, is_peak
 
 

@@ -204,7 +204,9 @@ def rank_correlation(
     _checks.check_tensor("second", second, 1, "[N]")
     _checks.check_shape("second", second, first.shape, "as first")
     ranks = torch.stack([_ranks(first), _ranks(second)])
-    return torch.corrcoef(ranks)[0, 1]
+    ranks = ranks - ranks.mean(1, keepdim=True)
+    squares = ranks.square().sum(1)
+    return ((ranks[0] * ranks[1]).sum() / (squares[0] * squares[1]).sqrt()).clamp(-1, 1)
 
 
 def _ranks(values: Tensor) -> Tensor:

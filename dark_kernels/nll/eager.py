@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._products import product
 from .options import Options
 
 
@@ -238,10 +239,11 @@ def linear_gaussian_nll_fwd(
     cells = _find_cells(target.to(dtype), keypoint_weight, features.shape[-2], features.shape[-1], options)
     num_keypoints = target.shape[1]
     at_cell = _read_features(features, cells, dtype)
-    values = torch.einsum("bkc,kpc->bkp", at_cell, _by_keypoint(weight, num_keypoints).to(dtype))
+    # Keypoints are the batch of the products: [K, B, C] by [K, C, P].
+    values = product(at_cell.transpose(0, 1), _by_keypoint(weight, num_keypoints).to(dtype).mT).transpose(0, 1)
     if bias is not None:
         values = values + _by_keypoint(bias, num_keypoints).to(dtype)
-    values = values.contiguous()  # which einsum need not return
+    values = values.contiguous()
     losses = _losses(values, cells.target, options)
     return *_reduce(losses, cells.valid, keypoint_weight, reduction), values, at_cell
 
@@ -269,9 +271,9 @@ def linear_gaussian_nll_bwd(
     if grad_bias.numel():
         grad_bias.copy_(_by_channel(gradients.sum(0)))
     if grad_weight.numel():
-        grad_weight.copy_(_by_channel(torch.einsum("bkp,bkc->kpc", gradients, cell_features)))
+        grad_weight.copy_(_by_channel(product(gradients.permute(1, 2, 0), cell_features.transpose(0, 1))))
     if grad_features.numel():
-        at_cell = torch.einsum("bkp,kpc->bkc", gradients, _by_keypoint(weight, num_keypoints).to(dtype))
+        at_cell = product(gradients.transpose(0, 1), _by_keypoint(weight, num_keypoints).to(dtype)).transpose(0, 1)
         index = cells.row * width + cells.column
         if grad_features.device.type == "cpu" and grad_features.dtype == dtype:
             # In the order of the keypoints, which no other device promises; and half precision would round every sum.
@@ -282,7 +284,7 @@ def linear_gaussian_nll_bwd(
         # in cell 0 with a gradient of 0, and share it.
         shares = index[:, :, None] == index[:, None, :]
         first = shares.to(torch.uint8).argmax(-1, keepdim=True)
-        at_cell = (shares.to(dtype) @ at_cell).gather(1, first.expand_as(at_cell)).to(grad_features.dtype)
+        at_cell = product(shares.to(dtype), at_cell).gather(1, first.expand_as(at_cell)).to(grad_features.dtype)
         grad_features.permute(0, 2, 3, 1).index_put_((_images(grad_features), cells.row, cells.column), at_cell)
 
 

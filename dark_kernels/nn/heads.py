@@ -127,6 +127,10 @@ class DARKHead(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The maps that `gaussian_nll` and `DARKLoss` take.
 
+        The convolution is a layer of the network, as the ones before it: autocast and what the process says of the
+        precision of convolutions (`torch.backends`) decide how it is computed. What `loss` and `at` compute is float32
+        in all of these.
+
         Args:
             features: [B, C, H, W], of the parameters' dtype, or any floating dtype under autocast; any strides.
 

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._products import product
+
 
 class Blobs(NamedTuple):
     """Gaussian blobs and what there is to know of them.
@@ -59,7 +61,7 @@ def gaussian_blobs(
     angle = uniform[..., 2] * math.pi
     cosine, sine = angle.cos(), angle.sin()
     rotation = torch.stack([torch.stack([cosine, -sine], -1), torch.stack([sine, cosine], -1)], -2)
-    covariances = rotation @ torch.diag(sigmas**2) @ rotation.mT
+    covariances = product(rotation, torch.diag(sigmas**2), rotation.mT)
     x = torch.arange(width, dtype=torch.float64) - centers[..., :1]
     y = torch.arange(height, dtype=torch.float64) - centers[..., 1:]
     precision = covariances.inverse()

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._products import product
 from ..decode import reference
 from ..recipes import Recipe
 from .arithmetic import Arithmetic, unit_roundoff
@@ -84,13 +85,13 @@ def bound_fit(
         rounded = num_roundings * roundoff * _moments(weights, terms.abs())
         rounded = rounded + (3 * _FIT_TERMS + 1) * roundoff * (diagonal[..., None] * diagonal[..., None, :]).sqrt()
         matrix_errors = rounded + _moments(wrong, terms.abs())
-        right = (weights * logs) @ terms
+        right = product(weights * logs, terms)
         coefficients = torch.linalg.solve_ex(matrix, right)[0]
 
-        residuals = (logs - coefficients @ terms.mT).abs()
-        off = (wrong * residuals + weights * log_errors) @ terms.abs()
-        off = off + num_roundings * roundoff * ((weights * logs.abs()) @ terms.abs())
-        off = off + (rounded @ coefficients.abs()[..., None])[..., 0]
+        residuals = (logs - product(coefficients, terms.mT)).abs()
+        off = product(wrong * residuals + weights * log_errors, terms.abs())
+        off = off + num_roundings * roundoff * product(weights * logs.abs(), terms.abs())
+        off = off + product(rounded, coefficients.abs()[..., None])[..., 0]
         errors = _solution_errors(matrix, matrix_errors, off)
 
         regular, singular = _pivots_are_certain(matrix, matrix_errors, roundoff)
@@ -108,16 +109,15 @@ def bound_fit(
         succeeds = succeeds & regular & is_peak
 
         maximum = coefficients[..., 0] + (gradient * step).sum(-1) / 2
-        fitted = coefficients @ terms.mT - maximum[..., None]
-        fitted_errors = errors @ terms.abs().mT + 8 * roundoff * (
-            coefficients.abs() @ terms.abs().mT + maximum.abs()[..., None]
-        )
+        fitted = product(coefficients, terms.mT) - maximum[..., None]
+        fitted_errors = product(coefficients.abs(), terms.abs().mT) + maximum.abs()[..., None]
+        fitted_errors = product(errors, terms.abs().mT) + 8 * roundoff * fitted_errors
     covariance_bounds = bound_covariance(hessian, hessian_errors, recipe.target_variance, roundoff, out_roundoff)
     return FitBounds(step, step_bounds, covariance_bounds, succeeds, fails)
 
 
 def _moments(weights: Tensor, terms: Tensor) -> Tensor:
-    return (weights[..., None] * terms).mT @ terms
+    return product((weights[..., None] * terms).mT, terms)
 
 
 def _quadratic_matrix(coefficients: Tensor) -> Tensor:
@@ -138,8 +138,8 @@ def _solution_errors(matrix: Tensor, matrix_errors: Tensor, off: Tensor) -> Tens
     scale = matrix.diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(torch.float64).tiny).rsqrt()
     scales = scale[..., None] * scale[..., None, :]
     inverse = torch.linalg.inv_ex(matrix * scales)[0].abs()
-    rho = norm(inverse @ (matrix_errors * scales))
-    direct = (inverse @ (off * scale)[..., None])[..., 0]
+    rho = norm(product(inverse, matrix_errors * scales))
+    direct = product(inverse, (off * scale)[..., None])[..., 0]
     errors = direct + (rho / (1 - rho))[..., None] * direct.amax(-1, keepdim=True)
     return torch.where((rho < 0.5)[..., None], errors * scale, math.inf)
 
@@ -156,7 +156,7 @@ def _pivots_are_certain(matrix: Tensor, matrix_errors: Tensor, roundoff: float) 
         leading, beside = matrix[..., :i, :i], matrix[..., :i, i]
         y = torch.cat([-torch.linalg.solve_ex(leading, beside)[0], torch.ones_like(matrix[..., :1, 0])], -1)
         pivot = (matrix[..., i, : i + 1] * y).sum(-1)
-        error = ((matrix_errors[..., : i + 1, : i + 1] @ y.abs()[..., None])[..., 0] * y.abs()).sum(-1)
+        error = (product(matrix_errors[..., : i + 1, : i + 1], y.abs()[..., None])[..., 0] * y.abs()).sum(-1)
         # To first order, times what the inverse of a perturbed L may be larger: less than two, or all is open.
         error = 2 * error + reference.FIT_PIVOT * (matrix_errors[..., i, i] + 2 * roundoff * matrix[..., i, i])
         lowest = reference.FIT_PIVOT * matrix[..., i, i]

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from .._products import product
+
 
 def matrix_of(second: Tensor) -> Tensor:
     """[..., 2, 2] from (xx, yy, xy)."""
@@ -35,13 +37,13 @@ def bound_step(
 ) -> tuple[Tensor, Tensor]:
     """-hessian^-1 gradient [..., 2], and its bounds: infinite where that is singular in this arithmetic."""
     inverse, determinant, products = _inverse(hessian)
-    step = -(inverse @ gradient[..., None])[..., 0]
-    rho = norm(inverse.abs() @ hessian_off)
-    direct = (inverse.abs() @ (gradient_off + (hessian_off @ step.abs()[..., None])[..., 0])[..., None])[..., 0]
+    step = -product(inverse, gradient[..., None])[..., 0]
+    rho = norm(product(inverse.abs(), hessian_off))
+    direct = product(inverse.abs(), gradient_off[..., None] + product(hessian_off, step.abs()[..., None]))[..., 0]
     bound = direct + (rho / (1 - rho))[..., None] * direct.amax(-1, keepdim=True)
     # Cramer's rule: three roundings in each determinant, one in the division. The determinants are those of the
     # perturbed problem, within a factor of two or so since rho < 1/2.
-    numerators = (inverse.abs() @ (gradient.abs() + gradient_off)[..., None])[..., 0]
+    numerators = product(inverse.abs(), (gradient.abs() + gradient_off)[..., None])[..., 0]
     lost = 4 * roundoff * products / determinant.abs()
     bound = bound + 8 * roundoff * numerators + (2 * lost[..., None] + 4 * roundoff) * (step.abs() + bound)
     singular = ~((rho < 0.5) & (lost < 0.25))
@@ -53,8 +55,8 @@ def bound_covariance(
 ) -> Tensor:
     """Bounds of -hessian^-1 - known_variance [..., 2, 2]: infinite also where its existence is open."""
     inverse, determinant, products = _inverse(hessian)
-    rho = norm(inverse.abs() @ hessian_off)
-    direct = inverse.abs() @ hessian_off @ inverse.abs()
+    rho = norm(product(inverse.abs(), hessian_off))
+    direct = product(inverse.abs(), hessian_off, inverse.abs())
     bound = direct + (rho / (1 - rho))[..., None, None] * direct.amax((-2, -1), keepdim=True) * 2
     lost = 4 * roundoff * products / determinant.abs()
     bound = bound + (2 * lost[..., None, None] + 8 * roundoff) * (inverse.abs() + bound) + 8 * roundoff * known_variance

@@ -55,6 +55,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._products import product
 from ..decode import reference
 from ..recipes import Recipe
 from .arithmetic import Arithmetic, unit_roundoff
@@ -351,8 +352,8 @@ def _refinement_bounds(
     weights = torch.tensor(list(stencil.values()), dtype=torch.float64, device=logs.device)
     summed = (logs - logs[..., :1]).abs() if arithmetic.relative_logs else logs.abs()
     roundoff = unit_roundoff(arithmetic.step) + unit_roundoff(torch.float64)
-    derivatives = logs @ weights
-    off = log_errors @ weights.abs() + _ADDENDS * roundoff * (summed @ weights.abs())
+    derivatives = product(logs, weights)
+    off = product(log_errors, weights.abs()) + _ADDENDS * roundoff * product(summed, weights.abs())
 
     gradient, gradient_off = derivatives[..., :2], off[..., :2]
     hessian, hessian_off = matrix_of(derivatives[..., 2:]), matrix_of(off[..., 2:])

@@ -1,10 +1,8 @@
-"""eager: the reference's numbers for any map, in any memory layout, whatever else is set in the process."""
+"""eager: the reference's numbers for any map, in any memory layout."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from unittest import mock
 
 import pytest
@@ -74,83 +72,6 @@ def test_runs_agree_bit_for_bit() -> None:
     for recipe in recipes.ALL:
         once, again = (dark_kernels.decode(heatmaps, recipe, recipe.has_hessian, backend="eager") for _ in range(2))
         testing.assert_same_keypoints(once, again)
-
-
-# --- what else is set in the process ---------------------------------------------------------------------
-
-
-@contextmanager
-def _autocast() -> Iterator[None]:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        yield
-
-
-@contextmanager
-def _low_matmul_precision() -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-@contextmanager
-def _other_default_dtype() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-@contextmanager
-def _deterministic_algorithms() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
-@contextmanager
-def _other_default_device() -> Iterator[None]:
-    with torch.device("meta"):
-        yield
-
-
-SETTINGS = (
-    _autocast, _low_matmul_precision, _other_default_dtype, _deterministic_algorithms, _other_default_device,
-    torch.inference_mode, torch.no_grad,
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.__name__.strip("_"))
-@pytest.mark.parametrize("recipe", recipes.ALL, ids=lambda recipe: recipe.name)
-def test_settings_of_the_process_do_not_change_the_numbers(recipe: Recipe, setting: Callable[[], object]) -> None:
-    # A shape of its own for each: what eager keeps for a shape must not depend on the setting it was made under.
-    height = 17 + 2 * SETTINGS.index(setting)  # type: ignore[arg-type]
-    heatmaps = testing.heatmaps_of_kinds(["noisy_blob", "weak_blob", "noise"], 2, 3, height, 19, seed=3)
-    with setting():  # type: ignore[attr-defined]
-        actual = dark_kernels.decode(heatmaps, recipe, recipe.has_hessian, backend="eager")
-    testing.assert_decodes_like_reference(actual, heatmaps, recipe)
-    after = dark_kernels.decode(heatmaps.clone().requires_grad_(), recipe, recipe.has_hessian, backend="eager")
-    testing.assert_decodes_like_reference(after, heatmaps, recipe)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("recipe", recipes.ALL, ids=lambda recipe: recipe.name)
-def test_tensor_cores_do_not_change_the_numbers(recipe: Recipe, gpu: torch.device) -> None:
-    """cuDNN's convolutions use TF32 unless told not to, and matrix products if told to."""
-    heatmaps = testing.heatmaps_of_kinds(["noisy_blob", "weak_blob", "noise"], 2, 3, 64, 48, seed=3).to(gpu)
-    if recipe == recipes.MEGVII:
-        heatmaps = heatmaps * 255
-    arithmetic = testing.arithmetic_of("eager", gpu.type, heatmaps.dtype)
-    for setting in (_low_matmul_precision, lambda: torch.autocast(gpu.type), _deterministic_algorithms):
-        with setting():
-            actual = dark_kernels.decode(heatmaps, recipe, backend="eager")
-        testing.assert_decodes_like_reference(actual, heatmaps, recipe, arithmetic)
 
 
 @pytest.mark.parametrize("padding", ["zeros", "reflect", "symmetric"])
