@@ -136,11 +136,12 @@ class Recipe:
         target_sigma: Standard deviation in pixels of the Gaussian targets the network was trained on. If
             given, its square is subtracted from covariances, so that they tell what the network adds.
         fit_radius: Stencil `"fit"` takes the pixels up to so far from the peak on each axis, 1 to 15, as far as
-            they lie inside the map and are positive. Weighted least squares of a quadratic to their log, with the
-            squares of the pixels for weights, then twice with the squares of the fitted values (Guo, "A simple
-            algorithm for fitting a Gaussian function", IEEE Signal Processing Magazine, 2011). Where that is no peak
-            within those pixels, the step is that of `"wide"` with the recipe's blur, rescaling and clip, which
-            serve nothing else. Other stencils do not look at it.
+            they lie inside the map and are positive. Weighted least squares of a quadratic to their log (Guo, "A
+            simple algorithm for fitting a Gaussian function", IEEE Signal Processing Magazine, 2011): three times of
+            a round one, then twice of one of any shape, with the squares of the values fitted before for weights, less
+            where pixels exceed the round fit, which are a neighbour's. Where that is no peak within those pixels, the
+            step is that of `"wide"` with the recipe's blur, rescaling and clip, which serve nothing else. Other
+            stencils do not look at it.
 
     Raises:
         ValueError: A field is out of its range; the message says what came and what was expected.
@@ -340,7 +341,7 @@ ARGMAX = Recipe(name="argmax", blur="none", rescale=False, stencil="none")
 
 FIT = Recipe(name="fit", stencil="fit")
 """This library's own: the centre of a Gaussian that is fitted to the pixels around the peak (Guo, 2011), which stays
-accurate at the border of a map. mmpose's DARK where nothing can be fitted."""
+accurate at the border of a map and beside another person. mmpose's DARK where nothing can be fitted."""
 
 ALL: tuple[Recipe, ...] = (
     DARKPOSE,

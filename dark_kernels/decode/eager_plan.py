@@ -53,6 +53,9 @@ _STENCILS = {"wide": _WIDE, "compact": _COMPACT, "fit": _WIDE}  # the last where
 # the numerators of the step's x and y and their common denominator.
 _CRAMER = ((4, 4, 2, 3, 2, 4), (1, 0, 3, 0, 1, 4))
 
+# Standard deviation in pixels of the window in which a fit starts: this share of its radius, but no less than a pixel.
+_FIT_START = 0.22
+
 # The exponents of x and y in its terms, and where its equations, right side last, are found among 5 x 5 moments of the
 # weights (exponents of x times exponents of y) and as many of the weights times the logs.
 _FIT_TERMS = ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
@@ -72,6 +75,8 @@ class FitPlan(NamedTuple):
     columns_exist: Tensor  # [W, side]
     powers: Tensor  # [side, 5]: powers 0 to 4 of the distance from the peak
     terms: Tensor  # [6, side * side]: see _FIT_TERMS
+    round_terms: Tensor  # [4, side * side]: the same of a round Gaussian, whose squares have one factor
+    start: Tensor  # [side * side]: what the first weights are multiplied with
     equations: Tensor  # [42]: see _FIT_EQUATIONS
 
 
@@ -198,6 +203,7 @@ def _make_fit_plan(
     rows, columns = (torch.arange(size, device=device)[:, None] + distance for size in shape[2:])
     powers = (distance[:, None] ** torch.arange(5, device=device)).to(dtype)
     terms = [(powers[:, y, None] * powers[:, x]).view(-1) for x, y in _FIT_TERMS]
+    squares = terms[3] + terms[5]
     return FitPlan(
         rows=rows.clamp(0, shape[2] - 1) * strides[2],
         columns=columns.clamp(0, shape[3] - 1) * strides[3],
@@ -205,6 +211,8 @@ def _make_fit_plan(
         columns_exist=(columns >= 0) & (columns < shape[3]),
         powers=powers,
         terms=torch.stack(terms),
+        round_terms=torch.stack([*terms[:3], squares]),
+        start=torch.exp(squares / (-2 * max(_FIT_START * radius, 1.0) ** 2)),
         equations=_on_device(_FIT_EQUATIONS, torch.int64, device),
     )
 

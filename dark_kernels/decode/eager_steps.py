@@ -10,8 +10,11 @@ from torch import Tensor
 from .._products import product
 from .eager_plan import FitPlan, StencilPlan
 
-# A fit: how often it is solved, and what has to be left of a diagonal element of its matrix as a pivot.
-_FIT_SOLUTIONS, _FIT_PIVOT = 3, 1e-3
+# A fit: how often it is solved for a round Gaussian and then for one of any shape, what has to be left of a diagonal
+# element of its matrix as a pivot, what a pixel may exceed it by (a share of its maximum, or standard deviations of the
+# noise), and how far the log maximum of a round one that guides may be from the log of the peak.
+_ROUND_SOLUTIONS, _FIT_SOLUTIONS, _FIT_PIVOT = 3, 2, 1e-3
+_TOLERATED, _TOLERATED_NOISE, _MOST = 0.4, 3.0, 10.0
 
 
 def newton_step(derivatives: Tensor, plan: StencilPlan) -> Tensor:
@@ -34,55 +37,88 @@ def fit_gaussian(
 ) -> tuple[Tensor, Tensor]:
     """Derivatives [5, N] of the log of a Gaussian fitted around each peak, and whether that is a peak: [N].
 
-    Weighted least squares of a quadratic to the log of the positive pixels, weighted first with their squares, then
-    with those of the values fitted before.
+    Weighted least squares of a quadratic to the log of the positive pixels: three times of a round one, then twice of
+    one of any shape. Weights are the squares of the values fitted before, less where a pixel exceeds a round fit.
     """
     dtype, num_maps, side = fit.powers.dtype, y.shape[0], fit.powers.shape[0]
     rows = fit.rows.index_select(0, y).add_(plan.window_starts.unsqueeze(1))
     index = rows.unsqueeze(2) + fit.columns.index_select(0, x).unsqueeze(1)
     pixels = heatmaps.as_strided((plan.extent,), (1,), heatmaps.storage_offset())
-    pixels = pixels.index_select(0, index.view(-1)).to(dtype).view(num_maps, side, side)
-    pixels = pixels / peaks.to(dtype).view(-1, 1, 1)
-    taken = fit.rows_exist.index_select(0, y).unsqueeze(2) & fit.columns_exist.index_select(0, x).unsqueeze(1)
-    ignored = taken.logical_and_(pixels > 0).logical_not_().view(num_maps, -1)
-    logs = pixels.view(num_maps, -1).masked_fill_(ignored, 1.0).log_()
-    relative_logs = logs  # of the pixels, then of what was fitted to them, over its maximum
-    is_peak = (peaks > 0) & (peaks < math.inf)
+    pixels = pixels.index_select(0, index.view(-1)).to(dtype).view(num_maps, -1)
+    pixels = pixels / peaks.to(dtype).unsqueeze(1)
+    inside = fit.rows_exist.index_select(0, y).unsqueeze(2) & fit.columns_exist.index_select(0, x).unsqueeze(1)
+    inside = inside.view(num_maps, -1)
+    ignored = (inside & (pixels > 0)).logical_not_()
+    logs = pixels.masked_fill(ignored, 1.0).log_()
+    pixels.clamp_(min=-1.0)
+    halves = (0.5 * inside.sum(1)).to(dtype)  # of the pixels' number
+    outside = inside.logical_not_()
+
     weighted = logs.new_empty(num_maps, 2, side * side)
     weights, weighted_logs = weighted.unbind(1)
-    for step in range(_FIT_SOLUTIONS):
-        torch.mul(relative_logs, 2, out=weights).exp_().masked_fill_(ignored, 0.0)
+
+    def solve(start: Tensor | None, is_round: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Derivatives, logs and their maxima of a quadratic, and whether it is a peak."""
+        if start is not None:
+            torch.mul(weights, start, out=weights)
         torch.mul(weights, logs, out=weighted_logs)
         # Over columns [2 N side, side], then over rows [2 N 5, side].
         moments = product(weighted.view(-1, side), fit.powers)
         moments = product(moments.view(-1, side, 5).transpose(1, 2).reshape(-1, side), fit.powers)
         equations = moments.view(num_maps, -1).t().index_select(0, fit.equations).view(6, 7, -1)
-        solution, is_regular = _eliminate(equations)
-        c0, dx, dy, half_dxx, dxy, half_dyy = solution
+        solution, is_regular = _eliminate(_joined(_joined(equations, 0), 1) if is_round else equations)
+        c0, dx, dy, half_dxx, *others = solution
+        dxy, half_dyy = others or (torch.zeros_like(half_dxx), half_dxx)
         derivatives = torch.stack([dx, dy, 2 * half_dxx, 2 * half_dyy, dxy])
         offset = newton_step(derivatives, plan)
-        is_peak &= is_regular & (half_dxx < 0) & (4 * half_dxx * half_dyy > dxy * dxy)
+        is_peak = is_regular & (half_dxx < 0) & (4 * half_dxx * half_dyy > dxy * dxy)
         is_peak &= (offset.abs() <= radius).all(0)
+        maxima = c0 + (dx * offset[0] + dy * offset[1]) / 2
+        return derivatives, product(solution.t(), fit.round_terms if is_round else fit.terms), maxima, is_peak
+
+    torch.mul(logs.clamp(max=0), 2, out=weights).exp_().masked_fill_(ignored, 0.0)
+    unwindowed, kept = weights.clone(), torch.ones_like(logs)
+    for step in range(_ROUND_SOLUTIONS):
+        _, fitted, maxima, guides = solve(fit.start if step == 0 else None, is_round=True)
+        guides = (guides & (maxima.abs() <= _MOST)).unsqueeze(1)
+        residuals = (pixels - fitted.exp()).masked_fill_(outside, 0.0)
+        noise = (residuals.clamp(max=0).square_().sum(1) / halves).sqrt_()
+        tolerated = torch.maximum(_TOLERATED * maxima.exp(), _TOLERATED_NOISE * noise)
+        excess = residuals.clamp_(min=0).div_(tolerated.unsqueeze(1)).square_().square_().square_()
+        kept = torch.where(guides, excess.add_(1).reciprocal_(), kept)
+        fitted = fitted.sub_(maxima.unsqueeze(1)).mul_(2).exp_().mul_(kept).masked_fill_(ignored, 0.0)
+        weights.copy_(torch.where(guides, fitted, weights if step else unwindowed))
+    all_peaks = (peaks > 0) & (peaks < math.inf)
+    for step in range(_FIT_SOLUTIONS):
+        derivatives, fitted, maxima, is_peak = solve(None, is_round=False)
+        all_peaks &= is_peak
         if step + 1 < _FIT_SOLUTIONS:
-            maxima = c0 + (dx * offset[0] + dy * offset[1]) / 2
-            relative_logs = product(solution.t(), fit.terms).sub_(maxima.unsqueeze(1))
-    return derivatives, is_peak
+            torch.mul(fitted.sub_(maxima.unsqueeze(1)), 2, out=weights).exp_().mul_(kept).masked_fill_(ignored, 0.0)
+    return derivatives, all_peaks
+
+
+def _joined(equations: Tensor, dim: int) -> Tensor:
+    """Equations of a round Gaussian, along one of their dimensions: those of u^2 and of v^2 are one, uv has none."""
+    others = equations.narrow(dim, 6, 1) if dim else equations[:0]
+    both = equations.narrow(dim, 3, 1) + equations.narrow(dim, 5, 1)
+    return torch.cat([equations.narrow(dim, 0, 3), both, others], dim)
 
 
 def _eliminate(equations: Tensor) -> tuple[Tensor, Tensor]:
-    """Solutions [6, N] of N symmetric systems of six equations [6, 7, N], and whether they are regular: [N].
+    """Solutions [M, N] of N symmetric systems of M equations [M, M + 1, N], and whether they are regular: [N].
 
     All at once, in place, and without pivoting, which positive definite matrices do not need. What is singular ends in
     infinities and NaN, and nobody has to wait to hear of it.
     """
-    diagonals = equations.diagonal(dim1=0, dim2=1).t()  # [6, N]
+    count = equations.shape[0]
+    diagonals = equations.diagonal(dim1=0, dim2=1).t()  # [M, N]
     lowest_pivots = diagonals * _FIT_PIVOT
-    for i in range(6):
+    for i in range(count):
         row = equations[i, i + 1 :]
         row /= equations[i, i]
         equations[i + 1 :, i + 1 :] -= equations[i + 1 :, i : i + 1] * row
-    solutions = equations[:, 6]
-    for i in range(5, 0, -1):
+    solutions = equations[:, count]
+    for i in range(count - 1, 0, -1):
         solutions[:i] -= equations[:i, i] * solutions[i]
     return solutions, (diagonals > lowest_pivots).all(0)
 

@@ -22,10 +22,17 @@ from ..recipes import Recipe
 # What UDP's published code adds to the diagonal of the Hessian: float32 machine epsilon.
 _COMPACT_EPSILON = 1.1920929e-7
 
-# A fit is solved so often: once weighted with the pixels' values, then with those of the fit before.
-FIT_SOLUTIONS = 3
+# A fit is solved so often for a round Gaussian, which tells its own pixels from a neighbour's, and then for one of any
+# shape.
+FIT_ROUND_SOLUTIONS, FIT_SOLUTIONS = 3, 2
 # Its equations are singular where of a diagonal element of their matrix no more than this is left as a pivot.
 FIT_PIVOT = 1e-3
+# Standard deviation in pixels of the window in which it starts: this share of the radius, but no less than a pixel.
+FIT_START = 0.22
+# What a pixel may exceed it by: the larger of this share of its maximum and so many standard deviations of the noise.
+FIT_TOLERATED, FIT_TOLERATED_NOISE = 0.4, 3.0
+# A round one is no guide if its log maximum is farther than this from the log of the peak.
+FIT_MOST = 10.0
 
 
 def decode_reference(
@@ -251,11 +258,11 @@ def step_to_maximum(maps: Tensor, blurred: Tensor, x: Tensor, y: Tensor, recipe:
     moves = moves & offset.isfinite().all(dim=-1)
     known_variance = torch.full_like(offset[..., 0], recipe.known_variance)
     if recipe.stencil == "fit":
-        fitted_hessian, fitted_offset, is_peak = fit_gaussian(maps, x, y, recipe.fit_radius)
-        hessian = torch.where(is_peak[..., None, None], fitted_hessian, hessian)
-        offset = torch.where(is_peak[..., None], fitted_offset, offset)
-        known_variance = torch.where(is_peak, recipe.target_variance, known_variance)
-        moves = moves | is_peak
+        fit = fit_gaussian(maps, x, y, recipe.fit_radius)
+        hessian = torch.where(fit.is_peak[..., None, None], fit.hessian, hessian)
+        offset = torch.where(fit.is_peak[..., None], fit.offset, offset)
+        known_variance = torch.where(fit.is_peak, recipe.target_variance, known_variance)
+        moves = moves | fit.is_peak
     return Step(hessian, offset, moves, known_variance)
 
 
@@ -291,8 +298,26 @@ def step_compact(logs: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Te
     return gradient, hessian, _newton_step(gradient, hessian + _COMPACT_EPSILON * identity)
 
 
-def fit_gaussian(maps: Tensor, x: Tensor, y: Tensor, radius: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A Gaussian fitted to the pixels around each peak (Guo, 2011).
+class Fit(NamedTuple):
+    """A quadratic fitted to logs around each peak.
+
+    Attributes:
+        hessian: [B, K, 2, 2].
+        offset: [B, K, 2], of its maximum from the peak's pixel.
+        is_peak: [B, K], whether it has a maximum, and not too far away; where it has none the others mean nothing.
+        logs: [B, K, pixels], its values.
+        maximum: [B, K], the largest.
+    """
+
+    hessian: Tensor
+    offset: Tensor
+    is_peak: Tensor
+    logs: Tensor
+    maximum: Tensor
+
+
+def fit_gaussian(maps: Tensor, x: Tensor, y: Tensor, radius: int) -> Fit:
+    """A Gaussian fitted to the pixels around each peak (Guo, 2011), and to none of a neighbour's.
 
     The log of a Gaussian is a quadratic in the distance (u, v) from the peak's pixel,
 
@@ -300,15 +325,17 @@ def fit_gaussian(maps: Tensor, x: Tensor, y: Tensor, radius: int) -> tuple[Tenso
 
     and is fitted to the log of the pixels up to `radius` away on each axis, those that lie inside the map and are
     positive. Equal noise on all pixels h is noise of 1 / h on their logs, so that least squares weight a pixel with
-    h^2. Where h is mostly noise that is a bad guess at its own size, so twice more the equations are solved with the
-    squares of the fitted values, exp(2 q), for weights.
+    h^2. Where h is mostly noise that is a bad guess at its own size, and where h is another person's it leads there. So
+    the weights are taken from what has been fitted, exp(2 q), beginning with pixels close to the peak:
 
-    A fit fails where one of the three is no peak: where the equations are singular (see FIT_PIVOT), the quadratic has
-    no maximum, or has it farther from the peak's pixel than `radius` on one of the axes.
+    - three times a round Gaussian (c4 = 0, c3 = c5), which cannot stretch over two peaks. Whatever exceeds it by more
+      than the noise belongs to a neighbour, which only adds: such a pixel keeps less and less of its weight. The noise
+      is known from the pixels that lie below the fit;
+    - then twice one of any shape, with what the pixels have kept.
 
-    Returns:
-        The Hessian of the log [B, K, 2, 2], the maximum's offset from the peak's pixel [B, K, 2], and whether the fit
-        is a peak [B, K]; the first two mean nothing where it is none.
+    A round one that is no peak guides nothing: the weights before it stay. The fit fails where one of the last two is
+    no peak: where the equations are singular (see FIT_PIVOT), the quadratic has no maximum, or has it farther from the
+    peak's pixel than `radius` on one of the axes.
     """
     height, width = maps.shape[-2:]
     distance = torch.arange(-radius, radius + 1, device=maps.device)
@@ -317,28 +344,65 @@ def fit_gaussian(maps: Tensor, x: Tensor, y: Tensor, radius: int) -> tuple[Tenso
     index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
     # Relative to the peak: squares stay far from overflow.
     values = maps.flatten(2).gather(-1, index.flatten(2)).view(index.shape) / _read(maps, x, y, 0, 0)[..., None]
-    taken = (row >= 0) & (row < height) & (column >= 0) & (column < width) & (values > 0)
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    taken = inside & (values > 0)
     logs = torch.where(taken, values, 1.0).log()
-    powers = torch.stack([torch.ones_like(u), u, v, u * u, u * v, v * v], dim=-1).to(maps.dtype)  # [pixels, 6]
+    values = values.clamp(min=-1.0)  # says enough of the noise
 
-    relative_logs = logs  # of the values, then of those fitted, over their maximum
+    one, squares = torch.ones_like(u), u * u + v * v
+    round_terms = torch.stack([one, u, v, squares], dim=-1).to(maps.dtype)  # [pixels, 4]
+    terms = torch.stack([one, u, v, u * u, u * v, v * v], dim=-1).to(maps.dtype)  # [pixels, 6]
+    start = torch.exp(-squares.to(maps.dtype) / (2 * fit_start(radius) ** 2))
+    weights = torch.where(taken, (2 * logs.clamp(max=0)).exp(), 0.0)  # none counts for more than the peak
+    kept = torch.ones_like(logs)
+    for step in range(FIT_ROUND_SOLUTIONS):
+        fit = _fit_quadratic(weights * start if step == 0 else weights, logs, round_terms, radius)
+        guides = (fit.is_peak & (fit.maximum.abs() <= FIT_MOST))[..., None]
+        kept = torch.where(guides, _kept(values, inside, fit), kept)
+        weights = torch.where(guides, _weights(fit, taken, kept), weights)
     is_peak = torch.ones_like(x, dtype=torch.bool)
     for _ in range(FIT_SOLUTIONS):
-        weights = torch.where(taken, (2 * relative_logs).exp(), 0.0)
-        weighted = weights[..., None] * powers
-        matrix = product(weighted.mT, powers)
-        factor, _ = torch.linalg.cholesky_ex(matrix)
-        coefficients = torch.cholesky_solve(product(weighted.mT, logs[..., None]), factor)[..., 0]
-        pivots = factor.diagonal(dim1=-2, dim2=-1) ** 2
-        is_peak = is_peak & (pivots > FIT_PIVOT * matrix.diagonal(dim1=-2, dim2=-1)).all(dim=-1)
+        fit = _fit_quadratic(weights, logs, terms, radius)
+        is_peak = is_peak & fit.is_peak
+        weights = _weights(fit, taken, kept)
+    return fit._replace(is_peak=is_peak)
 
-        c0, c1, c2, c3, c4, c5 = coefficients.unbind(-1)
-        gradient, hessian = torch.stack([c1, c2], dim=-1), _symmetric(2 * c3, c4, 2 * c5)
-        offset = _newton_step(gradient, hessian)
-        is_peak = is_peak & (c3 < 0) & (4 * c3 * c5 - c4 * c4 > 0) & (offset.abs() <= radius).all(dim=-1)
-        maximum = c0 + (gradient * offset).sum(dim=-1) / 2
-        relative_logs = product(coefficients, powers.mT) - maximum[..., None]
-    return hessian, offset, is_peak
+
+def fit_start(radius: int) -> float:
+    """Standard deviation in pixels of the window in which a fit of that radius starts."""
+    return max(FIT_START * radius, 1.0)
+
+
+def _fit_quadratic(weights: Tensor, logs: Tensor, terms: Tensor, radius: int) -> Fit:
+    """Weighted least squares: `terms` [pixels, 6], or [pixels, 4] for a round one."""
+    weighted = weights[..., None] * terms
+    matrix = product(weighted.mT, terms)
+    factor, _ = torch.linalg.cholesky_ex(matrix)
+    coefficients = torch.cholesky_solve(product(weighted.mT, logs[..., None]), factor)[..., 0]
+    pivots = factor.diagonal(dim1=-2, dim2=-1) ** 2
+    is_regular = (pivots > FIT_PIVOT * matrix.diagonal(dim1=-2, dim2=-1)).all(dim=-1)
+
+    c0, c1, c2, c3, *others = coefficients.unbind(-1)
+    c4, c5 = others or (torch.zeros_like(c3), c3)
+    gradient, hessian = torch.stack([c1, c2], dim=-1), _symmetric(2 * c3, c4, 2 * c5)
+    offset = _newton_step(gradient, hessian)
+    is_peak = is_regular & (c3 < 0) & (4 * c3 * c5 - c4 * c4 > 0) & (offset.abs() <= radius).all(dim=-1)
+    maximum = c0 + (gradient * offset).sum(dim=-1) / 2
+    return Fit(hessian, offset, is_peak, product(coefficients, terms.mT), maximum)
+
+
+def _kept(values: Tensor, inside: Tensor, fit: Fit) -> Tensor:
+    """What share of its weight each pixel keeps: [B, K, pixels]."""
+    residuals = torch.where(inside, values - fit.logs.exp(), 0.0)
+    # As much noise lies above the fit as below it, where there is no neighbour.
+    variance = 2 * residuals.clamp(max=0).square().sum(dim=-1) / inside.sum(dim=-1)
+    tolerated = torch.maximum(FIT_TOLERATED * fit.maximum.exp(), FIT_TOLERATED_NOISE * variance.sqrt())
+    return 1 / (1 + (residuals.clamp(min=0) / tolerated[..., None]) ** 8)
+
+
+def _weights(fit: Fit, taken: Tensor, kept: Tensor) -> Tensor:
+    """The squares of the fitted values over their maximum, times what is kept of them."""
+    return torch.where(taken, (2 * (fit.logs - fit.maximum[..., None])).exp() * kept, 0.0)
 
 
 def step_quarter(maps: Tensor, x: Tensor, y: Tensor, legacy: bool) -> tuple[Tensor, Tensor]:

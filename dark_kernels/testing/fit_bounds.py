@@ -1,18 +1,23 @@
 """How far a fit's step and covariance may be from those of the float64 reference.
 
-In the notation of `tolerances.py`, whose steps these are. Each of the three solutions of a fit has equations G c = b
-with G = sum w f f', b = sum w z f over pixels, weights w, logs z and terms f. With fitted values q = f' c the errors of
-weights and logs, dw and dz, and of sums and solution make
+In the notation of `tolerances.py`, whose steps these are. Each of the five solutions of a fit, three of a round
+Gaussian and two of one of any shape, has equations G c = b with G = sum w f f', b = sum w z f over pixels, weights w,
+logs z and terms f. With fitted values q = f' c the errors of weights and logs, dw and dz, and of sums and solution make
 
     (G + dG) dc = sum (dw (z - q) + w dz) f + db - dG' c,
 
 where db and dG' are what rounding adds: n u sum |w z f| and n u sum w |f f'| for sums with n roundings each, and
-19 u sqrt(G_ii G_jj) for an elimination without pivoting of six equations (Higham, theorems 10.3 and 10.4), and
+(3 m + 1) u sqrt(G_ii G_jj) for an elimination without pivoting of m equations (Higham, theorems 10.3 and 10.4), and
 dG = dG' + sum dw f f'. Neumann's series bounds dc as in step 5, with a matrix that is scaled to a diagonal of one.
 Weights depend on logs: dw = w (exp(2 dz + (6 + 4 |z|) u) - 1), in later solutions with dq = |f|' |dc| of the solution
 before, and a rounding, for dz; a factor that all weights share changes nothing. Maximum and Hessian follow from c as
 in step 5. Whether the fit is a peak is certain if each of its conditions holds with more than what it may be off, or
-one fails so; in between it may be either answer.
+one fails so; in between it may be either answer, and so may the fit if it is open whether a round one guides.
+
+After a round solution a pixel keeps 1 / (1 + t^8) of its weight, with t = max(r, 0) / c, residual r = h - e^q and
+c = max(0.4 e^m, 3 n) for a maximum m and noise n. Errors dh, e^q (exp(dq) - 1) and e^m (exp(dm) - 1) give dr and dc, of
+n^2, a mean of squares, sum (2 |r| + dr) dr over the pixels below, and dt = (dr + t dc) / (c - dc). The share falls with
+t: its error is the larger of those at t - dt and t + dt.
 """
 
 from __future__ import annotations
@@ -28,8 +33,6 @@ from ..decode import reference
 from ..recipes import Recipe
 from .arithmetic import Arithmetic, unit_roundoff
 from .systems import bound_covariance, bound_step, matrix_of, norm
-
-_FIT_TERMS = 6
 
 
 class FitBounds(NamedTuple):
@@ -63,7 +66,7 @@ def bound_fit(
     pixels = maps.flatten(2).gather(-1, row.clamp(0, height - 1) * width + column.clamp(0, width - 1))
     peaks = reference._read(maps, x, y, 0, 0)[..., None]
     taken = (row >= 0) & (row < height) & (column >= 0) & (column < width) & (pixels / peaks > 0)
-    pixels = torch.where(taken, pixels, peaks)
+    pixels_there, pixels = pixels, torch.where(taken, pixels, peaks)
     logs = (pixels / peaks).log()
     if arithmetic.relative_logs:  # as in step 3
         absolute = 8 * roundoff * (1 + pixels.log().abs() + peaks.log().abs())
@@ -72,57 +75,177 @@ def bound_fit(
         log_errors = torch.where(pixels == peaks, 0.0, 2 * roundoff + 8 * roundoff * logs.abs())
     log_errors = log_errors + torch.where(pixels == peaks, 0.0, (tiny / (pixels / peaks)).clamp(max=1.0))
 
-    # Additions, and the products with powers and logs before them.
-    num_roundings = 4 + (2 * len(distance) if arithmetic.sums_rows_first else len(terms))
+    # Additions, and the products with powers and logs before them; of a round Gaussian's sums of sums as well.
+    num_roundings = 8 + (2 * len(distance) if arithmetic.sums_rows_first else terms.shape[0])
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    values, value_errors = (
+        (pixels_there / peaks).clamp(min=-1.0),
+        4 * roundoff * (pixels_there / peaks).clamp(-1, 0).abs(),
+    )
+    values = torch.where(taken, logs.exp(), values)
+    value_errors = torch.where(taken, values * torch.expm1(log_errors + (6 + 2 * logs.abs()) * roundoff), value_errors)
+
+    def solve(weights: Tensor, wrong: Tensor, terms: Tensor) -> _Solution:
+        return _bound_solution(
+            weights, wrong, logs, log_errors, terms, radius, num_roundings, roundoff, is_round=terms.shape[1] == 4
+        )
+
+    weights, wrong = _exponentials(logs.clamp(max=0), torch.where(logs > 0, 0.0, log_errors), taken, roundoff, tiny)
+    squares = u * u + v * v
+    window = torch.exp(-squares.double() / (2 * reference.fit_start(radius) ** 2))
+    started, started_wrong = weights * window, wrong * window + weights * window * (6 + squares) * roundoff + tiny
+    kept, kept_errors = torch.ones_like(weights), torch.zeros_like(weights)
+    is_open = torch.zeros_like(x, dtype=torch.bool)
+    for step in range(reference.FIT_ROUND_SOLUTIONS):
+        fit = solve(started, started_wrong, _round(terms)) if step == 0 else solve(weights, wrong, _round(terms))
+        is_near = fit.maximum.abs() + fit.maximum_errors <= reference.FIT_MOST
+        is_far = fit.maximum.abs() - fit.maximum_errors > reference.FIT_MOST
+        guides = fit.is_peak & is_near
+        is_open = is_open | ~(guides | fit.is_none | (fit.is_peak & is_far))
+        now_kept, now_errors = _bound_kept(values, value_errors, inside, fit, num_roundings, roundoff)
+        kept = torch.where(guides[..., None], now_kept, kept)
+        kept_errors = torch.where(guides[..., None], now_errors, kept_errors)
+        now, now_wrong = _exponentials(fit.logs, fit.log_errors, taken, roundoff, tiny)
+        now, now_wrong = now * kept, now_wrong * (kept + kept_errors) + now * (kept_errors + 2 * roundoff * kept)
+        weights, wrong = torch.where(guides[..., None], now, weights), torch.where(guides[..., None], now_wrong, wrong)
+
     succeeds, fails = torch.ones_like(x, dtype=torch.bool), torch.zeros_like(x, dtype=torch.bool)
-    fitted, fitted_errors = logs, log_errors
     for _ in range(reference.FIT_SOLUTIONS):
-        weights = torch.where(taken, (2 * fitted).exp(), 0.0)
-        wrong = weights * torch.expm1(2 * fitted_errors + (6 + 4 * fitted.abs()) * roundoff)
-        wrong = torch.where(taken, wrong + tiny, 0.0)
-        matrix = _moments(weights, terms)
-        diagonal = matrix.diagonal(dim1=-2, dim2=-1)
-        rounded = num_roundings * roundoff * _moments(weights, terms.abs())
-        rounded = rounded + (3 * _FIT_TERMS + 1) * roundoff * (diagonal[..., None] * diagonal[..., None, :]).sqrt()
-        matrix_errors = rounded + _moments(wrong, terms.abs())
-        right = product(weights * logs, terms)
-        coefficients = torch.linalg.solve_ex(matrix, right)[0]
+        fit = solve(weights, wrong, terms)
+        fails = fails | (succeeds & fit.is_none)
+        succeeds = succeeds & fit.is_peak
+        weights, wrong = _exponentials(fit.logs, fit.log_errors, taken, roundoff, tiny)
+        weights, wrong = weights * kept, wrong * (kept + kept_errors) + weights * (kept_errors + 2 * roundoff * kept)
+    covariance_bounds = bound_covariance(
+        fit.hessian, fit.hessian_errors, recipe.target_variance, roundoff, out_roundoff
+    )
+    return FitBounds(fit.step, fit.step_bounds, covariance_bounds, succeeds & ~is_open, fails & ~is_open)
 
-        residuals = (logs - product(coefficients, terms.mT)).abs()
-        off = product(wrong * residuals + weights * log_errors, terms.abs())
-        off = off + num_roundings * roundoff * product(weights * logs.abs(), terms.abs())
-        off = off + product(rounded, coefficients.abs()[..., None])[..., 0]
-        errors = _solution_errors(matrix, matrix_errors, off)
 
-        regular, singular = _pivots_are_certain(matrix, matrix_errors, roundoff)
-        gradient, hessian = coefficients[..., 1:3], _quadratic_matrix(coefficients)
-        gradient_errors, hessian_errors = errors[..., 1:3], _quadratic_matrix(errors)
-        step, step_bounds = bound_step(gradient, gradient_errors, hessian, hessian_errors, roundoff)
-        products = hessian[..., 0, 0] * hessian[..., 1, 1], hessian[..., 0, 1] ** 2
-        determinant = products[0] - products[1]
-        wrong_products = _products_error(hessian, hessian_errors) + 4 * roundoff * (products[0].abs() + products[1])
-        is_peak = (hessian[..., 0, 0] + hessian_errors[..., 0, 0] < 0) & (determinant - wrong_products > 0)
-        is_peak = is_peak & (step.abs() + step_bounds <= radius).all(-1)
-        is_none = (hessian[..., 0, 0] - hessian_errors[..., 0, 0] >= 0) | (determinant + wrong_products <= 0)
-        is_none = is_none | (step.abs() - step_bounds > radius).any(-1)
-        fails = fails | (succeeds & (singular | (regular & is_none)))
-        succeeds = succeeds & regular & is_peak
+class _Solution(NamedTuple):
+    """A solution in float64 and how far off each of its numbers may be; whether it certainly is a peak, or none."""
 
-        maximum = coefficients[..., 0] + (gradient * step).sum(-1) / 2
-        fitted = product(coefficients, terms.mT) - maximum[..., None]
-        fitted_errors = product(coefficients.abs(), terms.abs().mT) + maximum.abs()[..., None]
-        fitted_errors = product(errors, terms.abs().mT) + 8 * roundoff * fitted_errors
-    covariance_bounds = bound_covariance(hessian, hessian_errors, recipe.target_variance, roundoff, out_roundoff)
-    return FitBounds(step, step_bounds, covariance_bounds, succeeds, fails)
+    hessian: Tensor
+    hessian_errors: Tensor
+    step: Tensor
+    step_bounds: Tensor
+    logs: Tensor  # over the maximum
+    log_errors: Tensor
+    maximum: Tensor
+    maximum_errors: Tensor
+    is_peak: Tensor
+    is_none: Tensor
+
+
+def _bound_solution(
+    weights: Tensor, wrong: Tensor, logs: Tensor, log_errors: Tensor, terms: Tensor, radius: int, num_roundings: int,
+    roundoff: float, is_round: bool,
+) -> _Solution:  # fmt: skip
+    matrix = _moments(weights, terms)
+    diagonal = matrix.diagonal(dim1=-2, dim2=-1)
+    rounded = num_roundings * roundoff * _moments(weights, terms.abs())
+    eliminated = (3 * terms.shape[1] + 1) * roundoff
+    rounded = rounded + eliminated * (diagonal[..., None] * diagonal[..., None, :]).sqrt()
+    matrix_errors = rounded + _moments(wrong, terms.abs())
+    right = product(weights * logs, terms)
+    coefficients = torch.linalg.solve_ex(matrix, right)[0]
+
+    residuals = (logs - product(coefficients, terms.mT)).abs()
+    off = product(wrong * residuals + weights * log_errors, terms.abs())
+    off = off + num_roundings * roundoff * product(weights * logs.abs(), terms.abs())
+    off = off + product(rounded, coefficients.abs()[..., None])[..., 0]
+    errors = _solution_errors(matrix, matrix_errors, off)
+
+    regular, singular = _pivots_are_certain(matrix, matrix_errors, roundoff)
+    gradient, hessian = coefficients[..., 1:3], _quadratic_matrix(coefficients, is_round)
+    gradient_errors, hessian_errors = errors[..., 1:3], _quadratic_matrix(errors, is_round)
+    step, step_bounds = bound_step(gradient, gradient_errors, hessian, hessian_errors, roundoff)
+    products = hessian[..., 0, 0] * hessian[..., 1, 1], hessian[..., 0, 1] ** 2
+    determinant = products[0] - products[1]
+    wrong_products = _products_error(hessian, hessian_errors) + 4 * roundoff * (products[0].abs() + products[1])
+    curvature, curvature_errors = hessian[..., 0, 0], hessian_errors[..., 0, 0]
+    is_peak = (curvature + curvature_errors < 0) & (step.abs() + step_bounds <= radius).all(-1)
+    is_none = (curvature - curvature_errors >= 0) | (step.abs() - step_bounds > radius).any(-1)
+    if not is_round:  # whose determinant is the square of its curvature
+        is_peak = is_peak & (determinant - wrong_products > 0)
+        is_none = is_none | (determinant + wrong_products <= 0)
+
+    slope = (gradient * step).sum(-1) / 2
+    maximum = coefficients[..., 0] + slope
+    maximum_errors = errors[..., 0] + (gradient_errors * (step.abs() + step_bounds) + gradient.abs() * step_bounds).sum(
+        -1
+    )
+    maximum_errors = maximum_errors + 8 * roundoff * (coefficients[..., 0].abs() + slope.abs())
+    fitted = product(coefficients, terms.mT) - maximum[..., None]
+    fitted_errors = product(errors, terms.abs().mT) + 8 * roundoff * (
+        product(coefficients.abs(), terms.abs().mT) + maximum.abs()[..., None]
+    )
+    return _Solution(
+        hessian, hessian_errors, step, step_bounds, fitted, fitted_errors, maximum, maximum_errors,
+        regular & is_peak, singular | (regular & is_none),
+    )  # fmt: skip
+
+
+def _bound_kept(
+    values: Tensor, value_errors: Tensor, inside: Tensor, fit: _Solution, num_roundings: int, roundoff: float
+) -> tuple[Tensor, Tensor]:
+    """What share of its weight each pixel keeps after a round solution, and how far off that is."""
+    logs = fit.logs + fit.maximum[..., None]
+    log_errors = fit.log_errors + fit.maximum_errors[..., None]
+    fitted = logs.exp()
+    fitted_errors = fitted * torch.expm1(
+        log_errors + (8 + 4 * (fit.logs.abs() + fit.maximum.abs()[..., None])) * roundoff
+    )
+    residuals = torch.where(inside, values - fitted, 0.0)
+    errors = torch.where(inside, value_errors + fitted_errors + roundoff * residuals.abs(), 0.0)
+    below = residuals.clamp(max=0).abs()
+    count = inside.sum(-1)
+    variance = 2 * below.square().sum(-1) / count
+    variance_errors = 2 * ((2 * below + errors) * errors).sum(-1) / count + num_roundings * roundoff * variance
+    noise = variance.sqrt()
+    above = (variance + variance_errors).sqrt() - noise
+    noise_errors = torch.maximum(above, noise - (variance - variance_errors).clamp(min=0).sqrt())
+    amplitude = fit.maximum.exp()
+    amplitude_errors = amplitude * torch.expm1(fit.maximum_errors + (6 + 2 * fit.maximum.abs()) * roundoff)
+    tolerated = torch.maximum(reference.FIT_TOLERATED * amplitude, reference.FIT_TOLERATED_NOISE * noise)
+    tolerated_errors = torch.maximum(
+        reference.FIT_TOLERATED * amplitude_errors, reference.FIT_TOLERATED_NOISE * noise_errors
+    )
+    tolerated_errors = (tolerated_errors + 4 * roundoff * tolerated)[..., None]
+    tolerated = tolerated[..., None]
+    excess = residuals.clamp(min=0) / tolerated
+    excess_errors = (errors + excess * tolerated_errors) / (tolerated - tolerated_errors).clamp(min=0)
+    excess_errors = torch.where(excess_errors.isnan(), math.inf, excess_errors + 4 * roundoff * excess)
+
+    def share(excess: Tensor) -> Tensor:
+        return 1 / (1 + excess**8)
+
+    kept = share(excess)
+    more, less = share((excess - excess_errors).clamp(min=0)), share(excess + excess_errors)
+    return kept, torch.maximum(more - kept, kept - less) + 16 * roundoff * kept
+
+
+def _exponentials(logs: Tensor, errors: Tensor, taken: Tensor, roundoff: float, tiny: float) -> tuple[Tensor, Tensor]:
+    """Weights exp(2 logs) of the pixels that are taken, and how far off they are."""
+    weights = torch.where(taken, (2 * logs).exp(), 0.0)
+    wrong = weights * torch.expm1(2 * errors + (6 + 4 * logs.abs()) * roundoff)
+    return weights, torch.where(taken, wrong + tiny, 0.0)
+
+
+def _round(terms: Tensor) -> Tensor:
+    """The terms [pixels, 4] of a round Gaussian, from those of any."""
+    return torch.cat([terms[:, :3], terms[:, 3:4] + terms[:, 5:6]], 1)
 
 
 def _moments(weights: Tensor, terms: Tensor) -> Tensor:
     return product((weights[..., None] * terms).mT, terms)
 
 
-def _quadratic_matrix(coefficients: Tensor) -> Tensor:
+def _quadratic_matrix(coefficients: Tensor, is_round: bool) -> Tensor:
     """The Hessian of the fitted quadratic, or how far it is off if that is given."""
-    return matrix_of(torch.stack([2 * coefficients[..., 3], 2 * coefficients[..., 5], coefficients[..., 4]], -1))
+    xx = 2 * coefficients[..., 3]
+    yy, xy = (xx, torch.zeros_like(xx)) if is_round else (2 * coefficients[..., 5], coefficients[..., 4])
+    return matrix_of(torch.stack([xx, yy, xy], -1))
 
 
 def _products_error(matrix: Tensor, off: Tensor) -> Tensor:

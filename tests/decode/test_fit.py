@@ -103,16 +103,25 @@ def test_accuracy_in_noise(border: bool, limit: float, darks: float) -> None:
 
 
 def test_reweighting_is_worth_it() -> None:
-    """One solution weighted with noisy pixels is worse than three, on the same maps."""
+    """One solution weighted with noisy pixels is worse than those that are weighted with what was fitted before."""
     heatmaps, centers = noisy_blobs(border=False)
     _, x, y = reference.find_peak(heatmaps)
-    errors = []
-    for solutions in (1, 3):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(reference, "FIT_SOLUTIONS", solutions)
-            _, offset, _ = reference.fit_gaussian(heatmaps, x, y, 5)
-        errors.append(float((torch.stack([x, y], -1) + offset - centers).norm(dim=-1).mean()))
-    assert errors[1] < 0.995 * errors[0]
+
+    def error() -> float:
+        return float(
+            (torch.stack([x, y], -1) + reference.fit_gaussian(heatmaps, x, y, 5).offset - centers).norm(dim=-1).mean()
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        solve_once(patch)
+        once = error()
+    assert error() < 0.995 * once
+
+
+def solve_once(patch: pytest.MonkeyPatch) -> None:
+    """The definition, with one solution alone."""
+    patch.setattr(reference, "FIT_ROUND_SOLUTIONS", 0)
+    patch.setattr(reference, "FIT_SOLUTIONS", 1)
 
 
 @pytest.mark.parametrize(("threshold", "count"), [(0.5, 32), (0.7, 21)])
@@ -187,7 +196,7 @@ def test_is_dark_where_nothing_can_be_fitted(why: str, covariance: bool, service
     backend, device = service
     heatmap = hopeless()[why].to(device)[None, None]
     _, x, y = reference.find_peak(heatmap)
-    assert not reference.fit_gaussian(heatmap.double(), x, y, 5)[2].any()
+    assert not reference.fit_gaussian(heatmap.double(), x, y, 5).is_peak.any()
     actual = dark_kernels.decode(heatmap, FIT, covariance, backend)
     assert actual.coords.isfinite().all()
     assert_agree(actual, service, heatmap, WIDE)
@@ -211,6 +220,88 @@ def test_only_the_targets_variance_is_subtracted(service: tuple[str, torch.devic
     assert covariances is not None
     expected = (2.5**2 - 1.5**2) * torch.eye(2, device=device)
     torch.testing.assert_close(covariances[0, 0], expected, rtol=1e-4, atol=1e-4)
+
+
+# --- beside another person ---------------------------------------------------------------------------------
+
+
+def pairs(distance: float, count: int = 300, second: float = 0.9, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Two Gaussians of sigma 2 a map, of peaks 1 and `second`, the larger of the two at each pixel: maps [1, N, H, W]
+    and centres [N, 2, 2]."""
+    generator = torch.Generator().manual_seed(seed)
+    first = 14 + 12 * torch.rand(count, 2, generator=generator, dtype=torch.float64)
+    angle = 2 * math.pi * torch.rand(count, generator=generator, dtype=torch.float64)
+    centers = torch.stack([first, first + distance * torch.stack([angle.cos(), angle.sin()], -1)], 1)
+    pixels = torch.arange(41, dtype=torch.float64)
+    squares = (pixels - centers[..., 0, None, None]) ** 2 + (pixels[:, None] - centers[..., 1, None, None]) ** 2
+    return (torch.tensor([1.0, second])[:, None, None] * torch.exp(-squares / 8)).amax(1)[None], centers
+
+
+def off_and_astray(maps: Tensor, centers: Tensor, recipe: dark_kernels.Recipe) -> tuple[Tensor, int]:
+    """How far the two peaks of each map are from their centres, and how many of them are nearer to the other one."""
+    pixels = dark_kernels.find_peaks(maps, 2, 0.3, recipe=recipes.ARGMAX).coords[0]
+    assert (pixels >= 0).all()
+    coords = dark_kernels.find_peaks(maps, 2, 0.3, recipe=recipe).coords[0]
+    whose = (pixels[:, :, None] - centers[:, None]).norm(dim=-1).argmin(-1, keepdim=True)
+    distances = (coords[:, :, None] - centers[:, None]).norm(dim=-1)
+    own, other = distances.gather(-1, whose)[..., 0], distances.gather(-1, 1 - whose)[..., 0]
+    return own, int((other < own).sum())
+
+
+@pytest.mark.parametrize(("distance", "most_astray"), [(4, 8), (5, 0), (6, 0), (7, 0), (8, 0)])
+def test_a_keypoint_is_not_moved_onto_a_neighbours(distance: int, most_astray: int) -> None:
+    """Weighted with the squares of the pixels, 388, 173, 22 and 0 of 600 went astray from 4 to 7 px."""
+    maps, centers = pairs(distance)
+    ours, astray = off_and_astray(maps, centers, FIT)
+    darks, _ = off_and_astray(maps, centers, recipes.DARKPOSE)
+    assert astray <= most_astray
+    assert ours.mean() < 0.6 * darks.mean()
+
+
+def test_nor_onto_a_stronger_one() -> None:
+    maps, centers = pairs(6, second=0.5)
+    ours, astray = off_and_astray(maps, centers, FIT)
+    assert astray == 0
+    assert ours.mean() < 0.2
+
+
+def test_a_neighbour_in_every_backend(service: tuple[str, torch.device]) -> None:
+    backend, device = service
+    maps = gaussians([(20.5, 20.0), (26.5, 20.0)], (2.0, 2.0), 0.0, (41, 48)) * torch.tensor([1.0, 0.9])[:, None, None]
+    maps = maps.amax(1, keepdim=True).float().to(device)
+    peaks = dark_kernels.find_peaks(maps, 2, recipe=FIT, backend=backend)
+    assert peaks.coords[0, 0, :, 0].tolist() == pytest.approx([20.5, 26.5], abs=0.2)
+    assert peaks.coords[0, 0, :, 1].tolist() == pytest.approx([20.0, 20.0], abs=0.11)
+    keypoints = dark_kernels.decode(maps, FIT, True, backend)
+    compared = testing.assert_decodes_like_reference(
+        keypoints, maps, FIT, testing.arithmetic_of(backend, device.type, maps.dtype)
+    )
+    assert compared.bounded == (backend != "reference")  # in float32 a fit in one sum is bounded by more than is of use
+    assert keypoints.coords[0, 0].tolist() == pytest.approx([20.5, 20.0], abs=0.2)
+
+
+def test_decode_with_a_second_peak() -> None:
+    """Weighted with the squares of the pixels, the worst error was 6.3 px."""
+    maps, centers = pairs(6)
+    errors = {
+        recipe.name: (dark_kernels.decode(maps, recipe).coords[0] - centers[:, 0]).norm(dim=-1)
+        for recipe in (FIT, recipes.DARKPOSE)
+    }
+    assert errors["fit"].mean() < 0.5 * errors["darkpose"].mean()
+    assert errors["fit"].max() < 0.5
+
+
+def test_the_bounds_see_a_fit_that_minds_no_neighbours() -> None:
+    """So that comparisons of maps with neighbours can fail."""
+    maps, _ = pairs(6, count=20)
+    maps = maps.float()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference, "FIT_TOLERATED", 100.0)
+        other = reference.decode_reference(maps.double(), FIT)[0]
+    bounds = testing.decode_bounds(maps, FIT, testing.TRITON).coords
+    exact = reference.decode_reference(maps.double(), FIT)[0]
+    assert bounds.max() < 1e-2
+    assert ((other - exact).abs() > 10 * bounds).any(-1).all()
 
 
 # --- which pixels, of what size ----------------------------------------------------------------------------
@@ -274,7 +365,7 @@ def test_the_bounds_see_a_fit_that_is_not_reweighted() -> None:
     heatmaps, _ = noisy_blobs(border=False, count=20)
     heatmaps = heatmaps.float()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reference, "FIT_SOLUTIONS", 1)
+        solve_once(patch)
         other = Keypoints(*reference.decode_reference(heatmaps.double(), FIT))
     bounds = testing.decode_bounds(heatmaps, FIT, testing.TRITON).coords
     exact = reference.decode_reference(heatmaps.double(), FIT)[0]
