@@ -48,7 +48,8 @@ def _sigmoid(logit, LOGIT_SCALE: tl.constexpr):
 @triton.jit
 def _merged(total, best, value, better, exists, EXPONENT: tl.constexpr):
     """A softmax's sum of terms with those of other bins, all of them relative to the better of both."""
-    return total * _term(best, better, EXPONENT) + tl.where(exists, _term(value, better, EXPONENT), 0.0)
+    term = tl.where(exists, _term(value, better, EXPONENT), 0.0)
+    return total * _term(best, better, EXPONENT) + term
 
 
 @triton.jit
@@ -77,11 +78,10 @@ def _scan_axis(
             value = _load_bins(axis_ptr, stride_w, width, start, BLOCK_SIZE)
             best_start = tl.where(value > best, start, best_start)
             better = tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL)
-            exists = start + lane < width
             if SHARPNESS != 0.0:
-                total = _merged(total, best, value, better, exists, EXPONENT)
+                total = _merged(total, best, value, better, start + lane < width, EXPONENT)
             if ACTIVATION == "softmax":
-                logit_total = _merged(logit_total, best, value, better, exists, LOGIT_EXPONENT)
+                logit_total = _merged(logit_total, best, value, better, start + lane < width, LOGIT_EXPONENT)
             best = better
     peak, index = first_maximum(best, best_start + lane, 0x7FFFFFFF)
     probability = 0.0
@@ -109,7 +109,7 @@ def _read_bins(
     ACTIVATION: tl.constexpr,
     LOGIT_SCALE: tl.constexpr,
 ):
-    """Bins as a blur sees them: activated, with zeros beyond the ends, and none of -inf."""
+    """Bins as a blur sees them: activated, with zeros beyond the ends."""
     EXPONENT: tl.constexpr = LOGIT_SCALE * 1.4426950408889634
     pointers = axis_ptr + seen.to(tl.int64) * stride_w
     exists = (seen >= 0) & (seen < width)
@@ -118,7 +118,7 @@ def _read_bins(
         value = tl.where(exists, _term(value, largest, EXPONENT) * score, 0.0)
     elif ACTIVATION == "sigmoid":
         value = tl.where(exists, _sigmoid(value, LOGIT_SCALE), 0.0)
-    return tl.maximum(value, -LARGEST)
+    return value
 
 
 @triton.jit
@@ -151,7 +151,7 @@ def _blurred_maximum(
             value = _read_bins(axis_ptr, stride_w, width, seen, largest_bin, score, ACTIVATION, LOGIT_SCALE)
             distance = tl.full([1], 0, dtype=tl.int32) + (place - farthest)
             weight = tap_weight(distance, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
-            blurred += weight * value
+            blurred += weight * tl.maximum(value, -LARGEST)
         largest = tl.maximum(largest, tl.where(start + lane < width, blurred, float("-inf")))
     return tl.max(largest, axis=0)
 
@@ -203,7 +203,7 @@ def _dark_step(
     window = _read_bins(axis_ptr, stride_w, width, index + column, largest, peak, ACTIVATION, LOGIT_SCALE)
     # What is blurred is the distance from the peak: the flatter the axis, the smaller are the sums and their rounding.
     # Half of it, which can't overflow.
-    window = 0.5 * window - 0.5 * peak
+    window = 0.5 * tl.maximum(window, -LARGEST) - 0.5 * peak
     # Beyond an end of the axis the log of the end itself is repeated.
     last = width - 1 - index
     after = _blurred_bin(

@@ -57,7 +57,7 @@ def test_any_axis_on_a_device(backend: str, gpu: torch.device) -> None:
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize(("backend", "examples"), [("eager", 150), ("reference", 60), ("triton", 25)])
+@pytest.mark.parametrize(("backend", "examples"), [("eager", 120), ("reference", 60), ("triton", 20)])
 def test_any_logits(activation: str, backend: str, examples: int) -> None:
     device = require_service(backend, "cpu")
     dtypes = {"eager": DTYPES, "reference": DTYPES[:3], "triton": DTYPES[:3:2]}[backend]
@@ -432,9 +432,9 @@ def test_an_infinite_logit_stays_in_its_bin(activation: str, place: int, service
 @EVERY
 def test_scores_of_any_logits_are_probabilities(activation: str, service: Service) -> None:
     backend, device = service
-    everything = tuple(sorted(testing.VALUE_KINDS))
-    extremes = ("all_minus_infinite", "both_infinite", "huge", "tiny", "zeros")
-    for logit_scale, kinds in ((10.0, everything), (1e-30, extremes), (1e30, extremes)):
+    extremes = ("all_minus_infinite", "both_infinite", "huge_and_tiny", "some_nan", "zeros")
+    others = ("negative", "plateau", "signed_noise", "some_infinite", "some_minus_infinite", "strong_blob")
+    for logit_scale, kinds in ((10.0, extremes + others), (1e-30, extremes), (1e30, extremes)):
         axes = [make_axis(kinds, (1, len(kinds)), width, seed=11, device=device) for width in (9, 17)]
         options: dict[str, Any] = {"activation": activation, "logit_scale": logit_scale, "backend": backend}
         actual = decode_simcc(*axes, 1.5, True, **options)
