@@ -90,7 +90,8 @@ def _scan_axis(
         probability = tl.div_rn(1.0, tl.sum(total * _term(best, peak, EXPONENT), axis=0))
     score = peak
     if ACTIVATION == "softmax":
-        score = tl.div_rn(1.0, tl.sum(logit_total * _term(best, peak, LOGIT_EXPONENT), axis=0))
+        # The same for every thread: whether a clip may bind depends on it.
+        score = tl.div_rn(1.0, sum_of_products(logit_total, _term(best, peak, LOGIT_EXPONENT)))
         # Bins of -inf have no probability, even if there are no others.
         score = tl.where(peak == float("-inf"), 0.0, score)
     elif ACTIVATION == "sigmoid":
@@ -290,8 +291,9 @@ def _decode_simcc_fwd_kernel(
     """One program decodes both axes of one keypoint.
 
     Bytes it must move: B K (Wx + Wy) elements read, B K (12 or 16) bytes written. What it moves from device memory: the
-    same. With DARK it then reads the k + 4 bins around each peak, which the scan has just brought into the cache, and
-    only where a clip could bind it walks that axis a second time.
+    same: a softmax's sum comes out of the scan for the maximum. With DARK it then reads the k + 4 bins around each
+    peak, which the scan has just brought into the cache, and only where a clip could bind it walks that axis a second
+    time.
     """
     keypoint_index = tl.program_id(0).to(tl.int64)
     batch = keypoint_index // num_keypoints
