@@ -85,7 +85,7 @@ def _run_soft_argmax(heatmaps: torch.Tensor) -> int:
 
 
 def _run_simcc(dtype: torch.dtype, generator: torch.Generator) -> int:
-    """Axes that are held whole, and axes that are walked along; peaks at an end, and below a clip."""
+    """Axes that are held whole, and axes that are walked along; peaks at an end, and below a clip; logits."""
     calls = 0
     for widths, sigma in itertools.product(((23, 130), (2100, 1)), (0.9, 4.9)):
         axes = [torch.rand((2, 3, width), generator=generator, device=generator.device).to(dtype) for width in widths]
@@ -97,6 +97,13 @@ def _run_simcc(dtype: torch.dtype, generator: torch.Generator) -> int:
             assert ((got.visibility - expected.visibility).abs() <= 1e-4).all()
             assert got.coords.isfinite().all()
             calls += 1
+        options = {"activation": "softmax", "logit_scale": 10.0}
+        got = dark_kernels.decode_simcc(*axes, sigma, True, visibility=True, **options)
+        expected = dark_kernels.decode_simcc(*(axis.double() for axis in axes), sigma, True, visibility=True, **options)
+        assert ((got.scores - expected.scores).abs() <= 1e-5).all()
+        assert ((got.visibility - expected.visibility).abs() <= 1e-4).all()
+        assert got.coords.isfinite().all()
+        calls += 1
     return calls
 
 

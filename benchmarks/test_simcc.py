@@ -39,6 +39,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "argmax": {},
     "dark": {"dark": True},
     "dark, visibility": {"dark": True, "visibility": True},
+    "dark, softmax": {"dark": True, "activation": "softmax", "logit_scale": 10.0},
 }
 
 
@@ -74,6 +75,7 @@ CPU_CASES = (
     Case(S1, rows=(READ_ONLY, OURS, REFERENCE, COMPILED, LOOP)),
     Case(S1, variant="argmax", rows=(READ_ONLY, OURS, REFERENCE)),
     Case(S1, variant="dark, visibility", rows=(READ_ONLY, OURS, REFERENCE)),
+    Case(S1, variant="dark, softmax", rows=(READ_ONLY, OURS, REFERENCE)),
     Case(S2, rows=(READ_ONLY, OURS, LOOP)),
 )
 CUDA_CASES = tuple(

@@ -33,7 +33,7 @@ class SimCCKeypoints(NamedTuple):
 
     Attributes:
         coords: [B, K, 2], (x, y) in pixels: bins over the split ratio, centres of bins at integers.
-        scores: [B, K], of the values of the two peaks the smaller, or the mean.
+        scores: [B, K], of the values of the two peaks the smaller, or the mean. From 0 to 1 with an activation.
         visibility: [B, K] in (0, 1], the smaller of the two largest probabilities. None where not asked for.
     """
 

@@ -114,6 +114,8 @@ def test_decode_simcc() -> None:
         "visibility": False,
         "beta": 150.0,
         "backend": "auto",
+        "activation": "none",
+        "logit_scale": 1.0,
     }
     assert typing.get_type_hints(decode_simcc)["return"] is SimCCKeypoints
 

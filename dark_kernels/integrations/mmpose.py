@@ -137,7 +137,18 @@ class DarkKernelsUDPHeatmap(_BatchDecoding, UDPHeatmap):
 @KEYPOINT_CODECS.register_module()
 class DarkKernelsSimCCLabel(SimCCLabel):
     """MMPose's SimCCLabel, with or without DARK. Visibilities are those of the network's output: where MMPose's own
-    takes them after DARK, it has overwritten that output."""
+    takes them after DARK, it has overwritten that output.
+
+    Args:
+        arguments, options: As MMPose's own takes them.
+        activation: What `decode_simcc` makes of the predictions; `"none"` is MMPose's own.
+        logit_scale: What multiplies them before: the `beta` of the head's KLDiscretLoss.
+    """
+
+    def __init__(self, *arguments: Any, activation: str = "none", logit_scale: float = 1.0, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.activation = activation
+        self.logit_scale = logit_scale
 
     def batch_decode(
         self,
@@ -158,6 +169,8 @@ class DarkKernelsSimCCLabel(SimCCLabel):
             dark=self.use_dark,
             visibility=self.decode_visibility,
             beta=self.decode_beta,
+            activation=self.activation,
+            logit_scale=self.logit_scale,
         )
         # Not decode_simcc's own division, which leaves keypoints without a positive score at -1.
         keypoints = _per_sample(coords.cpu().numpy() / self.simcc_split_ratio)

@@ -14,6 +14,9 @@ from .library import decode_simcc_function
 from .reference import decode_simcc_reference
 
 _SCORES = ("min", "mean")
+_ACTIVATIONS = ("none", "sigmoid", "softmax")
+# Farther out the product of the scale with a logit has no float32, and one of nothing with infinity no value.
+_LOGIT_SCALES = (1e-30, 1e30)
 
 
 def decode_simcc(
@@ -26,6 +29,9 @@ def decode_simcc(
     visibility: bool = False,
     beta: float = 150.0,
     backend: str = "auto",
+    *,
+    activation: str = "none",
+    logit_scale: float = 1.0,
 ) -> SimCCKeypoints:
     """Turn SimCC's classifications of the two axes into keypoints.
 
@@ -34,10 +40,18 @@ def decode_simcc(
     ECCV 2022; DARK: Zhang et al., CVPR 2020, see `decode`). These are the numbers of mmpose 1.x's SimCCLabel codec, and
     with `score="mean"` of rtmlib. On CUDA, ROCm and XPU this is one launch that reads each element once.
 
+    Most networks are trained on the softmax of what they put out. `activation` says so, and scores are probabilities
+    then: everything is as if the softmax or sigmoid of the axes had come in, but for the largest bin, which is found
+    among the logits (the sigmoids of 40 and of 41 are both 1). mmpose's KLDiscretLoss takes softmax(beta * axis), with
+    a beta of 10 in RTMPose's configs (`activation="softmax", logit_scale=10`) and of 1 in those of SimCC. A softmax
+    spreads over the width of the targets: those of RTMPose for crops of 192 x 256 pixels score 0.21 themselves.
+
     A keypoint whose score is not positive (or NaN, as it is where an axis holds a NaN) is invalid: both coordinates are
-    -1, whatever the split ratio, and the score stays what it is. A peak of +inf stays in its bin, and so does a peak
-    whose step is not finite. Coordinates are always finite; nothing bounds a step, which can be long on noise, and near
-    an end of an axis, where the zeros beyond it bend the log.
+    -1, whatever the split ratio, and the score stays what it is. With an activation it is invalid only where an axis
+    holds a NaN, or nothing above -inf (whose probability is 0): logits may be negative, and a probability may be too
+    small for its dtype. A peak of +inf stays in its bin, and so does a peak whose step is not finite. Of several +inf
+    a softmax gives each the same share. Coordinates are always finite; nothing bounds a step, which can be long on
+    noise, and near an end of an axis, where the zeros beyond it bend the log.
 
     The result does not depend on the inputs in a differentiable way, as with `argmax`: tensors that require grad are
     accepted and the outputs carry no gradient. The inputs are never written to.
@@ -57,10 +71,13 @@ def decode_simcc(
         backend: `"auto"` (Triton where the device has it, else eager), `"triton"`, `"eager"` (vectorised PyTorch on
             any device) or `"reference"` (the definition: whole axes, slow). float64 is served by eager where Triton is
             asked for.
+        activation: What the axes are. `"none"`: used as they are. `"softmax"`: logits of a distribution over the bins
+            of an axis. `"sigmoid"`: logits of bins that have nothing to do with each other.
+        logit_scale: What multiplies logits before their activation, from 1e-30 to 1e30. `"none"` has no use for it.
 
     Returns:
-        SimCCKeypoints: `coords` [B, K, 2] as (x, y) in pixels, `scores` [B, K], and `visibility` [B, K] or None;
-        float32, or float64 if an input is. Empty for B = 0 or K = 0.
+        SimCCKeypoints: `coords` [B, K, 2] as (x, y) in pixels, `scores` [B, K] (from 0 to 1 with an activation), and
+        `visibility` [B, K] or None; float32, or float64 if an input is. Empty for B = 0 or K = 0.
 
     Raises:
         TypeError: An input is not a dense tensor of one of the dtypes above, or a number or flag is none.
@@ -88,6 +105,10 @@ def decode_simcc(
     _checks.check_name("score", score, _SCORES)
     _checks.check_positive("beta", beta)
     check_backend(backend)
+    _checks.check_name("activation", activation, _ACTIVATIONS)
+    _checks.check_positive("logit_scale", logit_scale)
+    if not _LOGIT_SCALES[0] <= logit_scale <= _LOGIT_SCALES[1]:
+        raise ValueError(f"logit_scale: got {logit_scale}, expected a number from 1e-30 to 1e30")
     kernel_sizes = (0, 0)
     if dark and sigmas is not None:
         kernel_sizes = simcc_kernel_size(sigmas[0]), simcc_kernel_size(sigmas[1])
@@ -98,13 +119,26 @@ def decode_simcc(
     simcc_x, simcc_y = simcc_x.detach(), simcc_y.detach()
     if backend == "reference":
         return SimCCKeypoints(
-            *decode_simcc_reference(simcc_x, simcc_y, sigmas, dark, split_ratio, score, visibility, beta)
+            *decode_simcc_reference(
+                simcc_x,
+                simcc_y,
+                sigmas,
+                dark,
+                split_ratio,
+                score,
+                visibility,
+                beta,
+                activation=activation,
+                logit_scale=logit_scale,
+            )
         )
     sharpness = (0.0, 0.0)
     if visibility and sigmas is not None:
         sharpness = float(beta * sigmas[0]), float(beta * sigmas[1])
     options = (*kernel_sizes, *sharpness, float(split_ratio), score == "mean")
-    return SimCCKeypoints(*decode_simcc_function(simcc_x, simcc_y, *options, backend))
+    # Where it is not used all numbers are one: on a GPU each is another kernel.
+    logit_scale = 1.0 if activation == "none" else float(logit_scale)
+    return SimCCKeypoints(*decode_simcc_function(simcc_x, simcc_y, *options, backend, activation, logit_scale))
 
 
 def _check_axes(simcc_x: Tensor, simcc_y: Tensor) -> None:

@@ -45,25 +45,62 @@ def decode_simcc_fwd(
     sharpness_y: float,
     split_ratio: float,
     mean_score: bool,
+    activation: str,
+    logit_scale: float,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """coords [B, K, 2], scores [B, K] and visibilities [B, K] (None if a sharpness is 0), of `dtype`.
 
     Taps are half of a blur kernel, centre first, or None for no refinement.
     """
     axes = simcc_x.to(dtype), simcc_y.to(dtype)
-    peaks, bins = zip(*map(_first_maximum, axes), strict=True)
+    largest, bins = zip(*map(_first_maximum, axes), strict=True)
+    peaks = [_peak(axis, logit, activation, logit_scale) for axis, logit in zip(axes, largest, strict=True)]
     # Halved before the sum, which could overflow.
     scores = 0.5 * peaks[0] + 0.5 * peaks[1] if mean_score else torch.minimum(*peaks)
     positions = [
-        index.to(dtype) if taps is None else (index - _dark_step(axis, peak, index, taps)).to(dtype)
-        for axis, peak, index, taps in zip(axes, peaks, bins, (taps_x, taps_y), strict=True)
+        (index if taps is None else index - _dark_step(axis, logit, peak, index, taps, activation, logit_scale))
+        for axis, logit, peak, index, taps in zip(axes, largest, peaks, bins, (taps_x, taps_y), strict=True)
     ]
-    coords = torch.stack(positions, dim=-1).div_(split_ratio)
-    coords.masked_fill_((scores > 0).logical_not_()[..., None], _INVALID)  # a NaN is not above 0
+    coords = torch.stack([position.to(dtype) for position in positions], dim=-1).div_(split_ratio)
+    # A NaN is not above anything.
+    is_valid = scores > 0 if activation == "none" else torch.minimum(*largest) > -math.inf
+    coords.masked_fill_(is_valid.logical_not_()[..., None], _INVALID)
     if sharpness_x == 0.0:
         return coords, scores, None
-    largest = _largest_softmax(axes[0], peaks[0], sharpness_x)
-    return coords, scores, torch.minimum(largest, _largest_softmax(axes[1], peaks[1], sharpness_y))
+    visibility_x = _largest_softmax(axes[0], largest[0], sharpness_x)
+    return coords, scores, torch.minimum(visibility_x, _largest_softmax(axes[1], largest[1], sharpness_y))
+
+
+def _peak(axis: Tensor, largest: Tensor, activation: str, logit_scale: float) -> Tensor:
+    """What an axis holds where its first maximum is: [B, K]."""
+    if activation == "none":
+        return largest
+    if activation == "sigmoid":
+        return _sigmoid(largest, logit_scale)
+    # Bins of -inf have no probability, even if there are no others.
+    return _largest_softmax(axis, largest, logit_scale).masked_fill_(largest == -math.inf, 0.0)
+
+
+def _activated(
+    values: Tensor,  # [..., N] of an axis
+    largest: Tensor,  # [...] of the whole axis
+    peak: Tensor,  # [...] what that is activated
+    activation: str,
+    logit_scale: float,
+) -> Tensor:
+    """What an axis holds at some of its bins. Logits equal to the largest give the peak, to the bit."""
+    if activation == "none":
+        return values
+    largest, peak = largest[..., None], peak[..., None]
+    if activation == "sigmoid":
+        activated = _sigmoid(values, logit_scale)
+    else:
+        activated = (values - largest).mul_(logit_scale).exp_().mul_(peak)
+    return torch.where(values == largest, peak, activated)
+
+
+def _sigmoid(logits: Tensor, logit_scale: float) -> Tensor:
+    return (logits * -logit_scale).exp_().add_(1.0).reciprocal_()
 
 
 def _first_maximum(axis: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,12 +127,21 @@ def _largest_softmax(axis: Tensor, peak: Tensor, sharpness: float) -> Tensor:
     return torch.where(peak.isnan(), peak, exponents.exp_().sum(-1).reciprocal_())
 
 
-def _dark_step(axis: Tensor, peak: Tensor, index: Tensor, taps: tuple[float, ...]) -> Tensor:
+def _dark_step(
+    axis: Tensor,  # [B, K, W]
+    largest: Tensor,  # [B, K] of the axis
+    peak: Tensor,  # [B, K] what that is activated
+    index: Tensor,  # [B, K] where it is
+    taps: tuple[float, ...],
+    activation: str,
+    logit_scale: float,
+) -> Tensor:
     """What to subtract from `index` to get to the maximum of the log of the smoothed axis: [B, K]."""
     width = axis.shape[-1]
     half_window = len(taps) - 1 + _REACH
     seen = index[..., None] + torch.arange(-half_window, half_window + 1, device=axis.device)
-    window = axis.gather(-1, seen.clamp(0, width - 1)).masked_fill_((seen < 0) | (seen >= width), 0.0)
+    window = _activated(axis.gather(-1, seen.clamp(0, width - 1)), largest, peak, activation, logit_scale)
+    window.masked_fill_((seen < 0) | (seen >= width), 0.0)
     # What is blurred is the distance from the peak: the flatter the axis, the smaller are the sums and their rounding.
     # Half of it, which can't overflow.
     window = window.clamp_min_(torch.finfo(axis.dtype).min).mul_(0.5).sub_(0.5 * peak[..., None])
@@ -108,13 +154,14 @@ def _dark_step(axis: Tensor, peak: Tensor, index: Tensor, taps: tuple[float, ...
     values = blurred.gather(-1, points - index[..., None] + _REACH)
     if axis.device.type == "cpu":  # not every accelerator has float64
         values, peak = values.double(), peak.double()
-    values = values * _scale_where_a_clip_binds(values, axis, peak, taps)[..., None]
+    scale = _scale_where_a_clip_binds(values, axis, largest, peak, taps, activation, logit_scale)
+    values = values * scale[..., None]
     logs = values.clamp_(_CLIP_MIN, _CLIP_MAX).log_()
     before_2, before, center, after, after_2 = logs.unbind(-1)
     first = (after - before) / 2
     second = ((after_2 - center) + (before_2 - center)) / 4
     step = first / (second + _CURVATURE_EPSILON)
-    return torch.where(step.isfinite() & (peak < math.inf), step, 0.0)
+    return torch.where(step.isfinite() & (largest < math.inf), step, 0.0)
 
 
 def _stencil_weights(taps: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -130,7 +177,15 @@ def _stencil_weights(taps: tuple[float, ...], dtype: torch.dtype, device: torch.
 _kept_weights = functools.lru_cache(maxsize=32)(_stencil_weights)
 
 
-def _scale_where_a_clip_binds(values: Tensor, axis: Tensor, peak: Tensor, taps: tuple[float, ...]) -> Tensor:
+def _scale_where_a_clip_binds(
+    values: Tensor,  # [B, K, 5] of the blurred axis
+    axis: Tensor,  # this and the next five: see `_dark_step`
+    largest: Tensor,
+    peak: Tensor,
+    taps: tuple[float, ...],
+    activation: str,
+    logit_scale: float,
+) -> Tensor:
     """max(raw) / max(blurred) where the step depends on it, 1 elsewhere: [B, K].
 
     The scale lies between 1 and peak / max(values): an average never exceeds the largest value. So no clip binds if
@@ -140,13 +195,14 @@ def _scale_where_a_clip_binds(values: Tensor, axis: Tensor, peak: Tensor, taps: 
     binds = (lowest < _CLIP_MIN * (1 + _CLIP_MARGIN)) & (peak > _CLIP_MIN * (1 - _CLIP_MARGIN))
     binds |= (peak > _CLIP_MAX * (1 - _CLIP_MARGIN)) & (lowest < _CLIP_MAX * (1 + _CLIP_MARGIN))
     if axis.device.type != "cpu":  # where the host would have to wait to know which
-        largest = _blur(axis, taps).amax(-1)
-        return torch.where(binds & (largest > 0), peak / largest, 1.0)
+        blurred = _blur(_activated(axis, largest, peak, activation, logit_scale), taps).amax(-1)
+        return torch.where(binds & (blurred > 0), peak / blurred, 1.0)
     scale = torch.ones_like(peak)
     chosen = binds.nonzero(as_tuple=True)
     if chosen[0].numel():
-        largest = _blur(axis[chosen], taps).amax(-1).to(peak.dtype)
-        scale[chosen] = torch.where(largest > 0, peak[chosen] / largest, 1.0)
+        activated = _activated(axis[chosen], largest[chosen], peak[chosen].to(axis.dtype), activation, logit_scale)
+        blurred = _blur(activated, taps).amax(-1).to(peak.dtype)
+        scale[chosen] = torch.where(blurred > 0, peak[chosen] / blurred, 1.0)
     return scale
 
 

@@ -39,37 +39,87 @@ def _term(value, largest, EXPONENT: tl.constexpr):
 
 
 @triton.jit
+def _sigmoid(logit, LOGIT_SCALE: tl.constexpr):
+    EXPONENT: tl.constexpr = -LOGIT_SCALE * 1.4426950408889634
+    # Rounded: none is more than 1.
+    return tl.div_rn(1.0, 1.0 + tl.exp2(logit * EXPONENT))
+
+
+@triton.jit
+def _merged(total, best, value, better, exists, EXPONENT: tl.constexpr):
+    """A softmax's sum of terms with those of other bins, all of them relative to the better of both."""
+    term = tl.where(exists, _term(value, better, EXPONENT), 0.0)
+    return total * _term(best, better, EXPONENT) + term
+
+
+@triton.jit
 def _scan_axis(
     value,  # [BLOCK_SIZE] the first bins, loaded already
     axis_ptr,
     stride_w,
     width,
     SHARPNESS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    LOGIT_SCALE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     IS_WHOLE: tl.constexpr,  # whether the first bins are all
 ):
-    """Value and index of the first maximum, and the softmax's largest probability (if SHARPNESS is not 0), in one pass.
-    NaN is the largest value of all."""
+    """Value and index of the first maximum, what that is activated, and the largest probability of the softmax that a
+    visibility is (if SHARPNESS is not 0), in one pass. NaN is the largest value of all."""
     EXPONENT: tl.constexpr = SHARPNESS * 1.4426950408889634
+    LOGIT_EXPONENT: tl.constexpr = LOGIT_SCALE * 1.4426950408889634
     lane = tl.arange(0, BLOCK_SIZE)
     best = value
     best_start = tl.zeros([BLOCK_SIZE], dtype=tl.int32)
     total = tl.where(lane < width, 1.0, 0.0)  # of a lane's terms, with its best as 1
+    logit_total = total
     if not IS_WHOLE:
         for start in range(BLOCK_SIZE, width, BLOCK_SIZE):
             value = _load_bins(axis_ptr, stride_w, width, start, BLOCK_SIZE)
             best_start = tl.where(value > best, start, best_start)
             better = tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL)
             if SHARPNESS != 0.0:
-                term = tl.where(start + lane < width, _term(value, better, EXPONENT), 0.0)
-                total = total * _term(best, better, EXPONENT) + term
+                total = _merged(total, best, value, better, start + lane < width, EXPONENT)
+            if ACTIVATION == "softmax":
+                logit_total = _merged(logit_total, best, value, better, start + lane < width, LOGIT_EXPONENT)
             best = better
     peak, index = first_maximum(best, best_start + lane, 0x7FFFFFFF)
     probability = 0.0
     if SHARPNESS != 0.0:
         # Rounded: one bin alone has all of it, and none has more.
         probability = tl.div_rn(1.0, tl.sum(total * _term(best, peak, EXPONENT), axis=0))
-    return peak, index, probability
+    score = peak
+    if ACTIVATION == "softmax":
+        # The same for every thread: whether a clip may bind depends on it.
+        score = tl.div_rn(1.0, sum_of_products(logit_total, _term(best, peak, LOGIT_EXPONENT)))
+        # Bins of -inf have no probability, even if there are no others.
+        score = tl.where(peak == float("-inf"), 0.0, score)
+    elif ACTIVATION == "sigmoid":
+        score = _sigmoid(peak, LOGIT_SCALE)
+    return peak, index, score, probability
+
+
+@triton.jit
+def _read_bins(
+    axis_ptr,
+    stride_w,
+    width,
+    seen,
+    largest,  # of the axis
+    score,  # what that is activated
+    ACTIVATION: tl.constexpr,
+    LOGIT_SCALE: tl.constexpr,
+):
+    """Bins as a blur sees them: activated, with zeros beyond the ends."""
+    EXPONENT: tl.constexpr = LOGIT_SCALE * 1.4426950408889634
+    pointers = axis_ptr + seen.to(tl.int64) * stride_w
+    exists = (seen >= 0) & (seen < width)
+    value = tl.load(pointers, mask=exists, other=0.0).to(tl.float32)
+    if ACTIVATION == "softmax":
+        value = tl.where(exists, _term(value, largest, EXPONENT) * score, 0.0)
+    elif ACTIVATION == "sigmoid":
+        value = tl.where(exists, _sigmoid(value, LOGIT_SCALE), 0.0)
+    return value
 
 
 @triton.jit
@@ -77,6 +127,10 @@ def _blurred_maximum(
     axis_ptr,
     stride_w,
     width,
+    largest_bin,
+    score,
+    ACTIVATION: tl.constexpr,
+    LOGIT_SCALE: tl.constexpr,
     RADIUS: tl.constexpr,
     EXPONENT: tl.constexpr,
     TAP_0: tl.constexpr,
@@ -95,8 +149,7 @@ def _blurred_maximum(
         blurred = tl.zeros([BLOCK_SIZE], dtype=tl.float32)
         for place in range(0, 2 * farthest + 1):
             seen = start + lane + (place - farthest)
-            pointers = axis_ptr + seen.to(tl.int64) * stride_w
-            value = tl.load(pointers, mask=(seen >= 0) & (seen < width), other=0.0).to(tl.float32)
+            value = _read_bins(axis_ptr, stride_w, width, seen, largest_bin, score, ACTIVATION, LOGIT_SCALE)
             distance = tl.full([1], 0, dtype=tl.int32) + (place - farthest)
             weight = tap_weight(distance, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
             blurred += weight * tl.maximum(value, -LARGEST)
@@ -132,8 +185,11 @@ def _dark_step(
     stride_w,
     width,
     index,
-    peak,
+    largest,  # of the axis
+    peak,  # what that is activated
     is_valid,
+    ACTIVATION: tl.constexpr,
+    LOGIT_SCALE: tl.constexpr,
     WINDOW: tl.constexpr,  # a power of two, more than 2 (RADIUS + REACH)
     RADIUS: tl.constexpr,
     EXPONENT: tl.constexpr,
@@ -145,9 +201,7 @@ def _dark_step(
 ):
     """What to subtract from the index of a peak to get to the maximum of the log of the smoothed axis."""
     column = tl.arange(0, WINDOW) - (RADIUS + REACH)
-    seen = index + column
-    pointers = axis_ptr + seen.to(tl.int64) * stride_w
-    window = tl.load(pointers, mask=(seen >= 0) & (seen < width), other=0.0).to(tl.float32)
+    window = _read_bins(axis_ptr, stride_w, width, index + column, largest, peak, ACTIVATION, LOGIT_SCALE)
     # What is blurred is the distance from the peak: the flatter the axis, the smaller are the sums and their rounding.
     # Half of it, which can't overflow.
     window = 0.5 * tl.maximum(window, -LARGEST) - 0.5 * peak
@@ -168,12 +222,15 @@ def _dark_step(
     center = _blurred_bin(window, column, peak, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
 
     scale = 1.0
-    is_refinable = is_valid & (peak < float("inf"))
+    is_refinable = is_valid & (largest < float("inf"))
     lowest = tl.minimum(tl.minimum(tl.minimum(before, before_2), tl.minimum(after, after_2)), center)
     needs_scale = is_refinable & clip_may_bind(lowest, peak, CLIP_MIN, CLIP_MAX)
     if needs_scale:
-        largest = _blurred_maximum(axis_ptr, stride_w, width, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
-        scale = tl.where(largest > 0, peak / largest, 1.0)
+        blurred = _blurred_maximum(
+            axis_ptr, stride_w, width, largest, peak, ACTIVATION, LOGIT_SCALE,
+            RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
+        )  # fmt: skip
+        scale = tl.where(blurred > 0, peak / blurred, 1.0)
 
     # Relative to the centre, whose own log is then zero.
     center = _clipped(center, scale)
@@ -205,6 +262,8 @@ def _decode_simcc_fwd_kernel(
     y_width,
     SPLIT_RATIO: tl.constexpr,
     MEAN_SCORE: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    LOGIT_SCALE: tl.constexpr,
     DARK: tl.constexpr,
     X_BLOCK_SIZE: tl.constexpr,
     X_IS_WHOLE: tl.constexpr,
@@ -232,8 +291,9 @@ def _decode_simcc_fwd_kernel(
     """One program decodes both axes of one keypoint.
 
     Bytes it must move: B K (Wx + Wy) elements read, B K (12 or 16) bytes written. What it moves from device memory: the
-    same. With DARK it then reads the k + 4 bins around each peak, which the scan has just brought into the cache, and
-    only where a clip could bind it walks that axis a second time.
+    same: a softmax's sum comes out of the scan for the maximum. With DARK it then reads the k + 4 bins around each
+    peak, which the scan has just brought into the cache, and only where a clip could bind it walks that axis a second
+    time.
     """
     keypoint_index = tl.program_id(0).to(tl.int64)
     batch = keypoint_index // num_keypoints
@@ -244,28 +304,32 @@ def _decode_simcc_fwd_kernel(
     # Both axes are under way before anything waits for one.
     x_values = _load_bins(x_ptr, simcc_x_stride_w, x_width, 0, X_BLOCK_SIZE)
     y_values = _load_bins(y_ptr, simcc_y_stride_w, y_width, 0, Y_BLOCK_SIZE)
-    x_peak, x, x_probability = _scan_axis(
-        x_values, x_ptr, simcc_x_stride_w, x_width, X_SHARPNESS, X_BLOCK_SIZE, X_IS_WHOLE
+    x_largest, x, x_peak, x_probability = _scan_axis(
+        x_values, x_ptr, simcc_x_stride_w, x_width, X_SHARPNESS, ACTIVATION, LOGIT_SCALE, X_BLOCK_SIZE, X_IS_WHOLE
     )
-    y_peak, y, y_probability = _scan_axis(
-        y_values, y_ptr, simcc_y_stride_w, y_width, Y_SHARPNESS, Y_BLOCK_SIZE, Y_IS_WHOLE
+    y_largest, y, y_peak, y_probability = _scan_axis(
+        y_values, y_ptr, simcc_y_stride_w, y_width, Y_SHARPNESS, ACTIVATION, LOGIT_SCALE, Y_BLOCK_SIZE, Y_IS_WHOLE
     )
     if MEAN_SCORE:
         score = 0.5 * x_peak + 0.5 * y_peak  # halved before the sum, which could overflow
     else:
         score = tl.minimum(x_peak, y_peak, propagate_nan=tl.PropagateNan.ALL)
-    is_valid = score > 0  # a NaN is not
+    # A NaN is not above anything.
+    if ACTIVATION == "none":
+        is_valid = score > 0
+    else:
+        is_valid = (x_largest > float("-inf")) & (y_largest > float("-inf"))
 
     # Around a NaN bins are read as well; whatever comes of them is not stored.
     x_coord = x.to(tl.float32)
     y_coord = y.to(tl.float32)
     if DARK:
         x_coord -= _dark_step(
-            x_ptr, simcc_x_stride_w, x_width, x, x_peak, is_valid, X_WINDOW,
+            x_ptr, simcc_x_stride_w, x_width, x, x_largest, x_peak, is_valid, ACTIVATION, LOGIT_SCALE, X_WINDOW,
             X_RADIUS, X_EXPONENT, X_TAP_0, X_TAP_1, X_TAP_2, X_TAP_3, X_TAP_4,
         )  # fmt: skip
         y_coord -= _dark_step(
-            y_ptr, simcc_y_stride_w, y_width, y, y_peak, is_valid, Y_WINDOW,
+            y_ptr, simcc_y_stride_w, y_width, y, y_largest, y_peak, is_valid, ACTIVATION, LOGIT_SCALE, Y_WINDOW,
             Y_RADIUS, Y_EXPONENT, Y_TAP_0, Y_TAP_1, Y_TAP_2, Y_TAP_3, Y_TAP_4,
         )  # fmt: skip
     split_ratio = tl.full([], SPLIT_RATIO, dtype=tl.float32)
@@ -322,11 +386,13 @@ def decode_simcc_fwd(
     sharpness_y: float,
     split_ratio: float,
     mean_score: bool,
+    activation: str,
+    logit_scale: float,
 ) -> None:
     """Fill the outputs (float32, contiguous). Taps are half of a blur kernel, centre first; None: no refinement."""
     with on_device_of(simcc_x):
         tensors = (coords, scores, visibility, simcc_x, simcc_y)
-        options = (taps_x, taps_y, sharpness_x, sharpness_y, split_ratio, mean_score)
+        options = (taps_x, taps_y, sharpness_x, sharpness_y, split_ratio, mean_score, activation, logit_scale)
         axes = ((axis.dtype, axis.shape, axis.stride()) for axis in (simcc_x, simcc_y))
         key = launch_key(_decode_simcc_fwd_kernel, tensors, simcc_x.device, *axes, options)
         if launch_again(key, tensors):
@@ -340,6 +406,8 @@ def decode_simcc_fwd(
             {
                 "SPLIT_RATIO": split_ratio,
                 "MEAN_SCORE": mean_score,
+                "ACTIVATION": activation,
+                "LOGIT_SCALE": logit_scale,
                 "DARK": taps_x is not None,
                 **launch_shape(x_width, y_width),
                 **_axis_constants("X", taps_x, sharpness_x),

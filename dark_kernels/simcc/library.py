@@ -14,10 +14,12 @@ from . import eager
 
 _library = torch.library.Library("dark_kernels", "FRAGMENT")
 
-# A kernel size of 0 stands for no refinement, a sharpness (beta * sigma) of 0 for no visibility.
+# A kernel size of 0 stands for no refinement, a sharpness (beta * sigma) of 0 for no visibility. What has a default
+# came later: programs that were exported before have no such arguments.
 _library.define(
     "decode_simcc(Tensor simcc_x, Tensor simcc_y, int kernel_size_x, int kernel_size_y, float sharpness_x, "
-    "float sharpness_y, float split_ratio, bool mean_score, str backend) "
+    "float sharpness_y, float split_ratio, bool mean_score, str backend, str activation='none', "
+    "float logit_scale=1.0) "
     "-> (Tensor coords, Tensor scores, Tensor visibility)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
@@ -33,12 +35,15 @@ def _decode_simcc(
     split_ratio: float,
     mean_score: bool,
     backend: str,
+    activation: str = "none",
+    logit_scale: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dtype = arithmetic_dtype(simcc_x, simcc_y)
     serves = choose(backend, simcc_x.device.type, dtype).backend
     is_empty = simcc_x.shape[0] == 0 or simcc_x.shape[1] == 0
     taps_x, taps_y = (opencv_taps(size) if size else None for size in (kernel_size_x, kernel_size_y))
     options: tuple[Any, ...] = (taps_x, taps_y, sharpness_x, sharpness_y, split_ratio, mean_score)
+    options = (*options, activation, logit_scale)
     if is_empty or serves == "triton":
         outputs = _empty_outputs(simcc_x, simcc_y, sharpness_x > 0)
         if not is_empty:

@@ -31,6 +31,9 @@ def decode_simcc_reference(
     score: str = "min",
     visibility: bool = False,
     beta: float = 150.0,
+    *,
+    activation: str = "none",
+    logit_scale: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Decode whole axes, step by step.
 
@@ -43,6 +46,8 @@ def decode_simcc_reference(
         score: `"min"` or `"mean"`.
         visibility: Whether to return visibilities as well.
         beta: Of the visibilities.
+        activation: `"none"`, `"sigmoid"` or `"softmax"`: what makes probabilities of the axes.
+        logit_scale: What multiplies logits.
 
     Returns:
         coords [B, K, 2] in pixels, scores [B, K] and visibilities [B, K] or None, in float64 if an input is, else in
@@ -52,18 +57,35 @@ def decode_simcc_reference(
     axes = simcc_x.to(dtype), simcc_y.to(dtype)
     sigma_x, sigma_y = sigma if isinstance(sigma, tuple) else (sigma, sigma)
 
-    peaks, bins = zip(*(axis.max(dim=-1) for axis in axes), strict=True)  # the first maximum; NaN is the largest
+    # Of the logits: two that differ can have the same sigmoid. The first maximum; NaN is the largest.
+    largest, bins = zip(*(axis.max(dim=-1) for axis in axes), strict=True)
+    activated = [_activated(axis, activation, logit_scale) for axis in axes]
+    peaks = [axis.gather(-1, index[..., None]).squeeze(-1) for axis, index in zip(activated, bins, strict=True)]
     scores = torch.minimum(*peaks) if score == "min" else 0.5 * peaks[0] + 0.5 * peaks[1]
+    # A NaN is not above anything.
+    is_valid = scores > 0 if activation == "none" else (largest[0] > -math.inf) & (largest[1] > -math.inf)
     coords = torch.stack(bins, dim=-1).to(dtype)
     if dark:
-        step_x = _dark_step(axes[0], peaks[0], bins[0], sigma_x)
-        step_y = _dark_step(axes[1], peaks[1], bins[1], sigma_y)
-        coords = coords - torch.stack([step_x, step_y], dim=-1)
-    coords = torch.where((scores > 0)[..., None], coords / split_ratio, _INVALID)  # a NaN is not above 0
+        step_x = _dark_step(activated[0], peaks[0], bins[0], sigma_x)
+        step_y = _dark_step(activated[1], peaks[1], bins[1], sigma_y)
+        steps = torch.stack([step_x, step_y], dim=-1)
+        coords = coords - torch.where(torch.stack(largest, dim=-1) < math.inf, steps, 0.0)
+    coords = torch.where(is_valid[..., None], coords / split_ratio, _INVALID)
     if not visibility:
         return coords, scores, None
     probability_x = _largest_softmax(axes[0], beta, sigma_x)
     return coords, scores, torch.minimum(probability_x, _largest_softmax(axes[1], beta, sigma_y))
+
+
+def _activated(axis: Tensor, activation: str, logit_scale: float) -> Tensor:
+    """Probabilities of the bins [..., W], or the axis as it is."""
+    if activation == "none":
+        return axis
+    if activation == "sigmoid":
+        return torch.sigmoid(logit_scale * axis)
+    terms = _softmax_terms(axis, logit_scale)
+    # Bins of -inf have no probability, even if there are no others.
+    return torch.where(axis == -math.inf, 0.0, terms / terms.sum(dim=-1, keepdim=True))
 
 
 def blur(axis: Tensor, kernel_size: int) -> Tensor:
@@ -95,13 +117,17 @@ def _dark_step(axis: Tensor, peak: Tensor, index: Tensor, sigma: float | None) -
     first = (at(1) - at(-1)) / 2
     second = (at(2) - 2 * at(0) + at(-2)) / 4
     step = first / (second + _CURVATURE_EPSILON)
-    return torch.where(step.isfinite() & (peak < math.inf), step, 0.0)
+    return torch.where(step.isfinite(), step, 0.0)
 
 
 def _largest_softmax(axis: Tensor, beta: float, sigma: float | None) -> Tensor:
     """max softmax(beta * sigma * axis), of infinite peaks one over their number: [B, K]."""
     assert sigma is not None, "decode_simcc() refuses visibility=True without sigma"
+    return 1 / _softmax_terms(axis, beta * sigma).sum(dim=-1)
+
+
+def _softmax_terms(axis: Tensor, scale: float) -> Tensor:
+    """exp(scale * axis) over that of the largest bin: [..., W]."""
     largest = axis.amax(dim=-1, keepdim=True)
     # Two equal infinities differ by NaN.
-    terms = torch.where(axis == largest, 1.0, torch.exp(beta * sigma * (axis - largest)))
-    return 1 / terms.sum(dim=-1)
+    return torch.where(axis == largest, 1.0, torch.exp(scale * (axis - largest)))

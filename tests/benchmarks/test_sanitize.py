@@ -25,9 +25,9 @@ def test_every_call_gives_the_numbers_of_the_reference_and_a_missing_sanitizer_i
     monkeypatch.setattr(sanitize, "find_sanitizer", lambda: None)
     assert sanitize.main(["--device", "cpu", "--output", str(tmp_path / "out")]) == 0
     said = capfd.readouterr().out
-    # 2 dtypes with 8 calls of SimCC; 4 layouts and dtypes with 11 recipes, 2 of soft_argmax, 4 calls of find_peaks,
+    # 2 dtypes with 12 calls of SimCC; 4 layouts and dtypes with 11 recipes, 2 of soft_argmax, 4 calls of find_peaks,
     # 4 x 2 losses of distributions and 2 x 6 calls about heatmaps each; 8 of poses.
-    assert f"{2 * 8 + 4 * (11 + 2 + 4 + 8 + 12) + 8} calls, numbers as the reference's" in said
+    assert f"{2 * 12 + 4 * (11 + 2 + 4 + 8 + 12) + 8} calls, numbers as the reference's" in said
     assert "not installed" in said
     assert not (tmp_path / "out").exists()
 

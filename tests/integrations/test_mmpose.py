@@ -296,6 +296,18 @@ def test_simcc_visibility_with_dark(codecs: Any) -> None:
     assert np.abs(published - np.concatenate(plain)).max() > 0.1
 
 
+@pytest.mark.parametrize("use_dark", [False, True])
+def test_simcc_scores_are_probabilities_where_asked_for(codecs: Any, use_dark: bool) -> None:
+    options = {"use_dark": use_dark, "activation": "softmax", "logit_scale": 10.0}
+    config = simcc_config("DarkKernelsSimCCLabel", options)
+    predictions = axes(2, 5, config)
+    keypoints, scores = codecs.build(config).batch_decode(*predictions)
+    stock = codecs.build(simcc_config("SimCCLabel", {"use_dark": use_dark}))
+    for sample in range(2):
+        probabilities = [(10 * axis[sample, None]).softmax(-1).numpy() for axis in predictions]
+        assert_same((keypoints[sample], scores[sample]), stock.decode(*probabilities), 1e-4)
+
+
 def test_simcc_without_a_keypoint(codecs: Any) -> None:
     stock, codec = (codecs.build(simcc_config(kind, {})) for kind in ("SimCCLabel", "DarkKernelsSimCCLabel"))
     simcc_x, simcc_y = axes(1, 3, simcc_config("", {}))

@@ -10,6 +10,10 @@ roundoff, h the raw axis, p its peak, b the blurred one, s the scale, L = log(cl
 3. dL is |db| / (b - |db|) where no clip can bind, else the distance to the farthest log in the interval. The log itself
    is good to 8 u (1 + |L| + |L_0|), and as a log of a ratio near 1 to 8 u |L - L_0|.
 4. With first and second derivative f and g, d(f / g) <= (df + |f / g| dg) / (|g| - dg), infinite if dg >= |g| / 2.
+
+With an activation h and p are what it makes of the logits, with errors of its own. exp(t) of a rounded t is good to
+(4 |t| + 8) u, and a sigmoid to 1 - h times that and 4 u. A softmax's terms have such an error each, which 1 blurs with
+the bins, and their sum one for all bins together: no difference of logs sees that, only 2.
 """
 
 from __future__ import annotations
@@ -48,6 +52,8 @@ class Case:
     score: str = "min"
     visibility: bool = True
     beta: float = 15.0
+    activation: str = "none"
+    logit_scale: float = 1.0
 
     def axes(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """simcc_x and simcc_y, of which the second is another draw."""
@@ -58,7 +64,7 @@ class Case:
 
     @property
     def options(self) -> dict[str, Any]:
-        names = ("sigma", "dark", "split_ratio", "score", "visibility", "beta")
+        names = ("sigma", "dark", "split_ratio", "score", "visibility", "beta", "activation", "logit_scale")
         return {name: getattr(self, name) for name in names}
 
 
@@ -77,7 +83,12 @@ def make_axis(
 
 
 @st.composite
-def cases(draw: st.DrawFn, max_keypoints: int = 8, dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> Case:
+def cases(
+    draw: st.DrawFn,
+    max_keypoints: int = 8,
+    dtypes: tuple[torch.dtype, ...] = (torch.float32,),
+    activations: tuple[str, ...] = ("none",),
+) -> Case:
     """Any call, small."""
     sigmas = st.sampled_from((0.5, 0.7, 1.0, 1.5, 1.9, 2.2, 4.9, 5.66))
     widths = st.sampled_from((1, 2, 3, 4, 5, 8, 15, 16, 17, 40, 63, 64, 130))
@@ -95,6 +106,8 @@ def cases(draw: st.DrawFn, max_keypoints: int = 8, dtypes: tuple[torch.dtype, ..
         score=draw(st.sampled_from(("min", "mean"))),
         visibility=draw(st.booleans()),
         beta=draw(st.sampled_from((150.0, 1.0))),
+        activation=draw(st.sampled_from(activations)),
+        logit_scale=draw(st.sampled_from((10.0, 1.0, 40.0))) if activations != ("none",) else 1.0,
     )
 
 
@@ -146,6 +159,10 @@ def assert_within_bounds(
                 place = tuple((~same).nonzero()[0].tolist())
                 raise AssertionError(f"{name}{list(place)}: {one[place]}, {other[place]} +- {bound[place]:.3g}, {case}")
     valid = expected[1] > 0
+    if case.activation != "none":
+        valid = torch.stack([axis.double().amax(-1) > -math.inf for axis in axes]).all(0)
+        known = scores[~scores.isnan()]
+        assert bool(((known >= 0) & (known <= 1)).all())
     assert bool((coords[~valid] == -1).all())
     return Comparison(int(valid.sum()), int((valid & (bounds[0].amax(-1) * case.split_ratio < 0.01)).sum()))
 
@@ -164,29 +181,69 @@ def _bounds(
     steps = torch.zeros_like(coords)
     if case.dark:
         sizes = [simcc_kernel_size(sigma) for sigma in sigmas]
-        both = [_step_bound(axis, k, arithmetic, subtracts_peak) for axis, k in zip(axes, sizes, strict=True)]
+        both = [_step_bound(axis, k, arithmetic, subtracts_peak, case) for axis, k in zip(axes, sizes, strict=True)]
         steps = torch.stack(both, -1)
     coord_bound = steps / case.split_ratio + 4 * u * coords.abs()
     score_bound = u * scores.abs() if case.score == "mean" else torch.zeros_like(scores)
+    if case.activation != "none":
+        made = [_activated(axis, case, u) for axis in axes]
+        errors = [(peak * of_all + of_one.gather(-1, index))[..., 0] for (_, of_one, of_all, peak, index) in made]
+        score_bound = score_bound + torch.maximum(*errors).nan_to_num(0.0) + torch.finfo(torch.float32).tiny
     if visibility is None:
         return coord_bound, score_bound, torch.zeros_like(scores)
     relative = torch.zeros_like(scores)
     for axis, sigma in zip(axes, sigmas, strict=True):
-        axis = axis.double()
-        exponents = (case.beta * sigma * (axis - axis.amax(-1, keepdim=True))).nan_to_num(0.0, 0.0, -1e6).abs()
-        terms = torch.exp(-exponents)
-        error = (terms * (4 * exponents + 8)).sum(-1) / terms.sum(-1) + axis.shape[-1] + 16
-        relative = torch.maximum(relative, error * u)
+        relative = torch.maximum(relative, _softmax_error(axis.double(), case.beta * sigma)[..., 0] * u)
     return coord_bound, score_bound, relative * visibility.nan_to_num(0.0)
 
 
-def _step_bound(axis: Tensor, kernel_size: int, arithmetic: testing.Arithmetic, subtracts_peak: bool) -> Tensor:
+def _exponents(axis: Tensor, scale: float) -> Tensor:
+    """What a softmax's terms have, without its sign."""
+    return (scale * (axis - axis.amax(-1, keepdim=True))).nan_to_num(0.0, 0.0, -1e6).abs()
+
+
+def _softmax_error(axis: Tensor, scale: float) -> Tensor:
+    """Of the sum of a softmax's terms, relative to it and in roundoffs: [..., 1]."""
+    exponents = _exponents(axis, scale)
+    terms = torch.exp(-exponents)
+    return (terms * (4 * exponents + 8)).sum(-1, keepdim=True) / terms.sum(-1, keepdim=True) + axis.shape[-1] + 16
+
+
+def _activated(axis: Tensor, case: Case, u: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Of logits: what is made of them [..., W] and the error of each bin, the relative error of all bins together
+    [..., 1], and the peak and its place. Of a NaN nothing is asked."""
+    axis = axis.double()
+    largest, index = axis.max(-1, keepdim=True)
+    if case.activation == "softmax":
+        exponents = _exponents(axis, case.logit_scale)
+        terms = torch.exp(-exponents).masked_fill(axis == -math.inf, 0.0)
+        activated = terms / terms.sum(-1, keepdim=True).clamp(min=1.0)
+        of_one = torch.where(exponents == 0, 0.0, (4 * exponents + 8) * u)
+        of_all = _softmax_error(axis, case.logit_scale) * u
+    else:
+        activated = torch.sigmoid(case.logit_scale * axis)
+        # Where that is all of it, nothing is left of 1e6 roundoffs.
+        exponents = (case.logit_scale * axis).abs().clamp(max=1e6)
+        of_one = ((1 - activated) * (4 * exponents + 8) + 4) * u
+        of_all = of_one.gather(-1, index)
+    activated = torch.where(largest.isnan(), math.nan, activated)
+    return activated, of_one * activated, of_all, activated.gather(-1, index), index
+
+
+def _step_bound(
+    axis: Tensor, kernel_size: int, arithmetic: testing.Arithmetic, subtracts_peak: bool, case: Case
+) -> Tensor:
     limit = torch.finfo(torch.float64 if axis.dtype == torch.float64 else torch.float32).max / 16
-    axis = axis.double().clamp(-limit, limit)
-    width = axis.shape[-1]
     double = torch.finfo(torch.float64).eps / 2
     u = torch.finfo(arithmetic.blur).eps / 2 + double
-    peak, index = axis.max(-1, keepdim=True)
+    is_refined = axis.amax(-1).double() < (limit if case.activation == "none" else math.inf)
+    if case.activation == "none":
+        axis = axis.double().clamp(-limit, limit)
+        peak, index = axis.max(-1, keepdim=True)
+        of_one, of_all = torch.zeros_like(axis), torch.zeros_like(peak)
+    else:
+        axis, of_one, of_all, peak, index = _activated(axis, case, u)
+    width = axis.shape[-1]
 
     taps = opencv_taps(kernel_size)
     units = kernel_size + 3
@@ -199,11 +256,13 @@ def _step_bound(axis: Tensor, kernel_size: int, arithmetic: testing.Arithmetic, 
         outside = peak.abs() * (1 - blur(torch.ones_like(axis), kernel_size)).clamp(min=1e-15)
         summed = blur((axis - peak).abs(), kernel_size) + torch.where(is_near_an_end(axis, kernel_size), outside, 0.0)
     tiny = kernel_size * torch.finfo(torch.float32).tiny
-    error = torch.where(summed == 0, 0.0, units * u * summed + u * blurred.abs() + tiny)
+    of_one = blur(of_one, kernel_size)
+    error = torch.where(summed == 0, 0.0, units * u * summed + u * blurred.abs() + tiny) + of_one
 
-    whole_error = units * u * plain + tiny
+    whole_error = units * u * plain + tiny + of_one
     high_maximum, low_maximum = ((blurred + sign * whole_error).amax(-1, keepdim=True) for sign in (1, -1))
-    low_scale, high_scale = (1 - 3 * u) * peak / high_maximum, (1 + 3 * u) * peak / low_maximum
+    low_scale = (1 - 3 * u - of_all) * peak / high_maximum
+    high_scale = (1 + 3 * u + of_all) * peak / low_maximum
     open_sign = (low_maximum <= 0) & (high_maximum > 0)
     low_scale, high_scale = (torch.where(high_maximum <= 0, 1.0, each) for each in (low_scale, high_scale))
     maximum = blurred.amax(-1, keepdim=True)
@@ -240,7 +299,7 @@ def _step_bound(axis: Tensor, kernel_size: int, arithmetic: testing.Arithmetic, 
     bound = torch.where((second_error < second.abs() / 2) & bound.isfinite(), bound, math.inf)
     bound = torch.where(open_sign[..., 0], math.inf, bound)
     # A peak that is not refined is exact.
-    return torch.where(peak[..., 0] < limit, bound, 0.0)
+    return torch.where(is_refined, bound, 0.0)
 
 
 def is_near_an_end(axis: Tensor, kernel_size: int) -> Tensor:

@@ -49,6 +49,14 @@ ERRORS = [
     (ValueError, "beta: got -150.0, expected a positive", {"beta": -150.0}),
     (ValueError, "score: got 'max', expected one of 'min', 'mean'", {"score": "max"}),
     (ValueError, "backend: got 'cuda', expected one of", {"backend": "cuda"}),
+    (ValueError, "activation: got 'relu', expected one of 'none', 'sigmoid', 'softmax'", {"activation": "relu"}),
+    (ValueError, "activation: got None, expected one of", {"activation": None}),
+    (ValueError, "logit_scale: got 0, expected a positive number", {"logit_scale": 0}),
+    (ValueError, "logit_scale: got -10.0, expected a positive number", {"logit_scale": -10.0}),
+    (ValueError, "logit_scale: got inf, expected a finite number", {"logit_scale": math.inf}),
+    (ValueError, "logit_scale: got 1e-40, expected a number from 1e-30 to 1e30", {"logit_scale": 1e-40}),
+    (TypeError, "logit_scale: got bool True, expected a number", {"logit_scale": True}),
+    (TypeError, "logit_scale: got Tensor", {"logit_scale": torch.tensor(10.0)}),
 ]
 
 
@@ -80,6 +88,21 @@ def test_defaults() -> None:
     assert torch.equal(actual.coords, expected.coords)
     assert torch.equal(actual.scores, expected.scores)
     assert actual.visibility is None
+
+
+@pytest.mark.parametrize("backend", ["eager", "reference"])
+def test_the_scale_of_logits_is_one_unless_told(backend: str) -> None:
+    axes = {"simcc_x": torch.rand(2, 3, 40), "simcc_y": torch.rand(2, 3, 50), "backend": backend}
+    for activation in ("softmax", "sigmoid"):
+        expected = of(**axes, activation=activation, logit_scale=1)
+        assert torch.equal(of(**axes, activation=activation).scores, expected.scores)
+        assert not torch.equal(of(**axes, activation=activation, logit_scale=10).scores, expected.scores)
+    assert torch.equal(of(**axes, logit_scale=10).scores, of(**axes).scores)  # there are no logits
+
+
+def test_what_is_new_has_a_name() -> None:
+    with pytest.raises(TypeError, match="positional argument"):
+        decode_simcc(torch.rand(1, 1, 4), torch.rand(1, 1, 4), 1.0, False, 1.0, "min", False, 150.0, "auto", "softmax")  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("backend", ["eager", "reference"])

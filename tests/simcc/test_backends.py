@@ -17,6 +17,7 @@ from ..conftest import SERVICES, require_service
 from .cases import Case, assert_like_truth, cases, make_axis
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+ACTIVATIONS = ("sigmoid", "softmax")
 EVERY = pytest.mark.parametrize("service", SERVICES, indirect=True)
 EVERY_FUSED = pytest.mark.parametrize("service", SERVICES[1:], indirect=True)
 Service = tuple[str, torch.device]
@@ -55,19 +56,35 @@ def test_any_axis_on_a_device(backend: str, gpu: torch.device) -> None:
     compare_any(150, backend, gpu, share=0.3, max_keypoints=12, dtypes=DTYPES)
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("backend", "examples"), [("eager", 120), ("reference", 60), ("triton", 20)])
+def test_any_logits(activation: str, backend: str, examples: int) -> None:
+    device = require_service(backend, "cpu")
+    dtypes = {"eager": DTYPES, "reference": DTYPES[:3], "triton": DTYPES[:3:2]}[backend]
+    compare_any(examples, backend, device, share=0.5, max_keypoints=3, dtypes=dtypes, activations=(activation,))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["eager", "triton"])
+def test_any_logits_on_a_device(backend: str, gpu: torch.device) -> None:
+    compare_any(150, backend, gpu, share=0.2, max_keypoints=12, dtypes=DTYPES, activations=ACTIVATIONS)
+
+
+@pytest.mark.parametrize("activation", ["none", *ACTIVATIONS])
 @pytest.mark.parametrize("dtypes", [(DTYPES[0], DTYPES[0]), (DTYPES[1], DTYPES[2]), (DTYPES[2], DTYPES[0])], ids=str)
 @EVERY_FUSED
-def test_dtypes(dtypes: tuple[torch.dtype, torch.dtype], service: Service) -> None:
-    case = Case(("noisy_blob", "blob"), (1, 2), (64, 90), dtypes)
+def test_dtypes(dtypes: tuple[torch.dtype, torch.dtype], activation: str, service: Service) -> None:
+    case = Case(("noisy_blob", "blob"), (1, 2), (64, 90), dtypes, activation=activation, logit_scale=10.0)
     assert assert_like_truth(case, *service).bounded == 2
 
 
+@pytest.mark.parametrize("activation", ["none", *ACTIVATIONS])
 @EVERY_FUSED
-def test_float64_is_computed_in_float64(service: Service) -> None:
+def test_float64_is_computed_in_float64(activation: str, service: Service) -> None:
     """One axis is enough."""
     backend, device = service
     for dtypes in ((torch.float64, torch.float64), (torch.float32, torch.float64)):
-        case = Case(("noisy_blob", "blob"), dtypes=dtypes)
+        case = Case(("noisy_blob", "blob"), dtypes=dtypes, activation=activation, logit_scale=10.0)
         assert_like_truth(case, backend, device)
         actual = decode_simcc(*case.axes(device), **case.options, backend=backend)
         expected = decode_simcc(*case.axes(device), **case.options, backend="reference")
@@ -97,6 +114,29 @@ def test_the_scale_is_taken_from_the_whole_axis_where_a_clip_binds(peak: float, 
     assert (actual.cpu() - expected).abs().max() < 2e-4 < 0.02 < (near - expected).abs().max()
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@EVERY
+def test_so_it_is_with_logits(activation: str, service: Service) -> None:
+    """A narrow blob and a broad one, and so many bins below the lower clip that all of them sum to 1."""
+    backend, device = service
+    bins = torch.arange(600, dtype=torch.float64)
+    narrow, broad = (torch.exp(-0.5 * ((bins - at) / width) ** 2) for at, width in ((100.3, 1.5), (490.2, 12.0)))
+    blobs = 3.2e-3 * torch.maximum(narrow, 0.97 * broad).clamp(min=1e-12)
+    count = int((1 - blobs.sum()) / 9e-4)
+    probabilities = torch.cat([blobs, (1 - blobs.sum()).expand(count) / count]).view(1, 1, -1)
+    one_bin = torch.ones(1, 1, 1, dtype=torch.float64)
+    options: dict[str, Any] = {"sigma": 4.9, "dark": True}
+    expected = decode_simcc(probabilities, one_bin, **options, backend="reference")
+    near = decode_simcc(probabilities[..., :300], one_bin, **options, backend="reference").coords
+    logits = (probabilities.log() if activation == "softmax" else probabilities.logit()).float().to(device)
+    one_logit = 88.0 * one_bin.float().to(device)
+    actual = decode_simcc(logits, one_logit, **options, backend=backend, activation=activation)
+    torch.testing.assert_close(actual.scores.cpu().double(), expected.scores, rtol=1e-5, atol=0)
+    assert (actual.coords.cpu() - expected.coords).abs().max() < 2e-4 < 0.02 < (near - expected.coords).abs().max()
+    # Unscaled all smoothed bins would be below the clip.
+    assert expected.coords[0, 0, 0].item() != 100.0
+
+
 @EVERY
 def test_where_all_smoothed_bins_clip_to_one_number_there_is_no_step(service: Service) -> None:
     """A rounding of their logs, over an epsilon of 1e-9, would be a step of a hundred bins."""
@@ -113,6 +153,17 @@ def test_where_all_smoothed_bins_clip_to_one_number_there_is_no_step(service: Se
 
 
 @EVERY
+def test_so_do_probabilities_that_are_all_below_it(service: Service) -> None:
+    backend, device = service
+    logits = torch.zeros(1, 2, 1200, device=device)
+    logits[0, 1] = -1e30
+    logits[..., 7] += 0.01
+    actual = decode_simcc(logits, logits, sigma=2.0, dark=True, backend=backend, activation="softmax")
+    assert actual.coords.tolist() == [[[7.0, 7.0], [0.0, 0.0]]]
+    assert actual.scores.tolist() == [pytest.approx([math.exp(0.01) / (1199 + math.exp(0.01)), 1 / 1200], rel=1e-5)]
+
+
+@EVERY
 def test_without_curvature_the_step_is_the_slope_over_the_epsilon(service: Service) -> None:
     """Absurd, and published. What is above the upper clip has one log; a blur of one bin changes nothing."""
     backend, device = service
@@ -124,10 +175,11 @@ def test_without_curvature_the_step_is_the_slope_over_the_epsilon(service: Servi
 # --- equal numbers ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("activation", ["none", *ACTIVATIONS])
 @EVERY
-def test_runs_and_keypoints_alone_agree_bit_for_bit(service: Service) -> None:
+def test_runs_and_keypoints_alone_agree_bit_for_bit(activation: str, service: Service) -> None:
     backend, device = service
-    case = Case(widths=(33, 48), seed=5)
+    case = Case(widths=(33, 48), seed=5, activation=activation, logit_scale=10.0)
     simcc_x, simcc_y = case.axes(device)
     together = decode_simcc(simcc_x, simcc_y, **case.options, backend=backend)
     again = decode_simcc(simcc_x, simcc_y, **case.options, backend=backend)
@@ -260,6 +312,152 @@ def test_coordinates_are_finite(kind: str, service: Service) -> None:
     assert decode_simcc(*axes, 1.5, True, backend=backend).coords.isfinite().all()
     for axis, copy in zip(axes, before, strict=True):
         torch.testing.assert_close(axis, copy, rtol=0, atol=0, equal_nan=True)
+
+
+# --- logits ----------------------------------------------------------------------------------------------
+
+
+def some_logits(device: torch.device, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    """What RTMPose's loss teaches: a Gaussian, whose softmax is taken at ten times its height."""
+    bins, generator = torch.arange(96), torch.Generator().manual_seed(4)
+    logits = []
+    for sigma in (4.9, 5.66):
+        centers = 30 + 36 * torch.rand(1, 3, 1, generator=generator)
+        noise = 0.02 * torch.randn(1, 3, 96, generator=generator)
+        logits.append((1.1 * torch.exp(-0.5 * ((bins - centers) / sigma) ** 2) - 0.1 + noise).to(device, dtype))
+    return logits
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@EVERY
+def test_logits_are_decoded_as_their_probabilities_are(activation: str, dark: bool, service: Service) -> None:
+    backend, device = service
+    for dtype, tolerance in ((torch.float32, 1e-4), (torch.float64, 1e-10)):
+        logits = some_logits(device, dtype)
+        exact = [10 * axis.cpu().double() for axis in logits]
+        probabilities = [axis.softmax(-1) if activation == "softmax" else axis.sigmoid() for axis in exact]
+        for score in ("min", "mean"):
+            options: dict[str, Any] = {"sigma": (4.9, 5.66), "dark": dark, "split_ratio": 2.0, "score": score}
+            expected = decode_simcc(*probabilities, **options, backend="reference")
+            actual = decode_simcc(*logits, **options, backend=backend, activation=activation, logit_scale=10)
+            assert (actual.coords.cpu().double() - expected.coords).abs().max() < tolerance
+            assert (actual.scores.cpu().double() - expected.scores).abs().max() < tolerance / 100
+
+
+@pytest.mark.parametrize("dtype", DTYPES[::3], ids=str)
+@pytest.mark.parametrize("dark", [False, True])
+@EVERY
+def test_saturated_sigmoids_do_not_move_the_maximum(dark: bool, dtype: torch.dtype, service: Service) -> None:
+    """The sigmoids of 40 and of 41 are both 1, in float64 as well."""
+    backend, device = service
+    logits = torch.tensor([-9.0, 0.0, 40.0, 40.0, 41.0, 40.0, 40.0, 0.0, -9.0], dtype=dtype, device=device)
+    logits = logits.expand(1, 1, -1)
+    assert float(logits.double().sigmoid().argmax()) == 2
+    actual = decode_simcc(logits, logits, 1.0, dark, 1.0, backend=backend, activation="sigmoid")
+    assert actual.coords.tolist() == [[[4.0, 4.0]]]  # around which all is equal, and the step is 0
+    assert actual.scores.tolist() == [[1.0]]
+
+
+@EVERY
+def test_a_saturated_softmax_has_one_bin(service: Service) -> None:
+    backend, device = service
+    logits = torch.full((1, 2, 40), -600.0, device=device)
+    logits[..., 11:13] = torch.tensor([400.0, 410.0])
+    logits[0, 1] *= 1e3
+    actual = decode_simcc(logits, logits, 0.9, True, backend=backend, activation="softmax")
+    assert actual.coords[..., 0].isfinite().all()
+    assert ((actual.coords - 12).abs() < 0.5).all()
+    assert actual.scores.tolist() == [pytest.approx([1 / (1 + math.exp(-10)), 1.0], rel=1e-6)]
+
+
+@pytest.mark.parametrize("score", ["min", "mean"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@EVERY
+def test_logits_are_valid_whatever_their_sign(activation: str, score: str, service: Service) -> None:
+    """Unless there is none above -inf, or a NaN. A probability that is too small for its dtype is 0 and valid."""
+    backend, device = service
+    good = torch.tensor([-1.0, 2.0, 0.0])
+    rows = torch.tensor(
+        [
+            [0.0, 0.0, 0.0],
+            [-2.0, -0.95, -3.0],
+            [-math.inf, -300.0, -math.inf],
+            [-math.inf, -math.inf, -math.inf],
+            [math.nan, math.nan, math.nan],
+            [0.5, 0.4, math.nan],
+            [math.inf, -math.inf, math.nan],
+        ]
+    )
+    simcc_x, simcc_y = torch.stack([rows, good.expand_as(rows)]), torch.stack([good.expand_as(rows), rows])
+    inputs = simcc_x.to(device), simcc_y.to(device)
+    options: dict[str, Any] = {"backend": backend, "activation": activation}
+    for dark in (False, True):
+        actual = decode_simcc(*inputs, 1.0, dark, 4.0, score, True, **options)
+        is_valid = (actual.coords != -1).all(-1)
+        assert is_valid.tolist() == [[True, True, True, False, False, False, False]] * 2
+        assert bool(((actual.coords == -1).all(-1) | is_valid).all())
+        softmax, sigmoid = rows.softmax(-1).amax(-1), rows.amax(-1).sigmoid()
+        softmax[3] = 0.0  # no bin has any of it
+        of_good = good.softmax(-1).amax() if activation == "softmax" else good.amax().sigmoid()
+        expected = softmax if activation == "softmax" else sigmoid
+        expected = torch.minimum(expected, of_good) if score == "min" else 0.5 * (expected + of_good)
+        for b in range(2):
+            torch.testing.assert_close(actual.scores[b].cpu(), expected, equal_nan=True)
+        if not dark:
+            assert actual.coords[0, :3].tolist() == [[0.0, 0.25], [0.25, 0.25], [0.25, 0.25]]
+    if activation == "sigmoid" and score == "min":
+        assert actual.scores[0, 2].item() == 0.0
+
+
+@pytest.mark.parametrize("place", [0, 20, 38])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@EVERY
+def test_an_infinite_logit_stays_in_its_bin(activation: str, place: int, service: Service) -> None:
+    backend, device = service
+    simcc_x, simcc_y = Case(("noisy_blob",), (1, 2), (40, 50), seed=2).axes(device)
+    options: dict[str, Any] = {"sigma": 2.0, "dark": True, "activation": activation, "backend": backend}
+    expected = decode_simcc(torch.ones_like(simcc_x), simcc_y, **options)
+    simcc_x = simcc_x.clone()
+    simcc_x[..., place] = math.inf
+    simcc_x[:, 1, place + 1] = math.inf  # towards which a step would go
+    actual = decode_simcc(simcc_x, simcc_y, **options)
+    assert actual.coords[..., 0].tolist() == [[float(place)] * 2]
+    assert torch.equal(actual.coords[..., 1], expected.coords[..., 1])
+    both = decode_simcc(simcc_x, simcc_x, **options)
+    assert both.scores.tolist() == [[1.0, 0.5 if activation == "softmax" else 1.0]]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@EVERY
+def test_scores_of_any_logits_are_probabilities(activation: str, service: Service) -> None:
+    backend, device = service
+    extremes = ("all_minus_infinite", "both_infinite", "huge_and_tiny", "some_nan", "zeros")
+    others = ("negative", "plateau", "signed_noise", "some_infinite", "some_minus_infinite", "strong_blob")
+    for logit_scale, kinds in ((10.0, extremes + others), (1e-30, extremes), (1e30, extremes)):
+        axes = [make_axis(kinds, (1, len(kinds)), width, seed=11, device=device) for width in (9, 17)]
+        options: dict[str, Any] = {"activation": activation, "logit_scale": logit_scale, "backend": backend}
+        actual = decode_simcc(*axes, 1.5, True, **options)
+        assert actual.coords.isfinite().all()
+        has_nan = torch.stack([axis.isnan().any(-1) for axis in axes]).any(0)
+        assert torch.equal(actual.scores.isnan(), has_nan)
+        assert ((actual.scores >= 0) & (actual.scores <= 1) | has_nan).all()
+        for kind, (x, y), score in zip(kinds, actual.coords[0].tolist(), actual.scores[0].tolist(), strict=True):
+            assert ((x, y) == (-1, -1)) == (kind in ("some_nan", "all_minus_infinite")), kind
+            assert kind != "all_minus_infinite" or score == 0
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@EVERY
+def test_visibilities_are_those_of_the_logits(activation: str, service: Service) -> None:
+    backend, device = service
+    logits = some_logits(device)
+    options: dict[str, Any] = {"sigma": (4.9, 5.66), "visibility": True, "beta": 2.0, "backend": backend}
+    expected = decode_simcc(*logits, **options).visibility
+    actual = decode_simcc(*logits, **options, activation=activation, logit_scale=10.0).visibility
+    assert expected is not None
+    assert actual is not None
+    assert torch.equal(actual, expected)
 
 
 @pytest.mark.parametrize("shape", [(0, 17), (2, 0), (0, 0)])

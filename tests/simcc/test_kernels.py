@@ -38,12 +38,28 @@ def test_outputs_are_written_whole_and_nothing_beside_them(visibility: bool, tri
         outputs.append(memory[8:-8].view(shape))
     axes, sharpness = case.axes(triton_device), case.beta * 2.0 if visibility else 0.0
     taps = opencv_taps(11)
-    kernels.decode_simcc_fwd(*outputs, *axes, taps, taps, sharpness, sharpness, case.split_ratio, False)
+    kernels.decode_simcc_fwd(*outputs, *axes, taps, taps, sharpness, sharpness, case.split_ratio, False, "none", 1.0)
     for memory in guarded:
         assert bool((memory[:8] == 12345.0).all() & (memory[-8:] == 12345.0).all()), "written beside an output"
     assert bool(outputs[2].isnan().all()) == (not visibility)
     actual = SimCCKeypoints(outputs[0], outputs[1], outputs[2] if visibility else None)
     assert_within_bounds(actual, *axes, case, "triton")
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("dark", [False, True])
+def test_long_axes_of_logits(dark: bool, activation: str, triton_device: torch.device) -> None:
+    """Held whole, or walked along with two softmaxes on the way."""
+    kinds = ("strong_blob", "noise", "some_minus_infinite")
+    case = Case(kinds, (1, 3), (600, 2500), sigma=4.9, beta=0.5, dark=dark, activation=activation, logit_scale=0.2)
+    assert assert_like_truth(case, "triton", triton_device).bounded > 0
+    simcc_x, simcc_y = (axis.clone() for axis in case.axes(triton_device))
+    simcc_y[0, 0] = -math.inf
+    simcc_y[0, 1, 2] = simcc_x[0, 2, 599] = math.nan
+    actual = decode_simcc(simcc_x, simcc_y, 4.9, dark, backend="triton", activation=activation)
+    assert actual.coords.tolist() == [[[-1.0, -1.0]] * 3]
+    assert actual.scores.isnan().tolist() == [[False, True, True]]
+    assert actual.scores[0, 0].item() == 0.0
 
 
 @pytest.mark.parametrize("widths", [(512, 513), (2048, 2049), (3000, 5000)])
@@ -110,11 +126,15 @@ def test_one_launch_whatever_is_asked_for(launches: list[dict[str, Any]], triton
     axes = Case().axes(triton_device)
     decode_simcc(*axes, backend="triton")
     decode_simcc(*axes, (2.0, 1.0), True, 2.0, "mean", True, backend="triton")
-    plain, full = launches
+    decode_simcc(*axes, (2.0, 1.0), True, visibility=True, backend="triton", activation="softmax", logit_scale=10)
+    decode_simcc(*axes, backend="triton", logit_scale=10)  # which nothing asks for
+    plain, full, logits, again = launches
     assert not plain["DARK"]
     assert (plain["X_SHARPNESS"], plain["Y_SHARPNESS"]) == (0.0, 0.0)
     assert (full["X_SHARPNESS"], full["Y_SHARPNESS"]) == (300.0, 150.0)
     assert (full["X_RADIUS"], full["Y_RADIUS"], full["MEAN_SCORE"], full["SPLIT_RATIO"]) == (5, 1, True, 2.0)
+    assert [(each["ACTIVATION"], each["LOGIT_SCALE"]) for each in (full, logits)] == [("none", 1.0), ("softmax", 10.0)]
+    assert again == plain
 
 
 @pytest.mark.gpu

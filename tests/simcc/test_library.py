@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from .cases import make_axis
 
 EVERY_FUSED = pytest.mark.parametrize("service", SERVICES[1:], indirect=True)
 Service = tuple[str, torch.device]
+Decoder = Callable[[Tensor, Tensor], SimCCKeypoints]
 
 
 def some_axes(
@@ -36,6 +38,8 @@ def test_opcheck(dtype: torch.dtype, service: Service) -> None:
     torch.library.opcheck(decode_simcc_operator, (*axes, 11, 7, 75.0, 60.0, 2.0, False, backend))
     strided = axes[0].mT.contiguous().mT, axes[1]
     torch.library.opcheck(decode_simcc_operator, (*strided, 0, 0, 0.0, 0.0, 1.0, True, backend))
+    logits = (*axes, 11, 7, 75.0, 60.0, 2.0, False, backend, "softmax", 10.0)
+    torch.library.opcheck(decode_simcc_operator, logits)
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (0, 3), (2, 0)])
@@ -63,7 +67,14 @@ def test_the_operator_takes_numbers_and_returns_three_tensors() -> None:
     assert torch.equal(coords, expected.coords)
     assert torch.equal(scores, expected.scores)
     assert visibility.numel() == 0
+    _, scores, _ = decode_simcc_operator(*axes, 11, 11, 0.0, 0.0, 2.0, False, "eager", "softmax", 10.0)
+    expected = decode_simcc(*axes, backend="eager", activation="softmax", logit_scale=10.0)
+    assert torch.equal(scores, expected.scores)
     assert torch.Tag.pt2_compliant_tag in decode_simcc_operator.tags
+
+
+def scaled_logits(simcc_x: Tensor, simcc_y: Tensor) -> SimCCKeypoints:
+    return decode_simcc(simcc_x * 2, simcc_y, (2.0, 3.0), True, visibility=True, activation="softmax", logit_scale=10)
 
 
 def scaled(simcc_x: Tensor, simcc_y: Tensor) -> SimCCKeypoints:
@@ -72,7 +83,8 @@ def scaled(simcc_x: Tensor, simcc_y: Tensor) -> SimCCKeypoints:
 
 
 @pytest.mark.slow
-def test_compiles_whole_and_once_for_any_batch(device: torch.device) -> None:
+@pytest.mark.parametrize("function", [scaled, scaled_logits])
+def test_compiles_whole_and_once_for_any_batch(function: Decoder, device: torch.device) -> None:
     """The second size makes the batch dynamic, the third finds it so."""
     torch._dynamo.reset()
     graphs: list[object] = []
@@ -81,23 +93,28 @@ def test_compiles_whole_and_once_for_any_batch(device: torch.device) -> None:
         graphs.append(graph)
         return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
 
-    compiled = torch.compile(scaled, fullgraph=True, backend=counting)
+    compiled = torch.compile(function, fullgraph=True, backend=counting)
     for batch in (3, 4, 7, 5):
         axes = some_axes(batch, device)
-        torch.testing.assert_close(compiled(*axes), scaled(*axes), rtol=0, atol=1e-5)
+        torch.testing.assert_close(compiled(*axes), function(*axes), rtol=0, atol=1e-5)
     assert len(graphs) == 2
 
 
 class Head(nn.Module):
+    def __init__(self, function: Decoder) -> None:
+        super().__init__()
+        self.function = function
+
     def forward(self, simcc_x: Tensor, simcc_y: Tensor) -> SimCCKeypoints:
-        return scaled(simcc_x, simcc_y)
+        return self.function(simcc_x, simcc_y)
 
 
 @pytest.mark.slow
-def test_exports_with_a_dynamic_batch_and_survives_a_file() -> None:
+@pytest.mark.parametrize("function", [scaled, scaled_logits])
+def test_exports_with_a_dynamic_batch_and_survives_a_file(function: Decoder) -> None:
     batch = torch.export.Dim("batch", min=1, max=1024)
     dynamic = {"simcc_x": {0: batch}, "simcc_y": {0: batch}}
-    program = torch.export.export(Head(), some_axes(3), dynamic_shapes=dynamic)
+    program = torch.export.export(Head(function), some_axes(3), dynamic_shapes=dynamic)
     assert [node.target for node in program.graph.nodes].count(decode_simcc_operator) == 1
     file = io.BytesIO()
     torch.export.save(program, file)
@@ -106,7 +123,7 @@ def test_exports_with_a_dynamic_batch_and_survives_a_file() -> None:
     for size in (1, 5):
         actual = loaded(*some_axes(size))
         assert type(actual) is SimCCKeypoints
-        for one, other in zip(actual, scaled(*some_axes(size)), strict=True):
+        for one, other in zip(actual, function(*some_axes(size)), strict=True):
             assert torch.equal(one, other)
 
 

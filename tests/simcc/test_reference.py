@@ -128,6 +128,32 @@ def test_visibility_and_scores_by_hand() -> None:
     assert decode_simcc_reference(simcc_x, simcc_y, score="mean")[1].item() == 0.75
 
 
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_scores_of_logits_by_hand(activation: str) -> None:
+    simcc_x, simcc_y = torch.tensor([[[0.0, -1.0, -3.0]]]).double(), torch.tensor([[[-0.5, 2.0]]]).double()
+    options: dict[str, Any] = {"activation": activation, "logit_scale": 3.0}
+    coords, scores, _ = decode_simcc_reference(simcc_x, simcc_y, **options)
+    of_x, of_y = 0.5, 1 / (1 + math.exp(-6))
+    if activation == "softmax":
+        of_x, of_y = 1 / (1 + math.exp(-3) + math.exp(-9)), 1 / (1 + math.exp(-7.5))
+    assert scores.item() == pytest.approx(min(of_x, of_y), rel=1e-12)
+    assert coords.tolist() == [[[0.0, 1.0]]]
+    mean = decode_simcc_reference(simcc_x, simcc_y, score="mean", **options)[1]
+    assert mean.item() == pytest.approx((of_x + of_y) / 2, rel=1e-12)
+
+
+def test_what_is_said_of_the_scores_of_targets() -> None:
+    """In the docstring and in the README: of RTMPose's for crops of 256 x 192 pixels, and of flat axes."""
+    targets = [
+        torch.exp(-0.5 * ((torch.arange(width) - width // 2) / sigma) ** 2)[None, None]
+        for width, sigma in ((384, 4.9), (512, 5.66))
+    ]
+    options: dict[str, Any] = {"activation": "softmax", "logit_scale": 10.0}
+    assert decode_simcc(*targets, **options).scores.item() == pytest.approx(0.21, abs=0.005)
+    flat = torch.full((1, 1, 500), -2.0)
+    assert decode_simcc(flat, flat, **options).scores.item() == pytest.approx(1 / 500, rel=1e-6)
+
+
 def test_kernel_sizes() -> None:
     """mmpose's codec at the sigmas of its configs, and where a rounding would decide."""
     sizes = {0.49: -1, 0.5: 1, 0.7: 1, 0.8: 3, 2.0: 11, 4.9: 29, 5.66: 35, 6.0: 37, 6.93: 43}
