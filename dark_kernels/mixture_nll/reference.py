@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..nll.reference import plus, scaled, times
+from ..nll.reference import one, plus, scaled, times
 
 
 def gaussian_mixture_nll_reference(
@@ -81,7 +81,8 @@ def log_likelihood(
 
     log_weights = torch.log_softmax(torch.where(any_on[..., None], logits, 0.0), dim=-1)
     z = scaled(target[..., None, :] - mean, -log_var[..., None].expand_as(mean) / 2)
-    joint = log_weights - log_var - times(z / 2, z).sum(-1) - math.log(2 * math.pi)
+    half_square = times(times(z / 2, z).sum(-1), one(-log_var))
+    joint = log_weights - log_var - half_square - math.log(2 * math.pi)
     # The largest density as 1. Those that all underflow share the responsibility, as if they were equal.
     best = joint.detach().amax(-1, keepdim=True)
     densities = torch.exp(plus(joint, -best))

@@ -147,15 +147,18 @@ def nll_at_cells(
             low, high = log_var_bounds
             a, c = a.clamp(low / 2, high / 2), c.clamp(low / 2, high / 2)
         dx, dy = difference.unbind(-1)
-        (a, of_z1), (c, of_z2), (dx, to_z2) = fork(a), fork(c), fork(dx)
-        of_z1, of_w = fork(of_z1)
+        (dx, dx_in_z2), (a, a_of_z1), (c, c_of_z2) = fork(dx), fork(a), fork(c)
+        a_of_z1, a_in_z2 = fork(a_of_z1)
         half_log_det = a / 2 + c / 2  # halves: a sum could overflow
         log_factor = held_log_factor(2 * beta, half_log_det)  # of the square root of the determinant
         # z = L^-1 d, times the square root of the factor: it can be finite where z is not.
-        z1 = scaled(dx, -of_z1, log_factor / 2)
-        z2 = scaled(dy - times(b, scaled(to_z2, -of_w)), -of_z2, log_factor / 2)
-        constant = math.log(2 * math.pi) / 2 if full else 0.0
-        return 2 * (times(half_log_det + constant, log_factor.exp()) + times(z1 / 2, z1 / 2) + times(z2 / 2, z2 / 2))
+        z1 = scaled(dx, -a_of_z1, log_factor / 2)
+        shift = times(b, times(scaled(dx_in_z2, -a_in_z2), one(-a_in_z2)))
+        z2 = scaled(dy - shift, -c_of_z2, log_factor / 2)
+        loss = half_log_det + math.log(2 * math.pi) / 2 if full else half_log_det
+        loss = times(loss, log_factor.exp())
+        loss = loss + times(times(z1 / 2, z1 / 2), one(-2 * a_of_z1)) + times(times(z2 / 2, z2 / 2), one(-2 * c_of_z2))
+        return 2 * loss
 
     if fixed_log_var is not None:
         log_var = replace(log_var, fixed_log_var)
@@ -165,11 +168,12 @@ def nll_at_cells(
     log_factor = held_log_factor(beta, log_var)
     if distribution == "gaussian":
         z = scaled(difference, -of_z / 2, log_factor / 2)  # with the square root of the factor, as above
-        constant = math.log(2 * math.pi) / 2 if full else 0.0
-        loss = times(log_var / 2 + constant, log_factor.exp()) + times(z / 2, z)
+        loss = (log_var + math.log(2 * math.pi)) / 2 if full else log_var / 2
+        loss = times(loss, log_factor.exp()) + times(times(z / 2, z), one(-of_z))
     else:  # log_var is the log of Laplace's scale
         distance = times(difference, difference.detach().sign())
-        loss = times(log_var + math.log(2), log_factor.exp()) + scaled(distance, -of_z, log_factor)
+        loss = times(log_var + math.log(2), log_factor.exp())
+        loss = loss + times(scaled(distance, -of_z, log_factor), one(-of_z))
     return loss.sum(-1)
 
 
@@ -210,43 +214,46 @@ def reduce(
 
 
 def scaled(number: Tensor, exponent: Tensor, constant: Tensor | float = 0.0) -> Tensor:
-    """number * e^(exponent + constant), which overflows only where the result does, and so do its derivatives. The
-    `constant` has none."""
-    held = exponent.detach()
+    """number * e^(exponent + constant), which overflows only where the result does. A multiple of `number` to autograd,
+    to which `one` adds the derivatives in `exponent`."""
     # Each of the four is finite, and together they take the smallest number beyond the largest.
-    step = torch.exp((held + constant) / 4).clamp(max=torch.finfo(number.dtype).max)
+    step = torch.exp((exponent.detach() + constant) / 4).clamp(max=torch.finfo(number.dtype).max)
     for _ in range(4):
         number = times(number, step)
-    # A factor of 1 carries the derivatives, which are those of an exponential. No number for an infinite exponent.
-    return times(number, torch.exp((exponent - held).nan_to_num()))
+    return number
 
 
-def times(one: Tensor, other: Tensor) -> Tensor:
-    """Their product, in which 0 times infinity is 0; in its derivatives too."""
-    return _Times.apply(*torch.broadcast_tensors(one, other))
+def one(exponent: Tensor) -> Tensor:
+    """1, with the derivatives of e^exponent over its value: they are finite where that is not."""
+    return torch.exp((exponent - exponent.detach()).nan_to_num())  # an infinite exponent has none
 
 
-def plus(one: Tensor, other: Tensor) -> Tensor:
-    """Their sum, in which opposite infinities leave 0."""
-    return _Plus.apply(*torch.broadcast_tensors(one, other))
+def times(a: Tensor, b: Tensor) -> Tensor:
+    """a * b, in which 0 times infinity is 0; in its derivatives too."""
+    return _Times.apply(*torch.broadcast_tensors(a, b))
+
+
+def plus(a: Tensor, b: Tensor) -> Tensor:
+    """a + b, in which opposite infinities leave 0; in its derivatives too."""
+    return _Plus.apply(*torch.broadcast_tensors(a, b))
 
 
 def fork(number: Tensor) -> tuple[Tensor, Tensor]:
-    """Two of it, of which gradients come back by `plus`."""
+    """Two of it, whose gradients are added by `plus`."""
     return _Fork.apply(number)
 
 
-def _unless_nan(result: Tensor, one: Tensor, other: Tensor) -> Tensor:
+def _unless_nan(result: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """The result, or 0 where numbers have made a NaN."""
-    return torch.where(result.isnan() & ~(one.isnan() | other.isnan()), 0.0, result)
+    return torch.where(result.isnan() & ~(a.isnan() | b.isnan()), 0.0, result)
 
 
 class _Times(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(one: Tensor, other: Tensor) -> Tensor:
-        return _unless_nan(one * other, one, other)
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        return _unless_nan(a * b, a, b)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -260,17 +267,17 @@ class _Times(torch.autograd.Function):
         return tuple(times(gradient, factor) if needs else None for factor, needs in needed)
 
     @staticmethod
-    def jvp(ctx: Any, for_one: Tensor, for_other: Tensor) -> Tensor:
-        one, other = ctx.saved_tensors
-        return plus(times(for_one, other), times(one, for_other))
+    def jvp(ctx: Any, for_a: Tensor, for_b: Tensor) -> Tensor:
+        a, b = ctx.saved_tensors
+        return plus(times(for_a, b), times(a, for_b))
 
 
 class _Plus(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(one: Tensor, other: Tensor) -> Tensor:
-        return _unless_nan(one + other, one, other)
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        return _unless_nan(a + b, a, b)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -281,8 +288,8 @@ class _Plus(torch.autograd.Function):
         return gradient, gradient
 
     @staticmethod
-    def jvp(ctx: Any, for_one: Tensor, for_other: Tensor) -> Tensor:
-        return plus(for_one, for_other)
+    def jvp(ctx: Any, for_a: Tensor, for_b: Tensor) -> Tensor:
+        return plus(for_a, for_b)
 
 
 class _Fork(torch.autograd.Function):
@@ -297,8 +304,8 @@ class _Fork(torch.autograd.Function):
         pass
 
     @staticmethod
-    def backward(ctx: Any, one: Tensor, other: Tensor) -> Tensor:
-        return plus(one, other)
+    def backward(ctx: Any, for_one: Tensor, for_other: Tensor) -> Tensor:
+        return plus(for_one, for_other)
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor) -> tuple[Tensor, Tensor]:
