@@ -157,7 +157,11 @@ def nll_at_cells(
         z2 = scaled(dy - shift, -c_of_z2, log_factor / 2)
         loss = half_log_det + math.log(2 * math.pi) / 2 if full else half_log_det
         loss = times(loss, log_factor.exp())
-        loss = loss + times(times(z1 / 2, z1 / 2), one(-2 * a_of_z1)) + times(times(z2 / 2, z2 / 2), one(-2 * c_of_z2))
+        loss = (
+            loss
+            + times(times(z1 / 2, z1 / 2), one(-a_of_z1).square())
+            + times(times(z2 / 2, z2 / 2), one(-c_of_z2).square())
+        )
         return 2 * loss
 
     if fixed_log_var is not None:
