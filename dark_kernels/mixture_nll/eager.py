@@ -106,7 +106,7 @@ def _losses_and_slopes(
     # A component that is not responsible adds nothing, even where it is infinitely far away or infinitely sharp.
     is_responsible = posterior != 0
     pull = torch.where(is_responsible[..., None], posterior[..., None] * z, 0.0)
-    for_mean = -pull * step * step
+    for_mean = torch.where(pull == 0, 0.0, -pull * step * step)
     for_log_var = torch.where(passes & is_responsible, posterior * (1 - half_squares), 0.0)
     return losses, torch.cat([prior - posterior, for_mean.flatten(-2), for_log_var], dim=-1)
 

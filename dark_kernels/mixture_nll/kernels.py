@@ -133,8 +133,8 @@ def _gaussian_mixture_nll_fwd_kernel(
     # sharp.
     pull_x = tl.where(posterior == 0, 0.0, posterior * z_x)
     pull_y = tl.where(posterior == 0, 0.0, posterior * z_y)
-    for_mean_x = -pull_x * step * step
-    for_mean_y = -pull_y * step * step
+    for_mean_x = tl.where(pull_x == 0, 0.0, -pull_x * step * step)
+    for_mean_y = tl.where(pull_y == 0, 0.0, -pull_y * step * step)
     for_log_var = tl.where(posterior == 0, 0.0, posterior * (1.0 - half_squares))
     if HAS_BOUNDS:
         for_log_var = tl.where((log_var >= min_log_var) & (log_var <= max_log_var), for_log_var, 0.0)

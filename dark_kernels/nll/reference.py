@@ -155,14 +155,10 @@ def nll_at_cells(
         z1 = scaled(dx, -a_of_z1, log_factor / 2)
         shift = times(b, times(scaled(dx_in_z2, -a_in_z2), one(-a_in_z2)))
         z2 = scaled(dy - shift, -c_of_z2, log_factor / 2)
-        loss = half_log_det + math.log(2 * math.pi) / 2 if full else half_log_det
-        loss = times(loss, log_factor.exp())
-        loss = (
-            loss
-            + times(times(z1 / 2, z1 / 2), one(-a_of_z1).square())
-            + times(times(z2 / 2, z2 / 2), one(-c_of_z2).square())
-        )
-        return 2 * loss
+        squares = times(times(z1 / 2, z1 / 2), one(-a_of_z1).square())
+        squares = squares + times(times(z2 / 2, z2 / 2), one(-c_of_z2).square())
+        constant = math.log(2 * math.pi) / 2 if full else 0.0
+        return 2 * (times(half_log_det + constant, log_factor.exp()) + squares)
 
     if fixed_log_var is not None:
         log_var = replace(log_var, fixed_log_var)
