@@ -103,9 +103,9 @@ def axis_gradients(difference, log_var, grad_loss, beta, IS_LAPLACE: tl.constexp
 
 @triton.jit
 def _cholesky(difference_x, difference_y, a, b, c, beta, HAS_BETA: tl.constexpr):
-    """Half of the logarithm of the determinant's root, e^(-a / 2), z1, and steps and residuals of both axes.
+    """Half of the factor's log determinant, e^(-a / 2), z1, and steps and residuals of both axes.
 
-    Steps are e^(-a / 2) and e^(-c / 2) times the fourth root of beta-NLL's factor, and residuals are z times its square
+    Steps are e^(-a / 2) and e^(-c / 2) times the fourth root of variance^beta, and residuals are z times its square
     root: they can be finite where they are not without it.
     """
     half_log_det = 0.5 * a + 0.5 * c  # halves: a sum could overflow

@@ -107,13 +107,13 @@ def _plus(one: Tensor, other: Tensor) -> Tensor:
 
 
 class _Cholesky(NamedTuple):
-    """[B, K] each. Residuals are times the square root of beta-NLL's factor, with which they can be finite where they
-    are not without it."""
+    """[B, K] each. Residuals are z times the square root of variance^beta, with which they can be finite where they are
+    not without it."""
 
     half_log_det: Tensor
     step_a: Tensor  # e^(-a / 2)
-    z1: Tensor  # without the factor
-    step_x: Tensor  # e^(-a / 2) times the fourth root of the factor
+    z1: Tensor
+    step_x: Tensor  # e^(-a / 2) times the fourth root of variance^beta
     step_y: Tensor  # e^(-c / 2) times the same
     residual_x: Tensor
     residual_y: Tensor
