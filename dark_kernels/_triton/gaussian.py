@@ -19,19 +19,16 @@ def finite_exp(exponent):
 
 
 @triton.jit
-def _unless_nan(result, one, other):
-    """The result, or 0 where numbers have made a NaN: infinity times 0, or less infinity."""
-    return tl.where((result != result) & (one == one) & (other == other), 0.0, result)
-
-
-@triton.jit
 def _times(one, other):
-    return _unless_nan(one * other, one, other)
+    """one * other, in which 0 times infinity is 0."""
+    product = one * other
+    return tl.where((product != product) & (one == one) & (other == other), 0.0, product)
 
 
 @triton.jit
 def _plus(one, other):
-    return _unless_nan(one + other, one, other)
+    """one + other, in which opposite infinities leave 0, as opposite numbers do."""
+    return tl.where(one == -other, 0.0, one + other)
 
 
 @triton.jit

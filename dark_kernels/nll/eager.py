@@ -93,17 +93,15 @@ def _step(exponent: Tensor) -> Tensor:
     return exponent.exp().clamp(max=torch.finfo(exponent.dtype).max)
 
 
-def _unless_nan(result: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """The result, or 0 where numbers have made a NaN: infinity times 0, or less infinity."""
-    return torch.where(result.isnan() & ~(one.isnan() | other.isnan()), 0.0, result)
-
-
 def _times(one: Tensor, other: Tensor) -> Tensor:
-    return _unless_nan(one * other, one, other)
+    """one * other, in which 0 times infinity is 0."""
+    product = one * other
+    return torch.where(product.isnan() & ~(one.isnan() | other.isnan()), 0.0, product)
 
 
 def _plus(one: Tensor, other: Tensor) -> Tensor:
-    return _unless_nan(one + other, one, other)
+    """one + other, in which opposite infinities leave 0, as opposite numbers do."""
+    return torch.where(one == -other, 0.0, one + other)
 
 
 class _Cholesky(NamedTuple):
