@@ -80,12 +80,11 @@ def _losses_and_slopes(
     bounded = log_var.clamp(min_log_var, max_log_var)
     passes = bounded == log_var
 
-    # Squared after the scaling: e^-s alone overflows where the loss does not. At the mean nothing is scaled, so
-    # that an infinite precision is one of a density, and no NaN.
-    difference = target[..., None, :] - mean
-    scale = torch.exp(-0.5 * bounded)
-    z = torch.where(difference == 0, 0.0, difference * scale[..., None])
-    half_squares = 0.5 * (z * z).sum(-1)
+    # Squared after the scaling: e^-s alone overflows where the loss does not. A half of the exponent at a time, and
+    # finite: at the mean 0 stays 0, and any other number is taken beyond the range where the whole exponential does.
+    step = torch.exp(-0.25 * bounded).clamp(max=torch.finfo(bounded.dtype).max)[..., None]
+    z = (target[..., None, :] - mean) * step * step
+    half_squares = (0.5 * z * z).sum(-1)
 
     # Both sums of exponentials with their largest term as 1. Where every component is off, that is none.
     top = logits.amax(-1, keepdim=True)
@@ -107,7 +106,7 @@ def _losses_and_slopes(
     # A component that is not responsible adds nothing, even where it is infinitely far away or infinitely sharp.
     is_responsible = posterior != 0
     pull = torch.where(is_responsible[..., None], posterior[..., None] * z, 0.0)
-    for_mean = torch.where(pull == 0, 0.0, -pull * scale[..., None])
+    for_mean = torch.where(pull == 0, 0.0, -pull * step * step)
     for_log_var = torch.where(passes & is_responsible, posterior * (1 - half_squares), 0.0)
     return losses, torch.cat([prior - posterior, for_mean.flatten(-2), for_log_var], dim=-1)
 
@@ -139,7 +138,8 @@ def gaussian_mixture_nll_bwd(
     """Add to the gradients, which are zeros."""
     valid = cells >= 0
     factor = (grad_loss.to(slopes.dtype) * scale).expand(cells.shape)
-    gradients = torch.where(valid[..., None], slopes * factor[..., None], 0.0)
+    # A loss of which nothing is asked has no gradient, be it infinite.
+    gradients = torch.where((valid & (factor != 0))[..., None], slopes * factor[..., None], 0.0)
     cells = torch.where(valid, cells, 0)
     row, column = cells // width, cells % width
     batch, keypoint = _own_index(cells)

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .._triton.cells import find_cells, reduction_buffers, store_losses, store_tile, tile_shape
+from .._triton.gaussian import finite_exp
 from .._triton.launch import on_device_of
 
 LOG_2_PI = tl.constexpr(1.8378770664093453)
@@ -102,14 +103,12 @@ def _gaussian_mixture_nll_fwd_kernel(
         bounded = tl.where(log_var < min_log_var, min_log_var, log_var)
         bounded = tl.where(log_var > max_log_var, max_log_var, bounded)
 
-    # Squared after the scaling: e^-s alone overflows where the loss does not. At the mean nothing is scaled,
-    # so that an infinite precision is one of a density, and no NaN.
-    scale = tl.exp(-0.5 * bounded)
-    difference_x = x[:, None] - mean_x
-    difference_y = y[:, None] - mean_y
-    z_x = tl.where(difference_x == 0, 0.0, difference_x * scale)
-    z_y = tl.where(difference_y == 0, 0.0, difference_y * scale)
-    half_squares = 0.5 * (z_x * z_x + z_y * z_y)
+    # Squared after the scaling: e^-s alone overflows where the loss does not. A half of the exponent at a time, and
+    # finite: at the mean 0 stays 0, and any other number is taken beyond the range where the whole exponential does.
+    step = finite_exp(-0.25 * bounded)
+    z_x = (x[:, None] - mean_x) * step * step
+    z_y = (y[:, None] - mean_y) * step * step
+    half_squares = 0.5 * z_x * z_x + 0.5 * z_y * z_y
 
     # Both sums of exponentials with their largest term as 1. Where every component is off, that is none.
     top = tl.max(logit, axis=1)
@@ -134,8 +133,8 @@ def _gaussian_mixture_nll_fwd_kernel(
     # sharp.
     pull_x = tl.where(posterior == 0, 0.0, posterior * z_x)
     pull_y = tl.where(posterior == 0, 0.0, posterior * z_y)
-    for_mean_x = tl.where(pull_x == 0, 0.0, -pull_x * scale)
-    for_mean_y = tl.where(pull_y == 0, 0.0, -pull_y * scale)
+    for_mean_x = tl.where(pull_x == 0, 0.0, -pull_x * step * step)
+    for_mean_y = tl.where(pull_y == 0, 0.0, -pull_y * step * step)
     for_log_var = tl.where(posterior == 0, 0.0, posterior * (1.0 - half_squares))
     if HAS_BOUNDS:
         for_log_var = tl.where((log_var >= min_log_var) & (log_var <= max_log_var), for_log_var, 0.0)
@@ -184,7 +183,9 @@ def _write_tile(
     slope = tl.load(slopes_ptr + owner * COLUMNS + (FIRST + channel % CHANNELS), mask=valid, other=0.0)
     grad_loss_ptr += batch * grad_loss_stride_b
     grad_loss = tl.load(grad_loss_ptr + keypoint * grad_loss_stride_k, mask=valid, other=0.0).to(tl.float32)
-    slope *= grad_loss * tl.load(scale_ptr)
+    grad_loss *= tl.load(scale_ptr)
+    # A loss of which nothing is asked has no gradient, be it infinite.
+    slope = tl.where(grad_loss != 0, slope * grad_loss, 0.0)
 
     store_tile(
         gradient_ptr, slope, cell, channel, exists, batch, tile, num_channels, num_pixels, BLOCK_PIXELS, CHANNELS_LAST

@@ -13,6 +13,8 @@ import math
 import torch
 from torch import Tensor
 
+from ..nll.reference import one, plus, scaled, times
+
 
 def gaussian_mixture_nll_reference(
     logits: Tensor,  # [B, K, M, H, W]
@@ -78,7 +80,11 @@ def log_likelihood(
         log_var = log_var.clamp(*log_var_bounds)
 
     log_weights = torch.log_softmax(torch.where(any_on[..., None], logits, 0.0), dim=-1)
-    squared_distances = ((target[..., None, :] - mean) ** 2).sum(-1)
-    log_densities = -log_var - squared_distances * torch.exp(-log_var) / 2 - math.log(2 * math.pi)
-    likelihood = torch.logsumexp(log_weights + log_densities, dim=-1)
-    return torch.where(any_on, likelihood, -math.inf)
+    z = scaled(target[..., None, :] - mean, -log_var[..., None].expand_as(mean) / 2)
+    half_square = times(times(z / 2, z).sum(-1), one(-log_var))
+    joint = log_weights - log_var - half_square - math.log(2 * math.pi)
+    # The largest density as 1. Those that all underflow share the responsibility, as if they were equal.
+    best = joint.detach().amax(-1, keepdim=True)
+    densities = torch.exp(plus(joint, -best))
+    total = torch.where(is_on | ~any_on[..., None], densities, 0.0).sum(-1)
+    return torch.where(any_on, best.squeeze(-1) + total.log(), -math.inf)

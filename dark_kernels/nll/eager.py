@@ -88,57 +88,110 @@ def _bounded(log_var: Tensor, options: Options) -> tuple[Tensor, Tensor | None]:
     return bounded, bounded == log_var  # false for a NaN, as in torch.clamp
 
 
+def _step(exponent: Tensor) -> Tensor:
+    """e^exponent, by which a residual is multiplied several times: finite, so that a residual of 0 stays 0, and large
+    enough to take any other beyond the range where the whole exponential does."""
+    return exponent.exp().clamp(max=torch.finfo(exponent.dtype).max)
+
+
+def _times(one: Tensor, other: Tensor) -> Tensor:
+    """one * other, in which 0 times infinity is 0."""
+    product = one * other
+    return torch.where(product.isnan() & ~(one.isnan() | other.isnan()), 0.0, product)
+
+
+def _plus(one: Tensor, other: Tensor) -> Tensor:
+    """one + other, in which opposite infinities leave 0, as opposite numbers do."""
+    return torch.where(one == -other, 0.0, one + other)
+
+
+class _Cholesky(NamedTuple):
+    """[B, K] each. Residuals are z times the square root of variance^beta, with which they can be finite where they are
+    not without it."""
+
+    half_log_det: Tensor
+    step_a: Tensor  # e^(-a / 2)
+    z1: Tensor
+    step_x: Tensor  # e^(-a / 2) times the fourth root of variance^beta
+    step_y: Tensor  # e^(-c / 2) times the same
+    residual_x: Tensor
+    residual_y: Tensor
+
+
+def _cholesky(difference: Tensor, log_var: Tensor, beta: float) -> _Cholesky:
+    a, b, c = log_var.unbind(-1)
+    dx, dy = difference.unbind(-1)
+    half_log_det = 0.5 * a + 0.5 * c  # halves: a sum could overflow
+    step_a = step_x = _step(-0.5 * a)
+    z1 = residual_x = dx * step_a * step_a
+    step_y = _step(-0.5 * c)
+    if beta != 0:
+        held = (0.5 * beta) * half_log_det
+        step_x, step_y = _step(held - 0.5 * a), _step(held - 0.5 * c)
+        residual_x = dx * step_x * step_x
+    residual_y = _times(dy - _times(b, z1), step_y) * step_y
+    return _Cholesky(half_log_det, step_a, z1, step_x, step_y, residual_x, residual_y)
+
+
 def _losses(values: Tensor, target: Tensor, options: Options) -> Tensor:
     """[B, K], unweighted. `values` are the 2 means and 1 to 3 log variances at the cells."""
     difference = target - values[..., :2]
     log_var, _ = _bounded(values[..., 2:], options)
+    beta = options.beta
     if log_var.shape[-1] == 3:
-        a, b, c = log_var.unbind(-1)
-        z1 = difference[..., 0] * torch.exp(-a)
-        z2 = (difference[..., 1] - b * z1) * torch.exp(-c)
-        loss = a + c + 0.5 * (z1 * z1 + z2 * z2)
+        cholesky = _cholesky(difference, log_var, beta)
+        half = cholesky.half_log_det
         if options.full:
-            loss = loss + math.log(2 * math.pi)
-        return loss if options.beta == 0 else loss * torch.exp(options.beta * (a + c))
+            half = half + 0.5 * math.log(2 * math.pi)
+        if beta != 0:
+            half = half * torch.exp((2 * beta) * cholesky.half_log_det)
+        half_x, half_y = 0.5 * cholesky.residual_x, 0.5 * cholesky.residual_y
+        return 2.0 * (half + half_x * half_x + half_y * half_y)
+    step = _step((0.25 * (beta - 1)) * log_var)
     if options.distribution == "gaussian":
         # Squared after the scaling: e^-s alone overflows where the loss does not.
-        z = difference * torch.exp(-0.5 * log_var)
-        loss = 0.5 * (log_var + z * z)
+        z = difference * step * step
+        loss, square = 0.5 * log_var, 0.5 * z * z
         if options.full:
             loss = loss + 0.5 * math.log(2 * math.pi)
     else:
-        loss = log_var + difference.abs() * torch.exp(-log_var) + math.log(2)
-    if options.beta != 0:
-        loss = loss * torch.exp(options.beta * log_var)
-    return loss.sum(-1)
+        loss, square = log_var + math.log(2), difference.abs() * step * step * step * step
+    if beta != 0:
+        loss = loss * torch.exp(beta * log_var)
+    return (loss + square).sum(-1)
 
 
-def _value_gradients(values: Tensor, target: Tensor, options: Options) -> Tensor:
-    """Gradient of `_losses` with respect to `values`: [B, K, 2 + C]."""
+def _value_gradients(values: Tensor, target: Tensor, grad_loss: Tensor, options: Options) -> Tensor:
+    """Gradient of `_losses` with respect to `values`: [B, K, 2 + C]. `grad_loss` [B, K] comes first: where it is small,
+    a product may be finite that would not be without it."""
     difference = target - values[..., :2]
     log_var, passes = _bounded(values[..., 2:], options)
+    beta = options.beta
     if log_var.shape[-1] == 3:
-        a, b, c = log_var.unbind(-1)
-        scale = torch.exp(-a)
-        z1 = difference[..., 0] * scale
-        z2 = (difference[..., 1] - b * z1) * torch.exp(-c)
-        g = z2 * torch.exp(-c)
-        along_x = z1 - b * g
-        gradients = torch.stack([-along_x * scale, -g, 1 - z1 * along_x, -z1 * g, 1 - z2 * z2], dim=-1)
-        if options.beta != 0:
-            gradients = gradients * torch.exp(options.beta * (a + c))[..., None]
+        b = log_var[..., 1]
+        half_log_det, step_a, z1, step_x, step_y, residual_x, residual_y = _cholesky(difference, log_var, beta)
+        factor = grad_loss if beta == 0 else grad_loss * torch.exp((2 * beta) * half_log_det)
+        for_x, for_y = grad_loss * residual_x, grad_loss * residual_y
+        g = for_y * step_y * step_y  # of dy - b z1
+        for_z1 = _times(b, g)
+        mean_x = _plus(_times(for_z1, step_a) * step_a, -for_x * step_x * step_x)
+        for_a = _plus(_plus(_times(for_z1, z1), -for_x * residual_x), factor)
+        for_c = _plus(factor, -for_y * residual_y)
+        gradients = torch.stack([mean_x, -g, for_a, -_times(z1, g), for_c], dim=-1)
         mean_gradient, log_var_gradient = gradients[..., :2], gradients[..., 2:]
     else:
+        grad_loss = grad_loss[..., None]
+        step = _step((0.25 * (beta - 1)) * log_var)
+        factor = grad_loss if beta == 0 else grad_loss * torch.exp(beta * log_var)
         if options.distribution == "gaussian":
-            scale = torch.exp(-0.5 * log_var)
-            z = difference * scale
-            mean_gradient, log_var_gradient = -z * scale, 0.5 - 0.5 * z * z
+            z = difference * step * step
+            for_z = grad_loss * z
+            mean_gradient, log_var_gradient = -for_z * step * step, (-0.5 * for_z) * z
+            factor = 0.5 * factor
         else:
-            scale = torch.exp(-log_var)
-            mean_gradient, log_var_gradient = -difference.sign() * scale, 1 - difference.abs() * scale
-        if options.beta != 0:
-            factor = torch.exp(options.beta * log_var)
-            mean_gradient, log_var_gradient = mean_gradient * factor, log_var_gradient * factor
+            mean_gradient = -difference.sign() * grad_loss * step * step * step * step
+            log_var_gradient = -grad_loss * (difference.abs() * step * step * step * step)
+        log_var_gradient = factor + log_var_gradient if beta == 0 else _plus(factor, log_var_gradient)
         if log_var.shape[-1] == 1:
             log_var_gradient = log_var_gradient.sum(-1, keepdim=True)
     if options.fixed_log_var is not None:
@@ -220,8 +273,10 @@ def _cell_gradients(
     factor = grad_loss.to(dtype) * scale
     if weight is not None:
         factor = factor * weight
-    gradients = _value_gradients(values, cells.target, options) * factor.expand(cells.valid.shape)[..., None]
-    return cells, torch.where(cells.valid[..., None], gradients, 0.0)
+    factor = factor.expand(cells.valid.shape)
+    gradients = _value_gradients(values, cells.target, factor, options)
+    # A loss of which nothing is asked has no gradient, be it infinite.
+    return cells, torch.where((cells.valid & (factor != 0))[..., None], gradients, 0.0)
 
 
 def linear_gaussian_nll_fwd(
@@ -270,6 +325,8 @@ def linear_gaussian_nll_bwd(
     )  # [B, K, P]
     if grad_bias.numel():
         grad_bias.copy_(_by_channel(gradients.sum(0)))
+    # For products with a feature or a weight of 0 to be 0.
+    gradients = gradients.clamp(torch.finfo(dtype).min, torch.finfo(dtype).max)
     if grad_weight.numel():
         grad_weight.copy_(_by_channel(product(gradients.permute(1, 2, 0), cell_features.transpose(0, 1))))
     if grad_features.numel():

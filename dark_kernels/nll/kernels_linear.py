@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .._triton.cells import find_cells, reduction_buffers, store_losses
-from .._triton.gaussian import cell_gradients, fixed_values, keypoint_loss
+from .._triton.gaussian import LARGEST, cell_gradients, fixed_values, keypoint_loss
 from .._triton.launch import on_device_of, register_limit
 from .kernels import flags_of, per_target, pointer_to, scalars, store_values
 from .options import Options
@@ -228,10 +228,12 @@ def _linear_gaussian_nll_bwd_head_kernel(
             )  # fmt: skip
             gradient = tl.where(part == 0, mean_x, tl.where(part == 1, mean_y, for_0))
             gradient = tl.where(part == 3, for_1, tl.where(part == 4, for_2, gradient))
-            value_ptr = grad_values_ptr + (batch * num_keypoints + keypoint) * COLUMNS + part
-            tl.store(value_ptr, gradient, mask=(batch < batch_size) & (channel_block == 0))
             if NEEDS_BIAS:
                 total_bias += gradient
+            # For products with a feature or a weight of 0 to be 0.
+            gradient = tl.where(gradient > LARGEST, LARGEST, tl.where(gradient < -LARGEST, -LARGEST, gradient))
+            value_ptr = grad_values_ptr + (batch * num_keypoints + keypoint) * COLUMNS + part
+            tl.store(value_ptr, gradient, mask=(batch < batch_size) & (channel_block == 0))
             if NEEDS_WEIGHT:
                 feature_ptr = features_ptr + batch * features_stride_b + row * features_stride_h
                 feature_ptr += column * features_stride_w

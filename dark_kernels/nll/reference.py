@@ -10,6 +10,7 @@ Heteroscedastic Uncertainty Estimation with Probabilistic Neural Networks", ICLR
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,7 +82,7 @@ def linear_gaussian_nll_reference(
         rows = slice(first, first + num_keypoints * columns)
         rows_of_keypoint = weight[rows].to(dtype).unflatten(0, (num_keypoints, columns))
         # Not a matrix product, which autocast and settings of the process can round to half precision.
-        output = (features_at_cell[:, :, None] * rows_of_keypoint).sum(-1)
+        output = times(features_at_cell[:, :, None], rows_of_keypoint).sum(-1)
         if bias is not None:
             output = output + bias[rows].to(dtype).unflatten(0, (num_keypoints, columns))
         outputs.append(output)
@@ -146,25 +147,39 @@ def nll_at_cells(
             low, high = log_var_bounds
             a, c = a.clamp(low / 2, high / 2), c.clamp(low / 2, high / 2)
         dx, dy = difference.unbind(-1)
-        z1 = dx * torch.exp(-a)  # z = L^-1 d
-        z2 = (dy - b * z1) * torch.exp(-c)
-        loss = a + c + (z1 * z1 + z2 * z2) / 2
-        if full:
-            loss = loss + math.log(2 * math.pi)
-        return loss * torch.exp(beta * (a + c).detach())  # the square root of the determinant, to the beta
+        (dx, dx_in_z2), (a, a_of_z1), (c, c_of_z2) = fork(dx), fork(a), fork(c)
+        a_of_z1, a_in_z2 = fork(a_of_z1)
+        half_log_det = a / 2 + c / 2  # halves: a sum could overflow
+        log_factor = held_log_factor(2 * beta, half_log_det)  # of the square root of the determinant
+        # z = L^-1 d, times the square root of the factor: it can be finite where z is not.
+        z1 = scaled(dx, -a_of_z1, log_factor / 2)
+        shift = times(b, times(scaled(dx_in_z2, -a_in_z2), one(-a_in_z2)))
+        z2 = scaled(dy - shift, -c_of_z2, log_factor / 2)
+        squares = times(times(z1 / 2, z1 / 2), one(-a_of_z1).square())
+        squares = squares + times(times(z2 / 2, z2 / 2), one(-c_of_z2).square())
+        constant = math.log(2 * math.pi) / 2 if full else 0.0
+        return 2 * (times(half_log_det + constant, log_factor.exp()) + squares)
 
     if fixed_log_var is not None:
         log_var = replace(log_var, fixed_log_var)
     elif log_var_bounds is not None:
         log_var = log_var.clamp(*log_var_bounds)
-    log_var = log_var.expand_as(difference)  # one for both axes, or one for each
+    log_var, of_z = fork(log_var.expand_as(difference))  # one for both axes, or one for each
+    log_factor = held_log_factor(beta, log_var)
     if distribution == "gaussian":
-        loss = log_var / 2 + difference**2 * torch.exp(-log_var) / 2
-        if full:
-            loss = loss + math.log(2 * math.pi) / 2
+        z = scaled(difference, -of_z / 2, log_factor / 2)  # with the square root of the factor, as above
+        loss = (log_var + math.log(2 * math.pi)) / 2 if full else log_var / 2
+        loss = times(loss, log_factor.exp()) + times(times(z / 2, z), one(-of_z))
     else:  # log_var is the log of Laplace's scale
-        loss = math.log(2) + log_var + difference.abs() * torch.exp(-log_var)
-    return (loss * torch.exp(beta * log_var.detach())).sum(-1)
+        distance = times(difference, difference.detach().sign())
+        loss = times(log_var + math.log(2), log_factor.exp())
+        loss = loss + times(scaled(distance, -of_z, log_factor), one(-of_z))
+    return loss.sum(-1)
+
+
+def held_log_factor(beta: float, log_var: Tensor) -> Tensor:
+    """beta * log_var as a constant: the logarithm of beta-NLL's factor."""
+    return beta * log_var.detach() if beta else torch.zeros_like(log_var)
 
 
 def replace(predicted: Tensor, number: float) -> Tensor:
@@ -190,3 +205,108 @@ def reduce(
         return total / max(loss.numel(), 1)
     divisor = weight.sum()
     return total / torch.where(divisor > 0, divisor, 1.0)
+
+
+# --- arithmetic at the ends of the range -----------------------------------------------------------------
+#
+# A network that has learnt a target by heart has a residual of 0 and a log variance that falls without end. Its
+# precision overflows long before its loss does, and 0 times infinity would be NaN: here, and in the derivatives.
+
+
+def scaled(number: Tensor, exponent: Tensor, constant: Tensor | float = 0.0) -> Tensor:
+    """number * e^(exponent + constant), which overflows only where the result does. A multiple of `number` to autograd,
+    to which `one` adds the derivatives in `exponent`."""
+    # Each of the four is finite, and together they take the smallest number beyond the largest.
+    step = torch.exp((exponent.detach() + constant) / 4).clamp(max=torch.finfo(number.dtype).max)
+    for _ in range(4):
+        number = times(number, step)
+    return number
+
+
+def one(exponent: Tensor) -> Tensor:
+    """1, with the derivatives of e^exponent over its value: they are finite where that is not."""
+    return torch.exp((exponent - exponent.detach()).nan_to_num())  # an infinite exponent has none
+
+
+def times(a: Tensor, b: Tensor) -> Tensor:
+    """a * b, in which 0 times infinity is 0; in its derivatives too."""
+    return _Times.apply(*torch.broadcast_tensors(a, b))
+
+
+def plus(a: Tensor, b: Tensor) -> Tensor:
+    """a + b, in which opposite infinities leave 0; in its derivatives too."""
+    return _Plus.apply(*torch.broadcast_tensors(a, b))
+
+
+def fork(number: Tensor) -> tuple[Tensor, Tensor]:
+    """Two of it, whose gradients are added by `plus`."""
+    return _Fork.apply(number)
+
+
+def _unless_nan(result: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """The result, or 0 where numbers have made a NaN."""
+    return torch.where(result.isnan() & ~(a.isnan() | b.isnan()), 0.0, result)
+
+
+class _Times(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        return _unless_nan(a * b, a, b)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        factors = reversed(ctx.saved_tensors)
+        needed = zip(factors, ctx.needs_input_grad, strict=True)
+        return tuple(times(gradient, factor) if needs else None for factor, needs in needed)
+
+    @staticmethod
+    def jvp(ctx: Any, for_a: Tensor, for_b: Tensor) -> Tensor:
+        a, b = ctx.saved_tensors
+        return plus(times(for_a, b), times(a, for_b))
+
+
+class _Plus(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        return _unless_nan(a + b, a, b)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient, gradient
+
+    @staticmethod
+    def jvp(ctx: Any, for_a: Tensor, for_b: Tensor) -> Tensor:
+        return plus(for_a, for_b)
+
+
+class _Fork(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(number: Tensor) -> tuple[Tensor, Tensor]:
+        return number.clone(), number.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, for_one: Tensor, for_other: Tensor) -> Tensor:
+        return plus(for_one, for_other)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> tuple[Tensor, Tensor]:
+        return tangent.clone(), tangent.clone()

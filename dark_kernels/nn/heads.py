@@ -311,7 +311,9 @@ class DARKHead(nn.Module):
             if self.log_var_bounds is not None:
                 low, high = self.log_var_bounds
                 a, c = a.clamp(low / 2, high / 2), c.clamp(low / 2, high / 2)
-            xx, xy, yy = torch.exp(2 * a), b * torch.exp(a), b * b + torch.exp(2 * c)  # L L^T
+            # Finite, for no product of a b of 0 to be NaN.
+            step = torch.exp(a / 2).clamp(max=torch.finfo(a.dtype).max)
+            xx, xy, yy = torch.exp(2 * a), b * step * step, b * b + torch.exp(2 * c)  # L L^T
             return torch.stack([xx, xy, xy, yy], dim=-1).unflatten(-1, (2, 2))
         if self.log_var_bounds is not None:
             log_var = log_var.clamp(*self.log_var_bounds)

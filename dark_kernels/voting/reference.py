@@ -94,10 +94,9 @@ def variance_voting_reference(
     votes = x.isfinite() & (v > 0) & (v < math.inf) & ~similarity.isnan()
     if mask is not None:
         votes = votes & (mask > 0)[..., None, :, None, None]
-    # Relative to the largest p of those who vote, which is in the sum above and below: where poses have little in
-    # common, all would underflow.
-    log_p = torch.where(votes, -((1 - similarity) ** 2) / spread, -math.inf)
-    largest = log_p.amax(-3, keepdim=True).detach()
-    p = torch.exp(log_p - torch.where(largest == -math.inf, 0.0, largest))
-    weights = torch.where(votes, p / torch.where(votes, v, 1.0), 0.0)
+    # Logarithms, relative to the largest weight, which is in the sum above and below: where poses have little in common
+    # all would underflow, and 1 / v overflows where v is tiny.
+    log_weights = torch.where(votes, -((1 - similarity) ** 2) / spread - torch.where(votes, v, 1.0).log(), -math.inf)
+    largest = log_weights.amax(-3, keepdim=True).detach()
+    weights = torch.exp(log_weights - torch.where(largest == -math.inf, 0.0, largest))
     return ((weights * torch.where(votes, x, 0.0)).sum(-3) / weights.sum(-3)).to(dtype)

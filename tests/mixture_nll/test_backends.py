@@ -266,7 +266,7 @@ def test_extreme_logits(service: Service) -> None:
 
 
 @pytest.mark.parametrize("extreme", [-1e4, -400.0, -100.0, 100.0, 400.0, 1e4])
-@EVERY_FUSED
+@EVERY
 def test_extreme_log_variances(extreme: float, service: Service) -> None:
     """Where e^s or e^-s over- or underflows in float32: at the mean, off it, alone and beside an ordinary one."""
     backend, device = service
@@ -295,7 +295,7 @@ def test_extreme_log_variances(extreme: float, service: Service) -> None:
         assert for_log_var == pytest.approx([1.0, 0.0])
 
 
-@EVERY_FUSED
+@EVERY
 def test_densities_that_all_underflow(service: Service) -> None:
     """A target so far off that no density is left in float32: the loss is infinite, and no gradient is NaN."""
     backend, device = service
@@ -310,7 +310,7 @@ def test_densities_that_all_underflow(service: Service) -> None:
         assert one == pytest.approx([*other, *[0.0] * (len(one) - len(other))])
 
 
-@EVERY_FUSED
+@EVERY
 def test_no_nan_of_finite_maps(service: Service) -> None:
     """A thousand mixtures of what over- and underflows, some of whose components are off."""
     backend, device = service
@@ -329,7 +329,7 @@ def test_no_nan_of_finite_maps(service: Service) -> None:
         assert not bool(result.isnan().any())
 
 
-@EVERY_FUSED
+@EVERY
 def test_half_precision_does_not_overflow(service: Service) -> None:
     """float16 stops at e^11."""
     backend, device = service

@@ -324,6 +324,15 @@ def test_at_is_nan_outside_the_map(x: float, y: float, inside: bool) -> None:
         assert bool(result[0, 1:].isfinite().all())
 
 
+@pytest.mark.parametrize("log_var", [-3000.0, -400.0, -100.0, 100.0, 400.0, 3000.0])
+def test_no_covariance_of_a_finite_head_is_nan(log_var: float) -> None:
+    """Where variances underflow they are 0, and where they overflow infinite; a covariance of 0 stays 0."""
+    head = DARKHead(C, K, covariance="full", initial_log_var=log_var)
+    covariances = head.at(torch.rand(B, C, H, W), torch.ones(B, K, 2))[1]
+    assert not bool(covariances.isnan().any())
+    assert bool((covariances[..., 0, 1] == 0).all())
+
+
 def test_at_has_gradients_and_an_invalid_cell_has_none() -> None:
     """Not even if the cell that stands in for it holds NaN."""
     head, features, coords = make()

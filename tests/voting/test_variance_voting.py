@@ -46,6 +46,18 @@ def test_it_is_the_plain_loop(axes: int, backend: str, device: torch.device) -> 
     torch.testing.assert_close(doubled.cpu(), expected, rtol=1e-13, atol=1e-11)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@BACKENDS
+def test_a_collapsed_variance_has_the_vote(backend: str, dtype: torch.dtype) -> None:
+    """The inverse of the smallest number is infinite, and its share is not."""
+    smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    poses = torch.tensor([1.0, 2.0, 5.0], dtype=dtype)[:, None, None].expand(3, 1, 2)
+    variances = torch.tensor([[smallest], [smallest], [1.0]], dtype=dtype)
+    voted = variance_voting(poses, variances, torch.ones(1, 3, dtype=dtype), backend=backend)
+    # Shares are differences of logarithms of up to 745.
+    assert voted.flatten().tolist() == pytest.approx([1.5, 1.5], rel=1000 * torch.finfo(dtype).eps)
+
+
 @BACKENDS
 def test_one_gaussian_seen_many_times(backend: str) -> None:
     """Poses that are the same person: the mean that is most likely, of which the variance is 1 / sum 1/v."""
