@@ -4,7 +4,7 @@
     python -m benchmarks.accuracy --report    writes the page and the picture from the file
     python -m benchmarks.accuracy --check     exit code 1 if docs/accuracy.md is not what the file says
 
-Three experiments, seeded, on maps that are made here, so that the truth is known:
+Four experiments, seeded, on maps that are made here, so that the truth is known:
 
 - blobs: Gaussians of sigma 2 to 3 px with white noise, all recipes on the same maps. *Inside* means that the centre
   is 7 px or more from every border, as far as decoders look; *border*, that it is within 2.4 px of one.
@@ -12,6 +12,10 @@ Three experiments, seeded, on maps that are made here, so that the truth is know
 - jitter: what a network learns where annotators disagree. Each of sixteen clicks beside the keypoint, with a Gaussian
   error of so many pixels on each axis; its click is rounded to a pixel, as usual targets are, and gives a Gaussian of
   sigma 2; the map is the mean of these, with noise.
+- neighbours: two people in one map, Gaussians of sigma 2 and of peaks 1 and 0.9 so many pixels apart, the larger of the
+  two at each pixel, without noise. `find_peaks` finds both; recipes that search the smoothed map are left out, since
+  there is one peak in it where two are close. An error is of a peak to the person whose pixel it started from; it is
+  astray if it ends nearer to the other one.
 
 An error is the mean distance in heatmap pixels. The Cramér-Rao bound is that of a decoder without bias which knows that
 there is one round Gaussian in white noise and sees the whole map, but neither its amplitude nor its width.
@@ -19,11 +23,11 @@ there is one round Gaussian in white noise and sees the whole map, but neither i
 accuracy.json:
 
 {
-  "schema": 1, "datetime": ..., "commit": ..., "options": {"maps": a case, "seed"},
+  "schema": 2, "datetime": ..., "commit": ..., "options": {"maps": a case, "seed"},
   "machine": {"device_name", "python", "torch", "numpy"},
   "rows": [{"experiment", "place", "size", "peak": [low, high], "noise", "distance", "jitter": or null where it is not
             varied, "bound": pixels or null, "annotators": error of the mean of their clicks, or null,
-            "errors": {recipe: pixels}}]
+            "errors": {recipe: pixels}, "astray": {recipe: peaks} or null, "peaks": how many there are}]
 }
 """
 
@@ -54,7 +58,7 @@ from dark_kernels import Recipe, recipes
 _ROOT = Path(__file__).resolve().parent.parent
 PICTURE = "accuracy.png"
 
-SCHEMA = 1
+SCHEMA = 2
 _NUMBER = (int, float)
 _MAYBE = (int, float, type(None))
 FIELDS: dict[str, Any] = {
@@ -64,7 +68,7 @@ OPTION_FIELDS: dict[str, Any] = {"maps": int, "seed": int}
 MACHINE_FIELDS: dict[str, Any] = {"device_name": str, "python": str, "torch": str, "numpy": str}
 ROW_FIELDS: dict[str, Any] = {
     "experiment": str, "place": str, "size": int, "peak": list, "noise": _NUMBER, "distance": _MAYBE, "jitter": _MAYBE,
-    "bound": _MAYBE, "annotators": _MAYBE, "errors": dict,
+    "bound": _MAYBE, "annotators": _MAYBE, "errors": dict, "astray": (dict, type(None)), "peaks": int,
 }  # fmt: skip
 
 # Where "inside" begins: the blur of the published decoders sees 5 px, and their stencil 2 more.
@@ -78,6 +82,7 @@ NOISES = (0.0, 0.005, 0.01, 0.02, 0.05)
 SIZES = (16, 32, 64, 128)
 DISTANCES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
 JITTERS = (0.0, 0.5, 1.0, 1.5, 2.0)
+NEIGHBOURS = (4.0, 5.0, 6.0, 7.0, 8.0, 10.0)
 
 
 class Case(NamedTuple):
@@ -108,6 +113,8 @@ def cases() -> Iterator[Case]:
         yield Case("distance", "border", distance=distance)
     for jitter in JITTERS:
         yield Case("jitter", peak=(1.0, 1.0), jitter=jitter)
+    for distance in NEIGHBOURS:
+        yield Case("neighbours", peak=(0.9, 1.0), noise=0.0, distance=distance)
 
 
 class Sample(NamedTuple):
@@ -144,6 +151,20 @@ def make_maps(case: Case, count: int, generator: torch.Generator) -> Sample:
         maps = maps * peaks[:, None, None]
     maps = maps.float() + case.noise * torch.randn(maps.shape, generator=generator)
     return Sample(maps, centers, sigmas, peaks, clicks)
+
+
+def make_pairs(case: Case, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Maps of two people [N, H, W] in float32, and their centres [N, 2, 2]."""
+    assert case.distance is not None
+    margin = _MARGIN + case.distance
+    first = margin + (case.size - 1 - 2 * margin) * torch.rand(count, 2, generator=generator, dtype=torch.float64)
+    angles = 2 * math.pi * torch.rand(count, generator=generator, dtype=torch.float64)
+    second = first + case.distance * torch.stack([angles.cos(), angles.sin()], -1)
+    sigmas = torch.full((count,), _TARGET_SIGMA, dtype=torch.float64)
+    maps = torch.maximum(
+        case.peak[1] * _gaussians(first, sigmas, case.size), case.peak[0] * _gaussians(second, sigmas, case.size)
+    )
+    return maps.float(), torch.stack([first, second], 1)
 
 
 def _gaussians(centers: Tensor, sigmas: Tensor, size: int) -> Tensor:
@@ -205,21 +226,48 @@ def decode(heatmaps: Tensor, recipe: Recipe) -> Tensor:
     return dark_kernels.decode(scaled[None], recipe).coords[0].double()
 
 
+def _digits(error: Tensor) -> float:
+    return float(f"{error.mean().item():.6g}")
+
+
+def measure_pairs(case: Case, count: int, seed: int) -> dict[str, Any]:
+    """One row of the results, of two people in each map."""
+    maps, centers = make_pairs(case, count, torch.Generator().manual_seed(seed))
+
+    def found(recipe: Recipe) -> Tensor:
+        return dark_kernels.find_peaks(maps[None], 2, threshold=0.3, recipe=recipe).coords[0].double()
+
+    whose = (found(recipes.ARGMAX)[:, :, None] - centers[:, None]).norm(dim=-1).argmin(-1, keepdim=True)
+    errors, astray = {}, {}
+    for recipe in recipes.ALL:
+        if recipe.argmax_on == "raw":
+            distances = (found(recipe)[:, :, None] - centers[:, None]).norm(dim=-1)
+            own, other = distances.gather(-1, whose), distances.gather(-1, 1 - whose)
+            errors[recipe.name], astray[recipe.name] = _digits(own), int((other < own).sum())
+    return {
+        **case._asdict(), "peak": list(case.peak), "bound": None, "annotators": None, "errors": errors,
+        "astray": astray, "peaks": 2 * count,
+    }  # fmt: skip
+
+
 def measure(case: Case, count: int, seed: int) -> dict[str, Any]:
     """One row of the results."""
+    if case.experiment == "neighbours":
+        return measure_pairs(case, count, seed)
     sample = make_maps(case, count, torch.Generator().manual_seed(seed))
 
     def error(coords: Tensor) -> float:
-        return float(f"{(coords - sample.centers).norm(dim=-1).mean().item():.6g}")
+        return _digits((coords - sample.centers).norm(dim=-1))
 
     bound, annotators = None, None
     if sample.clicks is not None:
         annotators = error(sample.clicks.mean(1))
     elif case.noise > 0:
-        bound = float(f"{cramer_rao_bound(sample, case.size, case.noise).mean().item():.6g}")
+        bound = _digits(cramer_rao_bound(sample, case.size, case.noise))
     errors = {recipe.name: error(decode(sample.heatmaps, recipe)) for recipe in recipes.ALL}
     return {
         **case._asdict(), "peak": list(case.peak), "bound": bound, "annotators": annotators, "errors": errors,
+        "astray": None, "peaks": count,
     }  # fmt: skip
 
 
@@ -304,6 +352,16 @@ def _columns(record: Mapping[str, Any], header: Sequence[str], chosen: Sequence[
     return report.table(["recipe", *header], lines, num_words=1)
 
 
+def _neighbours(record: Mapping[str, Any]) -> list[str]:
+    chosen = [Case("neighbours", peak=(0.9, 1.0), noise=0.0, distance=distance) for distance in NEIGHBOURS]
+    rows = [_row(record, case) for case in chosen]
+    lines = [
+        [name, *(f"{pixels(row['errors'][name])} ({row['astray'][name]})" for row in rows)]
+        for name in rows[0]["errors"]
+    ]
+    return report.table(["recipe", *(f"{distance:g} px" for distance in NEIGHBOURS)], lines, num_words=1)
+
+
 _BOUND = "Cramér-Rao bound"
 
 
@@ -375,6 +433,15 @@ def page(record: Mapping[str, Any]) -> str:
         "is all that there is to see, and nothing finds what it has lost.",
         "",
         *_columns(record, [f"{jitter:g} px" for jitter in JITTERS], jitters, "mean of the clicks"),
+        "",
+        "## Neighbours",
+        "",
+        f"Two people in one map, Gaussians of sigma {_TARGET_SIGMA:g} and of peaks 1 and 0.9 so many pixels apart, the",
+        "larger of the two at each pixel, no noise. `find_peaks` finds both. The error is of each peak to the person",
+        "on whose pixel it started; in brackets stands how many peaks end nearer to the other one, of",
+        f"{2 * options['maps']}. Recipes that search the smoothed map are left out.",
+        "",
+        *_neighbours(record),
     ]
     return "\n".join(lines) + "\n"
 

@@ -157,13 +157,11 @@ def fit_step(
         map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, row[:, None], column[None, :],
         exists, FLIP,
     )  # fmt: skip
-    # Over the peak, and what is negative as far as it tells the noise. Half of the pixels lie below the fit.
-    inside = exists
-    values = tl.maximum(pixels / level, -1.0)
     halves = 0.5 * tl.sum(row_exists.to(tl.float32), axis=0) * tl.sum(column_exists.to(tl.float32), axis=0)
+    inside = exists
     exists = exists & (pixels > 0)
-    logs = tl.where(exists, log_ratio(pixels, level), 0.0)
-    values = tl.where(exists, tl.exp(logs), values)
+    # Pixels that are not positive have no weight, and in the place of a log their value: it tells the noise.
+    logs = tl.where(exists, log_ratio(pixels, level), tl.maximum(pixels / level, -1.0))
     u = distance.to(tl.float32)  # of columns, and of rows as v
     u2 = u * u
     v = u[:, None]
@@ -178,6 +176,7 @@ def fit_step(
         relative_logs, maximum, guides = _fit_round(weights * window, logs, u, FIT_RADIUS)
         amplitude = tl.exp(maximum)
         fitted = tl.exp(relative_logs)
+        values = tl.where(exists, tl.exp(logs), logs)
         residuals = tl.where(inside, values - amplitude * fitted, 0.0)
         below = tl.minimum(residuals, 0.0)
         variance = tl.sum(sum_of_products(below, below), axis=0) / halves

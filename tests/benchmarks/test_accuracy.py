@@ -48,6 +48,29 @@ def test_noise_and_peaks_are_those_asked_for() -> None:
     assert 0.23 < without.heatmaps.amax((1, 2)).min() <= 0.25
 
 
+def test_pairs_are_as_far_apart_as_a_case_says() -> None:
+    case = accuracy.Case("neighbours", peak=(0.9, 1.0), noise=0.0, distance=5.0)
+    maps, centers = accuracy.make_pairs(case, 20, torch.Generator().manual_seed(3))
+    torch.testing.assert_close(
+        (centers[:, 0] - centers[:, 1]).norm(dim=-1), torch.full((20,), 5.0, dtype=torch.float64)
+    )
+    assert centers.min() >= 7
+    assert centers.max() <= 64 - 1 - 7
+    first, second = (maps[torch.arange(20), pixel[:, 1], pixel[:, 0]] for pixel in (centers + 0.5).long().unbind(1))
+    assert (first > 0.93).all()
+    assert ((second > 0.84) & (second <= 0.9)).all()
+
+
+def test_what_a_pair_counts(record: dict[str, Any]) -> None:
+    """Who stays on the pixel is never astray, and off by the pixel's distance."""
+    rows = [row for row in record["rows"] if row["experiment"] == "neighbours"]
+    assert len(rows) == len(accuracy.NEIGHBOURS)
+    for row in rows:
+        assert row["peaks"] == 24
+        assert row["astray"]["argmax"] == 0
+        assert 0.2 < row["errors"]["argmax"] < 0.6
+
+
 def test_annotators_clicks_scatter_and_are_rounded() -> None:
     case = accuracy.Case("jitter", peak=(1.0, 1.0), noise=0.0, jitter=0.0)
     sample = accuracy.make_maps(case, 20, torch.Generator().manual_seed(2))
@@ -101,7 +124,10 @@ def test_numbers_are_those_that_the_specification_expects() -> None:
 
 def test_a_run_is_checked_written_and_read_again(record: dict[str, Any], tmp_path: Path) -> None:
     accuracy.check(record)
-    assert [list(row["errors"]) for row in record["rows"]] == [[r.name for r in recipes.ALL]] * len(record["rows"])
+    names = [recipe.name for recipe in recipes.ALL]
+    of_raw_maps = [recipe.name for recipe in recipes.ALL if recipe.argmax_on == "raw"]
+    for row in record["rows"]:
+        assert list(row["errors"]) == (of_raw_maps if row["experiment"] == "neighbours" else names)
     results_folder, docs = tmp_path / "results", tmp_path / "docs"
     arguments = ["--output", str(results_folder), "--docs", str(docs)]
     assert accuracy.main([*arguments, "--check"]) == 2
@@ -111,7 +137,7 @@ def test_a_run_is_checked_written_and_read_again(record: dict[str, Any], tmp_pat
     assert accuracy.main([*arguments, "--report"]) == 0
     assert accuracy.main([*arguments, "--check"]) == 0
     text = (docs / "accuracy.md").read_text()
-    assert text.count("| fit |") == 10
+    assert text.count("| fit |") == 11
     assert "nan" not in text
     record = copy.deepcopy(record)
     record["rows"].pop()
@@ -121,7 +147,7 @@ def test_a_run_is_checked_written_and_read_again(record: dict[str, Any], tmp_pat
 
 def test_what_is_wrong_with_a_file_is_said(record: dict[str, Any]) -> None:
     for change, message in (
-        ({"schema": 0}, "schema: got 0, expected 1"),
+        ({"schema": 0}, "schema: got 0, expected 2"),
         ({"rows": None}, "rows: got None, expected list"),
         ({"options": {"maps": 2}}, "options: field 'seed' is missing"),
         ({"rows": [{**record["rows"][0], "errors": {"fit": math.inf}}]}, r"rows\[0\].errors.fit: got inf"),
