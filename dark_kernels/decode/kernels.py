@@ -516,10 +516,10 @@ def decode_fwd(
 
 
 def _num_registers(constants: dict[str, Any]) -> int:
-    """How many a thread may use. What would spill at 96: a search in tiles with a wide halo, and six equations."""
+    """How many a thread may use. What would spill at 96: a search in tiles with a wide halo, and a fit."""
     if constants["ARGMAX_ON_BLURRED"] and constants["HALO_SIDE"] > 32:
         return 128
-    return 112 if constants["STENCIL"] == "fit" else 96
+    return 128 if constants["STENCIL"] == "fit" else 96
 
 
 def _maps_and_indices(heatmaps: Tensor, extras: Extras) -> tuple[Tensor, ...]:

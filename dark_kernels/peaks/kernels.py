@@ -464,10 +464,10 @@ def launch_shape(
 
 
 def _num_registers(stencil: str, wide_index: bool) -> int:
-    """How many a thread may use. What would spill at 128: six equations, and places of 64 bits."""
-    if wide_index:
-        return 168
-    return 152 if stencil == "fit" else 128
+    """How many a thread may use. What would spill at 128: a fit, and places of 64 bits."""
+    if stencil == "fit":
+        return 184
+    return 168 if wide_index else 128
 
 
 def find_peaks_fwd(
