@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .eager_plan import FitPlan, StencilPlan
+from .eager_scores import Activation
 
 # A fit: how often it is solved, and what has to be left of a diagonal element of its matrix as a pivot.
 _FIT_SOLUTIONS, _FIT_PIVOT = 3, 1e-3
@@ -38,6 +39,7 @@ def fit_gaussian(
     radius: int,
     plan: StencilPlan,
     fit: FitPlan,
+    activate: Activation | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Derivatives [5, N] of the log of a Gaussian fitted around each peak, and whether that is a peak: [N].
 
@@ -49,6 +51,7 @@ def fit_gaussian(
     index = rows.unsqueeze(2) + fit.columns.index_select(0, x).unsqueeze(1)
     pixels = heatmaps.as_strided((plan.extent,), (1,), heatmaps.storage_offset())
     pixels = pixels.index_select(0, index.view(-1)).to(dtype).view(num_maps, side, side)
+    pixels = pixels if activate is None else activate(pixels)
     pixels = pixels / peaks.to(dtype).view(-1, 1, 1)
     taken = fit.rows_exist.index_select(0, y).unsqueeze(2) & fit.columns_exist.index_select(0, x).unsqueeze(1)
     ignored = taken.logical_and_(pixels > 0).logical_not_().view(num_maps, -1)
