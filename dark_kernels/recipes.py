@@ -215,9 +215,9 @@ class Recipe:
         radius = self.fit_radius
         is_int = isinstance(radius, Integral) and not isinstance(radius, bool)
         require(is_int and 1 <= radius <= _LARGEST_FIT_RADIUS, "fit_radius", f"an int from 1 to {_LARGEST_FIT_RADIUS}")
-        radius = self.score_radius
-        is_int = isinstance(radius, Integral) and not isinstance(radius, bool)
-        require(radius is None or (is_int and radius >= 1), "score_radius", "a positive int or None")
+        around = self.score_radius
+        is_int = isinstance(around, Integral) and not isinstance(around, bool)
+        require(around is None or (is_int and around >= 1), "score_radius", "a positive int or None")
         require(self.stencil != "fit" or self.argmax_on == "raw", "argmax_on", "'raw' with stencil='fit'")
         # The operator takes numbers and flags, not recipes. They are worked out here, once, so that a call
         # pays nothing for them and torch.compile has nothing of it to trace.

@@ -22,6 +22,8 @@ def fit_step(
     flipped_ptr,
     flipped_stride_h,
     flipped_stride_w,
+    shift,
+    factor,
     height,
     width,
     y,
@@ -29,6 +31,7 @@ def fit_step(
     level,
     refinable,
     FLIP: tl.constexpr,
+    ACTIVATION: tl.constexpr,
     HAS_COVARIANCE: tl.constexpr,
     FIT_RADIUS: tl.constexpr,
     FIT_WINDOW: tl.constexpr,  # a power of two, more than 2 * FIT_RADIUS
@@ -48,8 +51,8 @@ def fit_step(
     column_exists = (distance <= FIT_RADIUS) & (column >= 0) & (column < width)
     exists = row_exists[:, None] & column_exists[None, :]
     pixels = load_pixels(
-        map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, row[:, None], column[None, :],
-        exists, FLIP,
+        map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor,
+        row[:, None], column[None, :], exists, FLIP, ACTIVATION,
     )  # fmt: skip
     exists = exists & (pixels > 0)
     logs = tl.where(exists, log_ratio(pixels, level), 0.0)

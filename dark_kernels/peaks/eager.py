@@ -101,9 +101,13 @@ def find_peaks_fwd(
         if covariances is not None and covariances_found is not None:
             covariances.index_copy_(0, slots, torch.where(moves[:, None, None], covariances_found, math.nan))
     if mass_radius > 0:
-        of_slots = torch.arange(values.numel(), device=values.device).div_(max_peaks, rounding_mode="floor")
-        values = mass_around(heatmaps, maxima, y.view(-1), x.view(-1), mass_radius, plan, activate, of_slots)
-        values = values.view(found.shape)
+        slots = torch.arange(values.numel(), device=values.device)
+        if slots.device.type == "cpu":
+            slots = slots[found.view(-1)]
+        of_slots = slots.div(max_peaks, rounding_mode="floor")
+        peak_y, peak_x = (each.reshape(-1).index_select(0, slots) for each in (y, x))
+        masses = mass_around(heatmaps, maxima, peak_y, peak_x, mass_radius, plan, activate, of_slots)
+        values = torch.zeros_like(values).view(-1).index_copy_(0, slots, masses).view(found.shape)
     scores = torch.where(found, values * score_scale + score_offset, 0.0)
     coords = torch.where(found.view(-1, 1), coords.to(dtype), invalid)
     return (

@@ -204,7 +204,9 @@ def decode_bounds(
     unrefined = ~refined[..., None] & certain[..., None]
     coord_bounds = torch.where(unrefined, out_roundoff * abs(_finite(recipe.invalid)), coord_bounds)
     covariance_bounds = covariance_bounds.masked_fill(unrefined[..., None], 0.0)
-    if recipe.argmax_on == "blurred" and not has_logits:  # what stands for an infinity there differs between float32 and float64
+    if (
+        recipe.argmax_on == "blurred" and not has_logits
+    ):  # what stands for an infinity there differs between float32 and float64
         coord_bounds = coord_bounds.masked_fill(infinite[..., None], math.inf)
         score_errors = score_errors.masked_fill(infinite, math.inf)
         covariance_bounds = covariance_bounds.masked_fill(infinite[..., None, None], math.inf)
@@ -317,9 +319,7 @@ def _scale_interval(
     return scale, low_scale, high_scale
 
 
-def _activation_errors(
-    logits: Tensor, maps: Tensor, recipe: Recipe, arithmetic: Arithmetic
-) -> tuple[Tensor, Tensor]:
+def _activation_errors(logits: Tensor, maps: Tensor, recipe: Recipe, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
     """How far off the pixels are that a backend makes of logits, [B, K, H, W], and what relative error all pixels of a
     map have in common, [B, K, 1, 1]."""
     nothing = torch.zeros_like(maps[..., :1, :1])
