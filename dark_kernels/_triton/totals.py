@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from .maps import activated, load_pixels
+from .sums import sum_of_products
 
 # Values are summed in units of 2^24, so that the sum of a map of the largest ones is finite.
 _UNIT = tl.constexpr(2.0**-24)
@@ -47,6 +48,18 @@ def relative_to(total, best, new_best, TOTAL: tl.constexpr):
         best = best.to(tl.float32)
         new_best = new_best.to(tl.float32)
         total *= tl.where(best == new_best, 1.0, tl.exp(best - new_best))
+    return total
+
+
+@triton.jit
+def sum_of_lanes(total, best, largest, axis: tl.constexpr, TOTAL: tl.constexpr):
+    """The totals of lanes, each relative to its own best, put together: relative to the largest of these."""
+    if TOTAL == "softmax":
+        best = best.to(tl.float32)
+        share = tl.where(best == largest, 1.0, tl.exp(best - largest))
+        total = sum_of_products(total, share, axis)
+    else:
+        total = tl.sum(total, axis=axis)
     return total
 
 

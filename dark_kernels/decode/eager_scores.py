@@ -105,7 +105,7 @@ def mass_around(
         one of them is near, and 0 elsewhere.
     """
     height, width = heatmaps.shape[2:]
-    dtype, num_pixels = raw_maxima.dtype, y.shape[0]
+    dtype, shape = raw_maxima.dtype, (y.shape[0], (2 * radius + 1) ** 2)
     # Relative to the largest, so that no sum overflows.
     units = torch.where((raw_maxima > 0) & (raw_maxima < math.inf), raw_maxima, 1.0)
     if activate is None:
@@ -133,14 +133,14 @@ def mass_around(
     index = rows.clamp_(0, height - 1).mul_(stride_h).add_(starts.unsqueeze(1)).unsqueeze(2)
     index = index + columns.clamp_(0, width - 1).mul_(stride_w).unsqueeze(1)
     pixels = heatmaps.as_strided((plan.extent,), (1,), heatmaps.storage_offset()).index_select(0, index.view(-1))
-    pixels = pixels.to(dtype).view(num_pixels, -1)
+    pixels = pixels.to(dtype).view(shape)
     if activate is None:
         is_infinite = (pixels == math.inf).to(dtype)
         pixels = torch.where((raw_maxima == math.inf).unsqueeze(1), is_infinite, pixels.clamp_min(0.0))
         pixels = pixels.div_(units.unsqueeze(1))
     else:
         pixels = activate.of(map_index)(pixels)
-    near = pixels.masked_fill_(exists.view(num_pixels, -1).logical_not_(), 0.0).sum(1)
+    near = pixels.masked_fill_(exists.view(shape).logical_not_(), 0.0).sum(1)
     return torch.where(whole == 0, 0.0, near / whole).clamp_(max=1.0)
 
 

@@ -14,7 +14,7 @@ from .._triton.blur import first_maximum, scan_blurred_map
 from .._triton.launch import lanes_of, launch, launch_again, launch_key, on_device_of, register_limit
 from .._triton.maps import activated, flipped_column, index_flags, load_rest, load_whole, mean_of, row_of
 from .._triton.refine import recipe_constants, refine
-from .._triton.totals import factor_of, mass_around, relative_to, weight_of
+from .._triton.totals import factor_of, mass_around, relative_to, sum_of_lanes, weight_of
 from .options import NO_EXTRAS, Extras
 
 
@@ -83,7 +83,9 @@ def _scan_step(
         # afterwards, but at the end of a map that takes longer than these do on the way.
         best_start = tl.where(value > best, block_start, best_start)
         best = tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL)
-    if TOTAL != "none":
+        if TOTAL == "positive" or TOTAL == "sigmoid":
+            total += weight_of(value, best, TOTAL)
+    if TOTAL == "softmax":
         total = relative_to(total, best_before, best, TOTAL)
         for part in tl.static_range(LOADS):
             index = start + part * BLOCK_SIZE + lane
@@ -153,9 +155,8 @@ def _scan_maps(
     holds_it = best.to(tl.float32) == largest[:, None]
     index = tl.min(tl.where(is_nan, -1, tl.where(holds_it, best_start + lane, NO_INDEX)), axis=1)
     has_nan = index < 0
-    if TOTAL != "none":
-        total = relative_to(total, best, largest[:, None], TOTAL)
-    return tl.where(has_nan, float("nan"), largest), tl.where(has_nan, first_pixel, index), tl.sum(total, axis=1)
+    total = sum_of_lanes(total, best, largest[:, None], 1, TOTAL)
+    return tl.where(has_nan, float("nan"), largest), tl.where(has_nan, first_pixel, index), total
 
 
 @triton.jit
@@ -292,9 +293,7 @@ def _join_parts(
             of_part = tl.load(part_totals_ptr + offset, mask=exists, other=0.0)
             total = relative_to(total, best_before, best, TOTAL) + relative_to(of_part, peak, best, TOTAL)
     largest, index = first_maximum(best, best_index, 0x7FFFFFFF if best_index.dtype == tl.int32 else 0x7FFFFFFFFFFFFFFF)
-    if TOTAL != "none":
-        total = relative_to(total, best, largest, TOTAL)
-    return largest, index, tl.sum(total, axis=0)
+    return largest, index, sum_of_lanes(total, best, largest, 0, TOTAL)
 
 
 @triton.jit(do_not_specialize=["num_keypoints", "num_channels", "num_parts"])
@@ -497,6 +496,7 @@ def launch_shape(
     window: int = 16,
     has_flipped: bool = False,
     fit_window: int = 16,
+    total: str = "none",
 ) -> dict[str, Any]:
     """How a program goes about a map of that many pixels of that many bytes, with so many lanes a warp.
 
@@ -513,6 +513,8 @@ def launch_shape(
     if fit_window > 16:  # all of which stays in registers
         num_warps = max(num_warps, 4)
     loads = 16 if element_size == 2 and 4096 < num_pixels <= 16384 else 8
+    if total == "softmax":  # whose pixels stay in registers until the step's largest is known
+        loads = 8
     if has_flipped:  # a mirrored pixel is a load of its own, and its address takes registers
         loads = element_size
     return {
@@ -556,7 +558,7 @@ def decode_fwd(
         constants = recipe_constants(*arguments)
         on_blurred = constants["ARGMAX_ON_BLURRED"]
         about = (lanes_of(device), on_blurred, constants["WINDOW"], extras.flipped is not None, constants["FIT_WINDOW"])
-        program = launch_shape(height * width, heatmaps.element_size(), *about)
+        program = launch_shape(height * width, heatmaps.element_size(), *about, constants["TOTAL"])
         _, flipped, offsets, transform, keypoint_indices, flip_indices = maps
         offset_strides = offsets.stride() if offsets.dim() == 5 else (0, 0, 0, 0, 0)
         num_parts = parts[0].shape[2] if is_interleaved else 0
@@ -572,7 +574,7 @@ def decode_fwd(
                 "HAS_PARTS": is_interleaved,
                 **index_flags(heatmaps, flipped, program["BLOCK_SIZE"] * program["LOADS"]),
                 **program,
-                **register_limit(_num_registers(constants)),
+                **register_limit(_num_registers(constants, extras.flip)),
                 "FLIP": extras.flip,
                 "HAS_KEYPOINT_INDICES": extras.keypoint_indices is not None,
                 "HAS_TRANSFORM": extras.image_transform is not None,
@@ -584,9 +586,12 @@ def decode_fwd(
         )
 
 
-def _num_registers(constants: dict[str, Any]) -> int:
-    """How many a thread may use. What would spill at 96: a search in tiles with a wide halo, and six equations."""
-    if constants["ARGMAX_ON_BLURRED"] and constants["HALO_SIDE"] > 32:
+def _num_registers(constants: dict[str, Any], flip: str) -> int:
+    """How many a thread may use. What would spill at 96: a search in tiles with a wide halo or of what is activated, a
+    softmax of two maps, and six equations."""
+    if constants["ARGMAX_ON_BLURRED"] and (constants["HALO_SIDE"] > 32 or constants["ACTIVATION"] != "none"):
+        return 128
+    if flip != "none" and constants["TOTAL"] == "softmax":
         return 128
     return 112 if constants["STENCIL"] == "fit" else 96
 

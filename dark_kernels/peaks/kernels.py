@@ -12,7 +12,7 @@ from .._triton.blur import blur_points, bound_of_tile, scan_blurred_map
 from .._triton.launch import lanes_of, launch, launch_again, launch_key, on_device_of, register_limit
 from .._triton.maps import activated, index_flags, load_pixels, load_rest, load_whole, row_of
 from .._triton.refine import recipe_constants, refine
-from .._triton.totals import factor_of, mass_around, relative_to, weight_of
+from .._triton.totals import factor_of, mass_around, relative_to, sum_of_lanes, weight_of
 
 
 @triton.jit
@@ -36,8 +36,10 @@ def _scan_step(
         else:
             value = load_rest(map_ptr, stride_h, stride_w, index, index < last_pixel, width, IS_FLAT, IS_SMALL)
         highest = tl.maximum(highest, value, propagate_nan=tl.PropagateNan.ALL)
+        if TOTAL == "positive" or TOTAL == "sigmoid":
+            total += weight_of(value, highest, TOTAL)
     highest = highest.to(tl.float32)
-    if TOTAL != "none":
+    if TOTAL == "softmax":
         better = tl.maximum(best, highest, propagate_nan=tl.PropagateNan.ALL)
         total = relative_to(total, best, better, TOTAL)
         for part in tl.static_range(LOADS):
@@ -59,7 +61,7 @@ def _lowest_logit(threshold, largest, factor, ACTIVATION: tl.constexpr):
     if ACTIVATION == "sigmoid":
         lowest = tl.where(lower < 1, tl.log(lower) - tl.log(1 - lower) - MARGIN, float("inf"))
     else:
-        lowest = largest + tl.log(lower) - tl.log(factor) - MARGIN
+        lowest = largest + tl.log(lower) - tl.log(factor) - (MARGIN + 1e-6 * tl.abs(largest))
         lowest = tl.where(largest < float("inf"), lowest, float("-inf"))
     return tl.where(threshold > 0, lowest, float("-inf"))
 
@@ -417,7 +419,7 @@ def _find_peaks_fwd_kernel(
     # A map with a NaN has no peaks, whatever was found in it.
     has_nan = tl.max((raw_maxima != raw_maxima).to(tl.int32), axis=0) > 0
     largest = tl.max(raw_maxima, axis=0)
-    total = tl.sum(relative_to(totals, raw_maxima, largest, TOTAL), axis=0)
+    total = sum_of_lanes(totals, raw_maxima, largest, 0, TOTAL)
     factor = factor_of(largest, total, TOTAL)
     raw_maximum = largest
     if ACTIVATION != "none":

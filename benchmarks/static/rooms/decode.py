@@ -35,7 +35,7 @@ _WITH_SCORES = [
     )
 ]
 _EVERYWHERE = {
-    ("darkpose none mass", "W2", "float16"),
+    ("darkpose none mass +cov", "W2", "float16"),
     ("mmpose_udp softmax mass", "W1", "float32"),
     ("darkpose +cov", "W1", "float32"),
     ("megvii", "W1", "float16"),
