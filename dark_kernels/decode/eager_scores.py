@@ -16,6 +16,8 @@ from .eager_plan import Plan
 
 # Pixels of the maps that are gone through at once on CPU, so that all passes but the first find them in the cache.
 _BLOCK = 2**17
+# More pixels than a map has.
+_MANY = 2.0**40
 
 
 class Activation(NamedTuple):
@@ -42,7 +44,11 @@ class Activation(NamedTuple):
 
 def _relative_weights(logits: Tensor, shifts: Tensor) -> Tensor:
     """exp(logit - largest): two infinities of one sign differ by nothing."""
-    return (logits - shifts).masked_fill_(logits == shifts, 0.0).exp_()
+    weights = logits - shifts
+    # Elsewhere than on CPU the host would have to wait to learn whether there are infinities.
+    if weights.device.type != "cpu" or bool(shifts.isinf().any()):
+        weights.masked_fill_(logits == shifts, 0.0)
+    return weights.exp_()
 
 
 def activation_of(
@@ -106,14 +112,16 @@ def mass_around(
     """
     height, width = heatmaps.shape[2:]
     dtype, shape = raw_maxima.dtype, (y.shape[0], (2 * radius + 1) ** 2)
-    # Relative to the largest, so that no sum overflows.
-    units = torch.where((raw_maxima > 0) & (raw_maxima < math.inf), raw_maxima, 1.0)
+    # So that no sum overflows.
+    is_huge = (raw_maxima > torch.finfo(dtype).max / _MANY) & (raw_maxima < math.inf)
+    units = torch.where(is_huge, raw_maxima, 1.0)
     if activate is None:
+        divides = heatmaps.device.type != "cpu" or bool(is_huge.any())
         of_images = units.view(*heatmaps.shape[:2], 1, 1)
-        sums = [
-            heatmaps[images].to(dtype).clamp_min(0.0).div_(of_images[images]).sum((2, 3))
-            for images in _blocks(heatmaps)
-        ]
+        sums = []
+        for images in _blocks(heatmaps):
+            masses = heatmaps[images].to(dtype).clamp_min(0.0)
+            sums.append((masses.div_(of_images[images]) if divides else masses).sum((2, 3)))
         whole = torch.cat(sums).view(-1).masked_fill_(raw_maxima == math.inf, 1.0)
     elif activate.kind == "sigmoid":
         sums = [heatmaps[images].to(dtype).sigmoid().sum((2, 3)) for images in _blocks(heatmaps)]

@@ -136,7 +136,7 @@ def decode_bounds(
     out_roundoff = unit_roundoff(torch.float64 if heatmaps.dtype == torch.float64 else torch.float32)
     of_peaks = (blurred, whole_error) if on_blurred else (maps, errors)
     peaks, peak_errors = (reference._read(each, x, y, 0, 0) for each in of_peaks)
-    peak_errors = peak_errors + common[..., 0, 0] * peaks.abs()
+    peak_errors = peak_errors + common[..., 0, 0] * torch.where(peaks.isinf(), 0.0, peaks.abs())
     certain = (peaks - peak_errors > 0) | (peaks + peak_errors <= 0) | peaks.isnan() | has_logits
     blurred_error = whole_error
     is_narrow = recipe.blur_kernel_size // 2 <= arithmetic.narrow_radius
@@ -212,7 +212,8 @@ def decode_bounds(
         covariance_bounds = covariance_bounds.masked_fill(infinite[..., None, None], math.inf)
     return DecodeBounds(
         coord_bounds.nan_to_num(nan=math.inf, posinf=math.inf),
-        score_errors.nan_to_num(nan=0.0, posinf=math.inf),  # a NaN is to be met by a NaN
+        # A NaN is to be met by a NaN, and where the scale is open anything may be.
+        score_errors.nan_to_num(nan=math.inf, posinf=math.inf).masked_fill(scored.isnan(), 0.0),
         covariance_bounds.nan_to_num(nan=math.inf, posinf=math.inf),
         certain,
     )
