@@ -78,20 +78,17 @@ def test_the_definition_is_decoding_what_the_logits_stand_for(recipe: Recipe, ac
                 torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12, equal_nan=True)
 
 
-@pytest.mark.parametrize("score", ["peak", "mass"])
-@pytest.mark.parametrize("activation", ["none", *ACTIVATIONS])
+@pytest.mark.parametrize(("activation", "score"), [("none", "mass"), ("sigmoid", "peak"), ("softmax", "mass")])
 @pytest.mark.parametrize("recipe", recipes.ALL, ids=by_name)
 def test_equals_the_reference(recipe: Recipe, activation: str, score: str, service: Service) -> None:
-    if (activation, score) == ("none", "peak"):
-        pytest.skip("what all other tests do")
     recipe = dataclasses.replace(recipe, activation=activation, score=score)
     if service == ("triton", torch.device("cpu")) and recipe.argmax_on == "blurred":
         recipe = dataclasses.replace(recipe, kernel_size=3)  # the interpreter takes its time
-    maps = some_logits("softmax" if activation == "none" else activation, (15, 13))
+    maps = some_logits("softmax" if activation == "none" else activation, (15, 13), keypoints=2)
     compared = check(maps.float(), recipe, service)
-    # A softmax of noise is below UDP's clip everywhere, and to noise no Gaussian is fitted with certainty.
-    assert compared.refined == 4
-    assert compared.bounded >= 3
+    # One of the blobs is so low that its softmax is flat, and below UDP's clip.
+    assert compared.refined == 2
+    assert compared.bounded >= 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
@@ -99,20 +96,19 @@ def test_equals_the_reference(recipe: Recipe, activation: str, score: str, servi
 def test_in_each_dtype(activation: str, dtype: torch.dtype, service: Service) -> None:
     for recipe in (recipes.DARKPOSE, recipes.FIT):
         recipe = dataclasses.replace(recipe, activation=activation, score="mass")
-        assert check(some_logits(activation).to(dtype), recipe, service).bounded >= 3
+        assert check(some_logits(activation, keypoints=2).to(dtype), recipe, service).bounded == 2
 
 
-@pytest.mark.parametrize("layout", ["channels_last", "transposed", "sliced", "expanded_batch", "offset"])
+@pytest.mark.parametrize("layout", ["channels_last", "transposed", "sliced"])
 @pytest.mark.parametrize("activation", ["none", *ACTIVATIONS])
 def test_in_each_layout(activation: str, layout: str, service: Service) -> None:
     """Interleaved maps are read in parts, of which these have two."""
-    maps = testing.with_layout(some_logits("softmax", (33, 29), batch=2, keypoints=2).float(), layout)
+    maps = testing.with_layout(some_logits("softmax", (33, 29), keypoints=2).float(), layout)
     recipe = dataclasses.replace(recipes.DARKPOSE, activation=activation, score="mass")
-    assert check(maps, recipe, service).bounded >= 3
+    assert check(maps, recipe, service).bounded == 2
 
 
-@pytest.mark.parametrize("shift", [False, True])
-@pytest.mark.parametrize("activation", ["none", *ACTIVATIONS])
+@pytest.mark.parametrize(("activation", "shift"), [("none", True), ("sigmoid", False), ("softmax", True)])
 @pytest.mark.parametrize("recipe", SOME_RECIPES, ids=by_name)
 def test_a_flip_test_activates_the_mean(recipe: Recipe, activation: str, shift: bool, service: Service) -> None:
     backend, device = service
@@ -147,17 +143,16 @@ def test_saturation_moves_no_maximum(recipe: Recipe, service: Service) -> None:
         assert decoded(logits, recipe, service)[0] == [6.75, 8.0]
 
 
-@pytest.mark.parametrize("score", ["peak", "mass"])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("recipe", SOME_RECIPES, ids=by_name)
+@pytest.mark.parametrize(("activation", "score"), [("sigmoid", "peak"), ("softmax", "peak"), ("softmax", "mass")])
+@pytest.mark.parametrize("recipe", [recipes.DARKPOSE, recipes.FIT, _ON_BLURRED], ids=by_name)
 def test_what_is_no_logit(recipe: Recipe, activation: str, score: str, service: Service) -> None:
     backend, device = service
     recipe = dataclasses.replace(recipe, activation=activation, score=score, invalid=-7.0)
-    maps = some_logits(activation, (12, 11), keypoints=1).float().expand(1, 7, -1, -1).contiguous() - 20.0
+    maps = some_logits(activation, (9, 8), keypoints=1).float().expand(1, 7, -1, -1).contiguous() - 20.0
     maps[0, 1, 2, 3] = math.nan
     maps[0, 2] = -math.inf
     maps[0, 3, 5, 6] = math.inf
-    maps[0, 4, 5, 6] = maps[0, 4, 9, 1] = math.inf
+    maps[0, 4, 5, 6] = maps[0, 4, 8, 1] = math.inf
     maps[0, 5, :6] = -math.inf
     maps[0, 6] -= 200.0
     found = dark_kernels.decode(maps.to(device), recipe, recipe.has_hessian, backend)
@@ -193,7 +188,7 @@ def test_what_is_no_logit(recipe: Recipe, activation: str, score: str, service: 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_rescaling_where_a_clip_binds(activation: str, service: Service) -> None:
     """Only there a whole map is activated and blurred."""
-    maps = some_logits(activation, (9, 8), keypoints=2).float() - (6.5 if activation == "sigmoid" else 0.0)
+    maps = some_logits(activation, (9, 8), keypoints=1).float() - (6.5 if activation == "sigmoid" else 0.0)
     recipe = dataclasses.replace(recipes.MMPOSE_UDP, activation=activation, clip_min=2e-3)
     compared = check(maps, recipe, service)
     assert compared.bounded > 0
@@ -261,9 +256,9 @@ def test_masses_of_awkward_maps(recipe: Recipe, service: Service) -> None:
     recipe = dataclasses.replace(recipe, score="mass", score_radius=2)
     kinds = ["negative", "zeros", "some_nan", "some_infinite", "both_infinite", "tiny", "huge", "huge_and_tiny",
              "all_minus_infinite", "some_minus_infinite", "one_pixel", "very_weak_blob"]  # fmt: skip
-    maps = testing.heatmaps_of_kinds(kinds, 1, len(kinds), 12, 11, seed=3)
+    maps = testing.heatmaps_of_kinds(kinds, 1, len(kinds), 8, 7, seed=3)
     largest = torch.finfo(torch.float32).max
-    maps = torch.cat([maps, torch.full((1, 1, 12, 11), largest)], 1)
+    maps = torch.cat([maps, torch.full((1, 1, 8, 7), largest)], 1)
     check(maps, recipe, service)
     scores = dark_kernels.decode(maps.to(device), recipe, backend=backend).scores[0].cpu()
     by_kind = dict(zip([*kinds, "largest"], scores.tolist(), strict=True))
@@ -272,7 +267,7 @@ def test_masses_of_awkward_maps(recipe: Recipe, service: Service) -> None:
     assert by_kind["negative"] == by_kind["zeros"] == by_kind["all_minus_infinite"] == 0.0
     if recipe.argmax_on == "raw":
         assert by_kind["some_infinite"] == by_kind["both_infinite"] == 1.0
-    assert by_kind["largest"] == pytest.approx(9 / 132, rel=1e-5) or recipe.argmax_on == "blurred"
+    assert by_kind["largest"] == pytest.approx(9 / 56, rel=1e-5) or recipe.argmax_on == "blurred"
 
 
 def test_a_window_beyond_the_map_is_the_whole_map(service: Service) -> None:

@@ -32,8 +32,7 @@ def arithmetic_for(service: Service, dtype: torch.dtype) -> testing.Arithmetic:
     return testing.arithmetic_of(choose(backend, device.type, dtype).backend, device.type, dtype)
 
 
-@pytest.mark.parametrize("score", ["peak", "mass"])
-@pytest.mark.parametrize("activation", ["none", *ACTIVATIONS])
+@pytest.mark.parametrize(("activation", "score"), [("none", "mass"), ("sigmoid", "peak"), ("softmax", "mass")])
 @pytest.mark.parametrize("recipe", SOME_RECIPES, ids=lambda recipe: recipe.name)
 def test_equals_the_reference(recipe: Recipe, activation: str, score: str, service: Service) -> None:
     recipe = dataclasses.replace(recipe, activation=activation, score=score, max_offset=1.0)
@@ -60,7 +59,7 @@ def test_in_each_dtype_and_layout(activation: str, dtype: torch.dtype, service: 
 def test_the_first_peak_is_the_keypoint_of_decode(activation: str, service: Service) -> None:
     for recipe in (recipes.DARKPOSE, ON_BLURRED):
         recipe = dataclasses.replace(recipe, activation=activation, score="mass")
-        maps = logits()
+        maps = logits((9, 8), keypoints=1)
         first = find(maps, Options(2, -1.0, recipe=recipe), service)
         keypoints = dark_kernels.decode(maps.to(service[1]), recipe, backend=service[0])
         torch.testing.assert_close(first.coords[:, :, 0], keypoints.coords.cpu(), rtol=1e-5, atol=1e-5)
