@@ -54,6 +54,10 @@ _BLURS = ("opencv", "gaussian", "none")
 _PADDINGS = ("zeros", "reflect", "symmetric")
 _STENCILS = ("wide", "compact", "fit", "quarter", "quarter_legacy", "none")
 _ARGMAX_ON = ("raw", "blurred")
+_ACTIVATIONS = ("none", "sigmoid", "softmax")
+_SCORES = ("peak", "mass")
+# Of a peak's window, of the targets' sigma where that is not given: what nearly all published ones have.
+_USUAL_SIGMA = 2.0
 # A patch of 31 x 31 pixels, which a kernel still holds in registers.
 _LARGEST_FIT_RADIUS = 15
 
@@ -132,7 +136,7 @@ class Recipe:
         max_offset: Bound, in pixels and for each axis, of the refinement step; None does not bound it,
             as published decoders don't.
         extra_shift: Added to both coordinates where a quarter step's border rule lets it act.
-        score_scale, score_offset: score = peak * score_scale + score_offset.
+        score_scale, score_offset: score = peak * score_scale + score_offset, and alike for the mass.
         target_sigma: Standard deviation in pixels of the Gaussian targets the network was trained on. If
             given, its square is subtracted from covariances, so that they tell what the network adds.
         fit_radius: Stencil `"fit"` takes the pixels up to so far from the peak on each axis, 1 to 15, as far as
@@ -142,6 +146,16 @@ class Recipe:
             where pixels exceed the round fit, which are a neighbour's. Where that is no peak within those pixels, the
             step is that of `"wide"` with the recipe's blur, rescaling and clip, which serve nothing else. Other
             stencils do not look at it.
+        activation: What the maps are. `"none"`: what is decoded, as it is. `"sigmoid"`: logits of each pixel,
+            p = 1 / (1 + exp(-h)). `"softmax"`: logits of one distribution over the pixels of a map,
+            p = exp(h) / sum(exp(h)). All else is that of decoding p, but that a raw map's maximum, and the neighbours
+            of a quarter step, are found among the logits, where no saturation makes them equal, and that a map has a
+            keypoint unless its largest logit is -inf or NaN.
+        score: `"peak"`: the value of the peak, of p with an activation. `"mass"`: the share, 0 to 1, that the pixels
+            around the peak have in all positive values of the map (of p with an activation, and before any blur).
+            A single large pixel in a map that has more to show has little of it, a blob nearly all.
+        score_radius: For `"mass"`, up to how many pixels from the peak's pixel on each axis; None takes two standard
+            deviations of the targets, rounded up: of `target_sigma`, or of 2 if that is not given.
 
     Raises:
         ValueError: A field is out of its range; the message says what came and what was expected.
@@ -164,6 +178,9 @@ class Recipe:
     score_offset: float = 0.0
     target_sigma: float | None = None
     fit_radius: int = 5
+    activation: Literal["none", "sigmoid", "softmax"] = "none"
+    score: Literal["peak", "mass"] = "peak"
+    score_radius: int | None = None
 
     def __post_init__(self) -> None:
         def require(condition: bool, field: str, expected: str) -> None:
@@ -175,6 +192,8 @@ class Recipe:
             ("padding", _PADDINGS),
             ("stencil", _STENCILS),
             ("argmax_on", _ARGMAX_ON),
+            ("activation", _ACTIVATIONS),
+            ("score", _SCORES),
         ):
             require(getattr(self, field) in allowed, field, f"one of {', '.join(map(repr, allowed))}")
         size = self.kernel_size
@@ -197,6 +216,9 @@ class Recipe:
         radius = self.fit_radius
         is_int = isinstance(radius, Integral) and not isinstance(radius, bool)
         require(is_int and 1 <= radius <= _LARGEST_FIT_RADIUS, "fit_radius", f"an int from 1 to {_LARGEST_FIT_RADIUS}")
+        around = self.score_radius
+        is_int = isinstance(around, Integral) and not isinstance(around, bool)
+        require(around is None or (is_int and around >= 1), "score_radius", "a positive int or None")
         require(self.stencil != "fit" or self.argmax_on == "raw", "argmax_on", "'raw' with stencil='fit'")
         # The operator takes numbers and flags, not recipes. They are worked out here, once, so that a call
         # pays nothing for them and torch.compile has nothing of it to trace.
@@ -242,12 +264,22 @@ class Recipe:
         return float(self.blur_sigma**2 + self.target_variance)
 
     @property
+    def mass_radius(self) -> int:
+        """Of the window whose share of the map is the score, in pixels from the peak's; 0 where the peak is."""
+        if self.score == "peak":
+            return 0
+        return math.ceil(2 * (self.target_sigma or _USUAL_SIGMA)) if self.score_radius is None else self.score_radius
+
+    @property
     def has_hessian(self) -> bool:
         """Whether the stencil computes second derivatives, which a covariance needs."""
         return self.stencil in ("wide", "compact", "fit")
 
     def summary(self) -> dict[str, str]:
-        """The recipe as a row of text: what it does at each step, blank where it doesn't take that step."""
+        """The recipe as a row of text: what it does at each step, blank where it doesn't take that step.
+
+        What the maps are and what the score is come last, and only where that is not what published decoders have.
+        """
         smooths = self.blur_kernel_size > 1
         sigma = "" if self.sigma is None else f" sigma={self.sigma:g}"
         argmax_on = self.argmax_on if smooths else "raw"
@@ -260,6 +292,8 @@ class Recipe:
             "stencil": f"fit r={self.fit_radius}" if self.stencil == "fit" else self.stencil,
             "invalid": f"{self.invalid:g}",
             "argmax on": argmax_on,
+            **({} if self.activation == "none" else {"activation": self.activation}),
+            **({} if self.score == "peak" else {"score": f"mass r={self.mass_radius}"}),
         }
 
     @property
@@ -288,6 +322,8 @@ class Recipe:
             self.known_variance,
             int(self.fit_radius) if fits else 0,
             self.target_variance if fits else 0.0,
+            self.activation,
+            int(self.mass_radius),
         )
 
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -50,33 +50,23 @@ TEST_SEED = 2**31 + 2  # no training seed: --seeds are below
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """A loss, and how a network's output becomes the heatmap that is decoded."""
+    """A loss, and what a network's output is then."""
 
     make: Callable[..., nn.Module]  # takes sigma and encoding
-    activate: Callable[[Tensor], Tensor]
+    activation: Literal["none", "sigmoid", "softmax"] = "none"  # as in a Recipe
     encodings: tuple[str, ...] = ("biased", "unbiased")
-    is_of_activated: bool = False  # whether the loss takes what is decoded, and not the output itself
+    is_of_probabilities: bool = False  # whether the loss takes the sigmoid, and not the output itself
     bias: float = 0.0  # of the network's output before training
 
 
-def softmax_over_maps(logits: Tensor) -> Tensor:
-    """Probabilities [B, K, H, W] of the pixels of each map."""
-    return logits.flatten(2).softmax(-1).view_as(logits)
-
-
-def identity(maps: Tensor) -> Tensor:
-    """The output is the heatmap."""
-    return maps
-
-
 LOSSES = {
-    "mse": Loss(HeatmapMSELoss, identity),
-    "ohkm": Loss(lambda **options: HeatmapMSELoss(weighting="hrnet", topk=8, **options), identity),
-    "adaptive_wing": Loss(HeatmapAdaptiveWingLoss, identity),
+    "mse": Loss(HeatmapMSELoss),
+    "ohkm": Loss(lambda **options: HeatmapMSELoss(weighting="hrnet", topk=8, **options)),
+    "adaptive_wing": Loss(HeatmapAdaptiveWingLoss),
     # Unbiased targets have no pixel with a target of 1, and so nothing that is positive.
-    "focal": Loss(HeatmapFocalLoss, torch.sigmoid, ("biased",), is_of_activated=True, bias=-2.19),
-    "cross_entropy": Loss(HeatmapCrossEntropyLoss, softmax_over_maps),
-    "js": Loss(HeatmapJSLoss, softmax_over_maps),
+    "focal": Loss(HeatmapFocalLoss, "sigmoid", ("biased",), is_of_probabilities=True, bias=-2.19),
+    "cross_entropy": Loss(HeatmapCrossEntropyLoss, "softmax"),
+    "js": Loss(HeatmapJSLoss, "softmax"),
 }
 
 
@@ -142,7 +132,7 @@ def train(
         values = {}
         for (encoding, network), optimizer, rate in zip(networks.items(), optimizers, rates, strict=True):
             output = network(images)
-            maps = loss.activate(output) if loss.is_of_activated else output
+            maps = output.sigmoid() if loss.is_of_probabilities else output
             value = losses[encoding](maps, keypoints, visible=figures.visible)
             optimizer.zero_grad(set_to_none=True)
             value.backward()
@@ -157,8 +147,9 @@ def evaluate(network: Network, loss: Loss, encoding: str, stride: int, count: in
     """Errors in input pixels on `count` figures that training has not seen."""
     network.eval()
     figures = stick_figures.draw(count, SIZE, torch.Generator().manual_seed(TEST_SEED), CONDITIONS)
-    heatmaps = loss.activate(network(figures.images.contiguous(memory_format=torch.channels_last)))
-    coords = (decode(heatmaps, decoder_of(encoding, stride)).coords + SHIFT) * stride
+    heatmaps = network(figures.images.contiguous(memory_format=torch.channels_last))
+    recipe = dataclasses.replace(decoder_of(encoding, stride), activation=loss.activation)
+    coords = (decode(heatmaps, recipe).coords + SHIFT) * stride
     errors = metrics.distances(coords[figures.visible], figures.keypoints[figures.visible])
     return {"mean_error": float(errors.mean()), "median_error": float(errors.median())}
 

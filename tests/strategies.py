@@ -51,6 +51,9 @@ def any_recipe(draw: st.DrawFn) -> Recipe:
     changes["max_offset"] = draw(st.sampled_from((None, 0.5, 1.0)))
     changes["invalid"] = draw(st.sampled_from((recipe.invalid, 0.0, -1.0, float("nan"))))
     changes["target_sigma"] = draw(st.sampled_from((None, 1.0)))
+    changes["activation"] = draw(st.sampled_from(("none", "none", "sigmoid", "softmax")))
+    changes["score"] = draw(st.sampled_from(("peak", "mass")))
+    changes["score_radius"] = draw(st.sampled_from((None, 1, 7)))
     return dataclasses.replace(recipe, **changes)  # type: ignore[arg-type]
 
 

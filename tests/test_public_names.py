@@ -187,7 +187,7 @@ def test_keypoints_and_recipe() -> None:
     public = [name for name in vars(Recipe) if not name.startswith("_") and isinstance(vars(Recipe)[name], property)]
     assert public == [
         "operator_arguments", "blur_kernel_size", "blur_sigma", "taps", "target_variance", "known_variance",
-        "has_hessian",
+        "mass_radius", "has_hessian",
     ]  # fmt: skip
 
 

@@ -81,6 +81,9 @@ def test_fields_and_their_defaults() -> None:
         "score_offset": 0.0,
         "target_sigma": None,
         "fit_radius": 5,
+        "activation": "none",
+        "score": "peak",
+        "score_radius": None,
     }
 
 
@@ -196,7 +199,29 @@ def test_only_a_fit_is_told_of_its_radius() -> None:
         changed = dataclasses.replace(recipe, fit_radius=7)
         assert (changed.operator_arguments == recipe.operator_arguments) == (recipe is not recipes.FIT)
     fit = dataclasses.replace(recipes.FIT, target_sigma=1.5)
-    assert fit.operator_arguments[-3:] == (4.0 + 2.25, 5, 2.25) == (fit.known_variance, 5, fit.target_variance)
+    assert fit.operator_arguments[-5:-2] == (4.0 + 2.25, 5, 2.25) == (fit.known_variance, 5, fit.target_variance)
+
+
+def test_the_window_of_a_mass_follows_from_the_targets() -> None:
+    peak = recipes.DARKPOSE
+    mass = dataclasses.replace(peak, score="mass")
+    for fields, radius in (
+        ({}, 4),
+        ({"target_sigma": 2.0}, 4),
+        ({"target_sigma": 1.2}, 3),
+        ({"target_sigma": 1.2, "score_radius": 7}, 7),
+    ):
+        assert dataclasses.replace(mass, **fields).mass_radius == radius
+        assert dataclasses.replace(mass, **fields).operator_arguments[-1] == radius
+        assert dataclasses.replace(peak, **fields).mass_radius == 0
+    # No other kernel is compiled for a radius that nobody looks at.
+    assert dataclasses.replace(peak, score_radius=7).operator_arguments == peak.operator_arguments
+
+
+def test_a_summary_names_what_published_decoders_do_not_have() -> None:
+    assert not {"activation", "score"} & set(recipes.DARKPOSE.summary())
+    summary = dataclasses.replace(recipes.DARKPOSE, activation="softmax", score="mass").summary()
+    assert list(summary.items())[-2:] == [("activation", "softmax"), ("score", "mass r=4")]
 
 
 def test_get_takes_either_case() -> None:
@@ -241,6 +266,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"fit_radius": 16}, r"Recipe.fit_radius: got 16, expected an int from 1 to 15"),
     ({"fit_radius": 5.0}, r"Recipe.fit_radius: got 5.0, expected an int from 1 to 15"),
     ({"fit_radius": True}, r"Recipe.fit_radius: got True, expected an int from 1 to 15"),
+    ({"activation": "relu"}, r"Recipe.activation: got 'relu', expected one of 'none', 'sigmoid', 'softmax'"),
+    ({"score": "mean"}, r"Recipe.score: got 'mean', expected one of 'peak', 'mass'"),
+    ({"score_radius": 0}, r"Recipe.score_radius: got 0, expected a positive int or None"),
+    ({"score_radius": 2.0}, r"Recipe.score_radius: got 2.0, expected a positive int or None"),
+    ({"score_radius": True}, r"Recipe.score_radius: got True, expected a positive int or None"),
     ({"stencil": "fit", "argmax_on": "blurred"}, r"Recipe.argmax_on: got 'blurred', expected 'raw' with stencil='fit'"),
     ({"score_offset": -math.inf}, r"Recipe.score_offset: got -inf, expected a finite number"),
 ]

@@ -93,12 +93,15 @@ def blur_points(
     flipped_ptr,
     flipped_stride_h,
     flipped_stride_w,
+    shift,
+    factor,
     height,
     width,
     y,  # [N] where the blurred map is wanted, inside the map
     x,  # [N]
     LANES: tl.constexpr,  # a power of two, more than RADIUS
     FLIP: tl.constexpr,
+    ACTIVATION: tl.constexpr,
     PADDING: tl.constexpr,
     RADIUS: tl.constexpr,
     EXPONENT: tl.constexpr,
@@ -138,20 +141,20 @@ def blur_points(
             above = source_index(above, height, PADDING)
             below = source_index(below, height, PADDING)
         above_left = load_pixels(
-            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, above, left,
-            left_exists & above_exists, FLIP,
+            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor, above, left,
+            left_exists & above_exists, FLIP, ACTIVATION,
         )  # fmt: skip
         above_right = load_pixels(
-            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, above, right,
-            right_exists & above_exists, FLIP,
+            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor, above, right,
+            right_exists & above_exists, FLIP, ACTIVATION,
         )  # fmt: skip
         below_left = load_pixels(
-            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, below, left,
-            left_exists & below_exists, FLIP,
+            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor, below, left,
+            left_exists & below_exists, FLIP, ACTIVATION,
         )  # fmt: skip
         below_right = load_pixels(
-            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, below, right,
-            right_exists & below_exists, FLIP,
+            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor, below, right,
+            right_exists & below_exists, FLIP, ACTIVATION,
         )  # fmt: skip
         above_left = _finite(above_left)
         above_right = _finite(above_right)
@@ -172,11 +175,14 @@ def _load_rows(
     flipped_ptr,
     flipped_stride_h,
     flipped_stride_w,
+    shift,
+    factor,
     height,
     row,  # [ROWS]
     column,  # [WINDOW], inside the map or masked
     column_exists,  # [WINDOW]
     FLIP: tl.constexpr,
+    ACTIVATION: tl.constexpr,
     PADDING: tl.constexpr,
 ):
     """Rows of pixels as a blur sees them, beyond the border as well: [ROWS, WINDOW]."""
@@ -186,8 +192,8 @@ def _load_rows(
     else:
         row = source_index(row, height, PADDING)
     return load_pixels(
-        map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, row[:, None], column[None, :],
-        exists, FLIP,
+        map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor,
+        row[:, None], column[None, :], exists, FLIP, ACTIVATION,
     )  # fmt: skip
 
 
@@ -213,6 +219,8 @@ def blur_stencil(
     flipped_ptr,
     flipped_stride_h,
     flipped_stride_w,
+    shift,
+    factor,
     height,
     width,
     y,  # inside the map
@@ -222,6 +230,7 @@ def blur_stencil(
     WINDOW: tl.constexpr,  # a power of two, more than 2 * (RADIUS + reach of the stencil)
     IS_WIDE: tl.constexpr,
     FLIP: tl.constexpr,
+    ACTIVATION: tl.constexpr,
     PADDING: tl.constexpr,
     RADIUS: tl.constexpr,
     EXPONENT: tl.constexpr,
@@ -267,8 +276,8 @@ def blur_stencil(
         for top in range(0, WINDOW, 16):
             row = tl.arange(0, 16) + (top - HALF)
             window = _load_rows(
-                map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, height, y + row, seen,
-                column_exists, FLIP, PADDING,
+                map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor,
+                height, y + row, seen, column_exists, FLIP, ACTIVATION, PADDING,
             )  # fmt: skip
             window = tl.maximum(window, -LARGEST)
             row_0 += _sum_of_rows(window, row, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
@@ -282,8 +291,8 @@ def blur_stencil(
     for top in range(0, WINDOW, 16):
         row = tl.arange(0, 16) + (top - HALF)
         window = _load_rows(
-            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, height, y + row, seen,
-            column_exists, FLIP, PADDING,
+            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor,
+            height, y + row, seen, column_exists, FLIP, ACTIVATION, PADDING,
         )  # fmt: skip
         window = tl.maximum(window - level, -LARGEST)
         row_0 += _sum_of_rows(window, row, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
@@ -334,6 +343,8 @@ def bound_of_tile(
     flipped_ptr,
     flipped_stride_h,
     flipped_stride_w,
+    shift,
+    factor,
     height,
     width,
     top,
@@ -341,6 +352,7 @@ def bound_of_tile(
     TILE_SIDE: tl.constexpr,
     HALO_SIDE: tl.constexpr,  # a power of two, at least TILE_SIDE + 2 * RADIUS
     FLIP: tl.constexpr,
+    ACTIVATION: tl.constexpr,
     PADDING: tl.constexpr,
     RADIUS: tl.constexpr,
 ):
@@ -361,7 +373,19 @@ def bound_of_tile(
         if PADDING == "zeros":
             exists = rows_exist[:, None] & columns_exist[None, :]
         pixels = load_pixels(
-            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, rows, columns, exists, FLIP
+            map_ptr,
+            stride_h,
+            stride_w,
+            flipped_ptr,
+            flipped_stride_h,
+            flipped_stride_w,
+            shift,
+            factor,
+            rows,
+            columns,
+            exists,
+            FLIP,
+            ACTIVATION,
         )
         seen = tl.maximum(seen, pixels)
     bound = tl.max(tl.max(seen, axis=1), axis=0)
@@ -376,6 +400,8 @@ def scan_blurred_map(
     flipped_ptr,
     flipped_stride_h,
     flipped_stride_w,
+    shift,
+    factor,
     height,
     width,
     largest,
@@ -386,6 +412,7 @@ def scan_blurred_map(
     POINTS: tl.constexpr,  # that are blurred at once
     LANES: tl.constexpr,
     FLIP: tl.constexpr,
+    ACTIVATION: tl.constexpr,
     PADDING: tl.constexpr,
     RADIUS: tl.constexpr,
     EXPONENT: tl.constexpr,
@@ -412,8 +439,8 @@ def scan_blurred_map(
         top = tile // tiles_across * TILE_SIDE
         left = tile % tiles_across * TILE_SIDE
         bound = bound_of_tile(
-            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, height, width,
-            top, left, TILE_SIDE, HALO_SIDE, FLIP, PADDING, RADIUS,
+            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor, height, width,
+            top, left, TILE_SIDE, HALO_SIDE, FLIP, ACTIVATION, PADDING, RADIUS,
         )  # fmt: skip
         if bound >= largest:
             for part in range(0, TILE_SIDE * TILE_SIDE, POINTS):
@@ -421,9 +448,9 @@ def scan_blurred_map(
                 x = left + (part + lane) % TILE_SIDE
                 inside = (y < height) & (x < width)
                 blurred = blur_points(
-                    map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, height, width,
-                    tl.minimum(y, height - 1), tl.minimum(x, width - 1),
-                    LANES, FLIP, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
+                    map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor,
+                    height, width, tl.minimum(y, height - 1), tl.minimum(x, width - 1),
+                    LANES, FLIP, ACTIVATION, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
                 )  # fmt: skip
                 value, index = first_maximum(
                     tl.where(inside, blurred, float("-inf")),

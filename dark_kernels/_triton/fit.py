@@ -127,6 +127,8 @@ def fit_step(
     flipped_ptr,
     flipped_stride_h,
     flipped_stride_w,
+    shift,
+    factor,
     height,
     width,
     y,
@@ -134,6 +136,7 @@ def fit_step(
     level,
     refinable,
     FLIP: tl.constexpr,
+    ACTIVATION: tl.constexpr,
     HAS_COVARIANCE: tl.constexpr,
     FIT_RADIUS: tl.constexpr,
     FIT_WINDOW: tl.constexpr,  # a power of two, more than 2 * FIT_RADIUS
@@ -154,8 +157,8 @@ def fit_step(
     column_exists = (distance <= FIT_RADIUS) & (column >= 0) & (column < width)
     exists = row_exists[:, None] & column_exists[None, :]
     pixels = load_pixels(
-        map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, row[:, None], column[None, :],
-        exists, FLIP,
+        map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor,
+        row[:, None], column[None, :], exists, FLIP, ACTIVATION,
     )  # fmt: skip
     halves = 0.5 * tl.sum(row_exists.to(tl.float32), axis=0) * tl.sum(column_exists.to(tl.float32), axis=0)
     inside = exists

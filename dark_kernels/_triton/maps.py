@@ -4,10 +4,13 @@ whole map in blocks.
 Functions that can merge a flip test take both maps. A mirrored one is given by its last column and by the step from
 there to the left, so that a column counts from its right:
 
-    map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, ..., FLIP
+    map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor, ..., FLIP, ACTIVATION
 
 FLIP is "none" (the map alone), "mean", or "shifted": the mirrored map, flipped back, moves one pixel to the right, and
 its column 0 stays.
+
+ACTIVATION is what is done to a pixel, or to the mean, once it is read: "none", "sigmoid" or "softmax". For a softmax
+`shift` is the largest logit of the map and `factor` one over the sum of exp(logit - shift); others don't look at them.
 """
 
 from __future__ import annotations
@@ -32,6 +35,16 @@ def flipped_column(x, FLIP: tl.constexpr):
 
 
 @triton.jit
+def activated(value, shift, factor, ACTIVATION: tl.constexpr):
+    """What logits stand for, in float32. Two infinities of one sign differ by nothing."""
+    if ACTIVATION == "sigmoid":
+        value = 1.0 / (1.0 + tl.exp(-value))
+    elif ACTIVATION == "softmax":
+        value = tl.where(value == shift, factor, tl.exp(value - shift) * factor)
+    return value
+
+
+@triton.jit
 def load_pixels(
     map_ptr,
     stride_h,
@@ -39,10 +52,13 @@ def load_pixels(
     flipped_ptr,
     flipped_stride_h,
     flipped_stride_w,
+    shift,
+    factor,
     y,
     x,
     exists,  # or None, if all do
     FLIP: tl.constexpr,
+    ACTIVATION: tl.constexpr,
 ):
     """The pixels at rows `y` and columns `x`, inside the map or masked by `exists`, in float32; 0 where masked."""
     y = y.to(tl.int64)
@@ -59,6 +75,10 @@ def load_pixels(
         else:
             flipped = tl.load(pixel_ptr, mask=exists, other=0.0).to(tl.float32)
         value = mean_of(value, flipped)
+    if ACTIVATION != "none":
+        value = activated(value, shift, factor, ACTIVATION)
+        if exists is not None:
+            value = tl.where(exists, value, 0.0)
     return value
 
 

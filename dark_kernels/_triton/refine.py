@@ -19,6 +19,7 @@ from .covariance import covariance_of
 from .fit import fit_step
 from .logs import clip_may_bind, log_ratio
 from .maps import load_pixels
+from .totals import total_of
 
 
 @triton.jit
@@ -26,9 +27,12 @@ def _pixel_or_edge(
     map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, height, width, y, x,
     FLIP: tl.constexpr,
 ):  # fmt: skip
+    """A pixel as it is: what an activation saturates would no longer be told apart."""
     y = tl.minimum(tl.maximum(y, 0), height - 1)
     x = tl.minimum(tl.maximum(x, 0), width - 1)
-    return load_pixels(map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, y, x, None, FLIP)
+    return load_pixels(
+        map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, 0.0, 1.0, y, x, None, FLIP, "none"
+    )
 
 
 @triton.jit
@@ -53,6 +57,8 @@ def _taylor_step(
     flipped_ptr,
     flipped_stride_h,
     flipped_stride_w,
+    shift,
+    factor,
     height,
     width,
     y,
@@ -62,6 +68,7 @@ def _taylor_step(
     scale,
     refinable,
     FLIP: tl.constexpr,
+    ACTIVATION: tl.constexpr,
     STENCIL: tl.constexpr,
     PADDING: tl.constexpr,
     RESCALE: tl.constexpr,
@@ -90,8 +97,8 @@ def _taylor_step(
     if STENCIL == "wide":
         refinable = refinable & (x >= 2) & (x <= width - 3) & (y >= 2) & (y <= height - 3)
     points, center = blur_stencil(
-        map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, height, width,
-        y, x, level, lane, WINDOW, STENCIL == "wide", FLIP, PADDING,
+        map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor, height, width,
+        y, x, level, lane, WINDOW, STENCIL == "wide", FLIP, ACTIVATION, PADDING,
         RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
     )  # fmt: skip
     used = lane < (13 if STENCIL == "wide" else 7)
@@ -103,8 +110,8 @@ def _taylor_step(
         if needs_scale:
             known = tl.max(tl.where(used, points, float("-inf")), axis=0)
             blurred_maximum, _ = scan_blurred_map(
-                map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, height, width,
-                known, y, x, TILE_SIDE, HALO_SIDE, SCAN_POINTS, LANES, FLIP, PADDING,
+                map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor,
+                height, width, known, y, x, TILE_SIDE, HALO_SIDE, SCAN_POINTS, LANES, FLIP, ACTIVATION, PADDING,
                 RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
             )  # fmt: skip
             scale = tl.where(blurred_maximum > 0, raw_maximum / blurred_maximum, 1.0)
@@ -151,15 +158,18 @@ def refine(
     flipped_ptr,
     flipped_stride_h,
     flipped_stride_w,
+    shift,
+    factor,
     height,
     width,
     y,  # the peak's pixel
     x,
-    level,  # the raw map's value at the peak, or another that is close to those around it
-    raw_maximum,  # of the whole map
+    level,  # the raw map's value at the peak, activated, or another that is close to those around it
+    raw_maximum,  # of the whole map, activated
     scale,  # what the blurred map is multiplied with, or 1 if that is not known
     refinable,  # whether the peak may move at all
     FLIP: tl.constexpr,
+    ACTIVATION: tl.constexpr,
     STENCIL: tl.constexpr,
     PADDING: tl.constexpr,
     RESCALE: tl.constexpr,
@@ -200,23 +210,23 @@ def refine(
 
     if STENCIL == "wide" or STENCIL == "compact":
         offset_x, offset_y, covariance_xx, covariance_xy, covariance_yy, refinable, scale = _taylor_step(
-            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, height, width,
+            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor, height, width,
             y, x, level, raw_maximum, scale, refinable,
-            FLIP, STENCIL, PADDING, RESCALE, ARGMAX_ON_BLURRED, HAS_COVARIANCE, CLIP_MIN, CLIP_MAX,
+            FLIP, ACTIVATION, STENCIL, PADDING, RESCALE, ARGMAX_ON_BLURRED, HAS_COVARIANCE, CLIP_MIN, CLIP_MAX,
             KNOWN_VARIANCE, WINDOW, TILE_SIDE, HALO_SIDE, SCAN_POINTS, LANES,
             RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
         )  # fmt: skip
 
     elif STENCIL == "fit":
         offset_x, offset_y, covariance_xx, covariance_xy, covariance_yy, is_peak = fit_step(
-            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, height, width,
-            y, x, level, refinable, FLIP, HAS_COVARIANCE, FIT_RADIUS, FIT_WINDOW, TARGET_VARIANCE,
+            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor, height, width,
+            y, x, level, refinable, FLIP, ACTIVATION, HAS_COVARIANCE, FIT_RADIUS, FIT_WINDOW, TARGET_VARIANCE,
         )  # fmt: skip
         if refinable & (is_peak == 0):
             offset_x, offset_y, covariance_xx, covariance_xy, covariance_yy, is_peak, scale = _taylor_step(
-                map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, height, width,
-                y, x, level, raw_maximum, scale, refinable,
-                FLIP, "wide", PADDING, RESCALE, ARGMAX_ON_BLURRED, HAS_COVARIANCE, CLIP_MIN, CLIP_MAX,
+                map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor,
+                height, width, y, x, level, raw_maximum, scale, refinable,
+                FLIP, ACTIVATION, "wide", PADDING, RESCALE, ARGMAX_ON_BLURRED, HAS_COVARIANCE, CLIP_MIN, CLIP_MAX,
                 KNOWN_VARIANCE, WINDOW, TILE_SIDE, HALO_SIDE, SCAN_POINTS, LANES,
                 RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
             )  # fmt: skip
@@ -229,9 +239,10 @@ def refine(
             beside_y = y + tl.where(side < 2, 0, sign)
             beside_x = x + tl.where(side < 2, sign, 0)
             blurred = blur_points(
-                map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, height, width,
+                map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor,
+                height, width,
                 tl.minimum(tl.maximum(beside_y, 0), height - 1), tl.minimum(tl.maximum(beside_x, 0), width - 1),
-                LANES, FLIP, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
+                LANES, FLIP, ACTIVATION, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
             )  # fmt: skip
             difference_x = tl.sum(tl.where(side < 2, blurred * sign, 0.0), axis=0)
             difference_y = tl.sum(tl.where(side < 2, 0.0, blurred * sign), axis=0)
@@ -297,6 +308,8 @@ def recipe_constants(
     known_variance: float,
     fit_radius: int,
     target_variance: float,
+    activation: str,
+    mass_radius: int,
     covariance: bool,
 ) -> dict[str, Any]:
     """The constexprs that follow from a recipe."""
@@ -324,4 +337,7 @@ def recipe_constants(
         "FIT_RADIUS": fit_radius,
         "FIT_WINDOW": max(16, triton.next_power_of_2(2 * fit_radius + 1)),
         "TARGET_VARIANCE": target_variance,
+        "ACTIVATION": activation,
+        "MASS_RADIUS": mass_radius,
+        "TOTAL": total_of(activation, mass_radius),
     }

@@ -49,6 +49,15 @@ def decode(
     `recipe.invalid`, and the score is the raw peak. A peak of +inf stays on its pixel, and so does a peak
     whose step is not finite. Coordinates are finite unless `recipe.invalid` is not.
 
+    Maps that are logits are decoded with `dataclasses.replace(recipe, activation="softmax")`, or "sigmoid": the peak is
+    found among the logits, and what they stand for is worked out where pixels are read, which is the same single
+    launch. Such a map has a keypoint unless its largest logit is -inf or it holds a NaN; scores are from 0 to 1, 0 for
+    nothing but -inf. +inf in a softmax leaves other pixels nothing, and several share evenly.
+
+    With `score="mass"` in the recipe the score is the share that the pixels around the peak have in all positive values
+    of the map: 0 to 1, 0 in a map without a positive value, NaN in one with a NaN. In a map with pixels of +inf it is 1
+    beside one of them. A clutter pixel has little of it, whatever its height, and a blob nearly all.
+
     The result does not depend on `heatmaps` in a differentiable way, as with `argmax`: a tensor that
     requires grad is accepted and the outputs carry no gradient. The input is never written to.
 
@@ -83,9 +92,9 @@ def decode(
 
     Returns:
         Keypoints: `coords` [B, K, 2] as (x, y) in heatmap pixels with pixel centres at integers, `scores`
-        [B, K], and `covariances` [B, K, 2, 2] in squared heatmap pixels or None; float32, or float64 for
-        float64 heatmaps. Empty for B = 0 or K = 0. With `image_transform` coordinates and covariances are those of
-        the image.
+        [B, K] (see `Recipe.score`), and `covariances` [B, K, 2, 2] in squared heatmap pixels or None; float32, or
+        float64 for float64 heatmaps. Empty for B = 0 or K = 0. With `image_transform` coordinates and covariances are
+        those of the image.
 
     Raises:
         TypeError: `heatmaps`, `flipped` or `image_transform` is not a dense tensor of one of the dtypes above,

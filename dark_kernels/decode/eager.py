@@ -20,6 +20,7 @@ from torch import Tensor
 from .._eager import argmax_of_lines
 from .._products import product
 from .eager_plan import Plan, StencilPlan, make_plan, reflected
+from .eager_scores import Activation, activate_maps, activation_of, mass_around
 from .eager_steps import covariances_of, fit_gaussian, newton_step, quarter_step
 from .options import NO_EXTRAS, Extras
 
@@ -87,6 +88,8 @@ def _decode_images(
     known_variance: float,
     fit_radius: int,
     target_variance: float,
+    activation: str,
+    mass_radius: int,
     covariance: bool,
     *,
     extras: Extras = NO_EXTRAS,
@@ -99,6 +102,10 @@ def _decode_images(
         heatmaps = _chosen_and_merged(heatmaps, extras)
     batch, num_keypoints = heatmaps.shape[:2]
     output_dtype = torch.float64 if heatmaps.dtype == torch.float64 else torch.float32
+    activate, largest = None, None
+    if argmax_on_blurred and activation != "none":
+        largest = heatmaps.amax((-2, -1)).view(-1).to(output_dtype)
+        heatmaps = activate_maps(heatmaps, largest, activation)
     searched = heatmaps
     if argmax_on_blurred:
         searched = blur(heatmaps.flatten(0, 1).to(output_dtype), taps, padding).view(heatmaps.shape)
@@ -109,6 +116,10 @@ def _decode_images(
         search_plan = make_plan(searched, taps, padding, stencil, fit_radius)
     peaks, y, x = _first_maximum(searched, search_plan)
     peaks = peaks.to(output_dtype)
+    if not argmax_on_blurred and activation != "none":
+        largest = peaks
+        activate = activation_of(heatmaps, largest, activation)
+        peaks = activate(peaks)
     scale, raw_maxima = None, peaks
     if argmax_on_blurred:
         raw_maxima = heatmaps.amax((-2, -1)).view(-1).to(output_dtype)
@@ -120,7 +131,12 @@ def _decode_images(
     offset, covariances = refine(
         heatmaps, searched, peaks, raw_maxima, y, x, scale, taps, padding, rescale, clip_min, clip_max, stencil,
         max_offset, extra_shift, known_variance, fit_radius, target_variance, covariance, plan.stencil,
+        activate=activate,
     )  # fmt: skip
+    if largest is not None:  # an infinite logit is a finite peak, and stays on its pixel
+        stays = largest == math.inf
+        offset = None if offset is None else offset.masked_fill(stays, 0.0)
+        covariances = None if covariances is None else covariances.masked_fill(stays[:, None, None], math.nan)
     if offset is not None:
         coords = coords + offset
     if covariances is not None:
@@ -130,7 +146,10 @@ def _decode_images(
     coords = coords.to(output_dtype)
     if extras.image_transform is not None:
         coords, covariances = _transform(coords, covariances, extras.image_transform.to(output_dtype))
-    coords.masked_fill_((peaks > 0).logical_not_(), invalid)  # a NaN is not positive
+    valid = peaks > 0 if largest is None else largest > -math.inf  # a NaN is not
+    coords.masked_fill_(valid.logical_not_(), invalid)
+    if mass_radius > 0:
+        peaks = mass_around(heatmaps, raw_maxima, y, x, mass_radius, plan, activate)
     if score_scale != 1.0 or score_offset != 0.0:
         peaks = peaks * score_scale + score_offset
     return (
@@ -162,6 +181,7 @@ def refine(
     covariance: bool,
     plan: StencilPlan | None,
     map_index: Tensor | None = None,  # [N]
+    activate: Activation | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """The steps from the pixels of N peaks, and their covariances.
 
@@ -169,12 +189,13 @@ def refine(
         heatmaps: The maps.
         searched: Those in which the peaks were found: the same, or smoothed ones.
         peaks: Values of the peaks.
-        raw_maxima: The largest value of each peak's map.
+        raw_maxima: The largest value of each peak's map, activated like the peaks.
         y, x: The peaks' pixels.
         scale: What the smoothed maps are multiplied with, if that is known already.
         taps: Half of the blur kernel, centre first; the other arguments up to `covariance` are fields of a Recipe.
         plan: That of the maps, for a stencil that has one.
         map_index: Which of the B K maps each peak is in. None: one peak in each map, in their order.
+        activate: What is done to the maps' pixels, if they are logits.
 
     Returns:
         Steps [2, N], None for a recipe without; and covariances [N, 2, 2], None unless asked for.
@@ -185,10 +206,11 @@ def refine(
     if plan is not None:
         if map_index is not None:
             plan = plan._replace(window_starts=plan.window_starts.index_select(0, map_index))
-        values = _blur_at_stencil(heatmaps, y, x, padding, plan)
+        activate_peaks = None if activate is None else activate.of(map_index)
+        values = _blur_at_stencil(heatmaps, y, x, padding, plan, activate_peaks)
         if rescale and scale is None:
             scale = _scale_where_a_clip_binds(
-                values, heatmaps, raw_maxima, taps, padding, clip_min, clip_max, map_index
+                values, heatmaps, raw_maxima, taps, padding, clip_min, clip_max, map_index, activate
             )
         if scale is not None:
             values = values * scale[:, None]
@@ -196,7 +218,7 @@ def refine(
         derivatives = product(plan.derivative_weights, logs.t())
         known_variances = derivatives.new_full((1,), known_variance)
         if plan.fit is not None:
-            fitted, is_peak = fit_gaussian(heatmaps, peaks, y, x, fit_radius, plan, plan.fit)
+            fitted, is_peak = fit_gaussian(heatmaps, peaks, y, x, fit_radius, plan, plan.fit, activate_peaks)
             derivatives = torch.where(is_peak, fitted, derivatives)
             known_variances = torch.where(is_peak, derivatives.new_full((1,), target_variance), known_variances)
         if covariance:
@@ -316,13 +338,17 @@ def _gather_lines(maps: Tensor, starts: Tensor, length: int, extent: int) -> Ten
     return maps.as_strided((extent,), (1,), first).index_select(0, pixels.view(-1)).view(-1, length)
 
 
-def _blur_at_stencil(heatmaps: Tensor, y: Tensor, x: Tensor, padding: str, plan: StencilPlan) -> Tensor:
+def _blur_at_stencil(
+    heatmaps: Tensor, y: Tensor, x: Tensor, padding: str, plan: StencilPlan, activate: Activation | None
+) -> Tensor:
     """The blurred map at the stencil's points, from the window around each peak: [N, points]."""
     vertical, horizontal = plan.vertical.index_select(0, y), plan.horizontal.index_select(0, x)
     starts = plan.window_rows.index_select(0, y)
     starts += plan.window_columns.index_select(0, x).add_(plan.window_starts).unsqueeze(1)
     windows = _gather_lines(heatmaps, starts.view(-1), plan.horizontal.shape[2], plan.extent).to(vertical.dtype)
     windows = windows.view(y.shape[0], -1, windows.shape[1])
+    if activate is not None:
+        windows = activate(windows)
     # Most weights of a window matrix are zero, and zero times an infinity is NaN. That is wanted where the
     # peak is +inf, since such a peak is not refined; for -inf a very low number stands, from which a level can be
     # subtracted. In place: the windows are a copy.
@@ -385,6 +411,7 @@ def _scale_where_a_clip_binds(
     clip_min: float,
     clip_max: float,
     map_index: Tensor | None,  # [N], or None for one peak in each map
+    activate: Activation | None,
 ) -> Tensor | None:
     """max(raw) / max(blurred) for the peaks whose step depends on it, 1 for the others: [N], or None for all 1.
 
@@ -394,6 +421,7 @@ def _scale_where_a_clip_binds(
     else needs the exact scale.
     """
     on_cpu = heatmaps.device.type == "cpu"
+    maps_of_chosen: Tensor | None
     may_bind = values < clip_min * (1 + _CLIP_MARGIN)
     # The common case in few operations. Elsewhere than on CPU the host would have to wait for the device.
     if (
@@ -416,8 +444,11 @@ def _scale_where_a_clip_binds(
             maps_of_chosen, place = map_index.index_select(0, chosen).unique(return_inverse=True)
         maps = heatmaps[maps_of_chosen // heatmaps.shape[1], maps_of_chosen % heatmaps.shape[1]]
     else:
-        maps, place = heatmaps.flatten(0, 1), map_index
-    blurred_maxima = blur(maps.to(values.dtype), taps, padding).amax((1, 2))
+        maps_of_chosen, maps, place = None, heatmaps.flatten(0, 1), map_index
+    maps = maps.to(values.dtype)
+    if activate is not None:
+        maps = activate.of(maps_of_chosen)(maps)
+    blurred_maxima = blur(maps, taps, padding).amax((1, 2))
     if place is not None:
         blurred_maxima = blurred_maxima.index_select(0, place)
     scale = torch.where(blurred_maxima > 0, raw_maxima / blurred_maxima, 1.0)

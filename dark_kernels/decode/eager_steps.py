@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .._products import product
 from .eager_plan import FitPlan, StencilPlan
+from .eager_scores import Activation
 
 # A fit: how often it is solved for a round Gaussian and then for one of any shape, what has to be left of a diagonal
 # element of its matrix as a pivot, what a pixel may exceed it by (a share of its maximum, or standard deviations of the
@@ -34,6 +35,7 @@ def fit_gaussian(
     radius: int,
     plan: StencilPlan,
     fit: FitPlan,
+    activate: Activation | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Derivatives [5, N] of the log of a Gaussian fitted around each peak, and whether that is a peak: [N].
 
@@ -44,8 +46,9 @@ def fit_gaussian(
     rows = fit.rows.index_select(0, y).add_(plan.window_starts.unsqueeze(1))
     index = rows.unsqueeze(2) + fit.columns.index_select(0, x).unsqueeze(1)
     pixels = heatmaps.as_strided((plan.extent,), (1,), heatmaps.storage_offset())
-    pixels = pixels.index_select(0, index.view(-1)).to(dtype).view(num_maps, -1)
-    pixels = pixels / peaks.to(dtype).unsqueeze(1)
+    pixels = pixels.index_select(0, index.view(-1)).to(dtype).view(num_maps, side, side)
+    pixels = pixels if activate is None else activate(pixels)
+    pixels = pixels.view(num_maps, -1) / peaks.to(dtype).unsqueeze(1)
     inside = fit.rows_exist.index_select(0, y).unsqueeze(2) & fit.columns_exist.index_select(0, x).unsqueeze(1)
     inside = inside.view(num_maps, -1)
     ignored = (inside & (pixels > 0)).logical_not_()

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from .._triton.blur import first_maximum, scan_blurred_map
 from .._triton.launch import lanes_of, launch, launch_again, launch_key, on_device_of, register_limit
-from .._triton.maps import flipped_column, index_flags, load_rest, load_whole, mean_of, row_of
+from .._triton.maps import activated, flipped_column, index_flags, load_rest, load_whole, mean_of, row_of
 from .._triton.refine import recipe_constants, refine
+from .._triton.totals import factor_of, mass_around, relative_to, sum_of_lanes, weight_of
 from .options import NO_EXTRAS, Extras
 
 
@@ -25,9 +26,31 @@ def _offset_in_flipped(index, stride_h, stride_w, width, IS_SMALL: tl.constexpr,
 
 
 @triton.jit
+def _load_step(
+    map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, width, index, exists,
+    IS_FLAT: tl.constexpr, IS_SMALL: tl.constexpr, IS_WHOLE: tl.constexpr, FLIP: tl.constexpr,
+):  # fmt: skip
+    """A block of pixels, or of their means with those of the mirrored map; -inf where there is none."""
+    if IS_WHOLE:
+        value = load_whole(map_ptr, stride_h, stride_w, index, width, IS_FLAT, IS_SMALL)
+    else:
+        value = load_rest(map_ptr, stride_h, stride_w, index, exists, width, IS_FLAT, IS_SMALL)
+    if FLIP != "none":
+        offset = _offset_in_flipped(index, flipped_stride_h, flipped_stride_w, width, IS_SMALL, FLIP)
+        flipped_pixel_ptr = flipped_ptr + offset
+        if IS_WHOLE:
+            flipped = tl.load(flipped_pixel_ptr)
+        else:
+            flipped = tl.load(flipped_pixel_ptr, mask=exists, other=float("-inf"))
+        value = mean_of(value.to(tl.float32), flipped.to(tl.float32))
+    return value
+
+
+@triton.jit
 def _scan_step(
     best,
     best_start,
+    total,
     map_ptr,
     stride_h,
     stride_w,
@@ -45,29 +68,34 @@ def _scan_step(
     IS_SMALL: tl.constexpr,
     IS_WHOLE: tl.constexpr,
     FLIP: tl.constexpr,
+    TOTAL: tl.constexpr,
 ):
     """LOADS blocks of pixels from `start` on."""
+    best_before = best
     for part in tl.static_range(LOADS):
         block_start = start + part * BLOCK_SIZE
         index = block_start + lane
-        exists_here = exists & (index < last_pixel)
-        if IS_WHOLE:
-            value = load_whole(map_ptr, stride_h, stride_w, index, width, IS_FLAT, IS_SMALL)
-        else:
-            value = load_rest(map_ptr, stride_h, stride_w, index, exists_here, width, IS_FLAT, IS_SMALL)
-        if FLIP != "none":
-            offset = _offset_in_flipped(index, flipped_stride_h, flipped_stride_w, width, IS_SMALL, FLIP)
-            flipped_pixel_ptr = flipped_ptr + offset
-            if IS_WHOLE:
-                flipped = tl.load(flipped_pixel_ptr)
-            else:
-                flipped = tl.load(flipped_pixel_ptr, mask=exists_here, other=float("-inf"))
-            value = mean_of(value.to(tl.float32), flipped.to(tl.float32))
+        value = _load_step(
+            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, width, index,
+            exists & (index < last_pixel), IS_FLAT, IS_SMALL, IS_WHOLE, FLIP,
+        )  # fmt: skip
         # Three instructions an element. One would do to keep the step alone and to look for the place in it
         # afterwards, but at the end of a map that takes longer than these do on the way.
         best_start = tl.where(value > best, block_start, best_start)
         best = tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL)
-    return best, best_start
+        if TOTAL == "positive" or TOTAL == "sigmoid":
+            total += weight_of(value, best, TOTAL)
+    if TOTAL == "softmax":
+        total = relative_to(total, best_before, best, TOTAL)
+        for part in tl.static_range(LOADS):
+            index = start + part * BLOCK_SIZE + lane
+            # The same pixels, which the compiler has in registers still.
+            value = _load_step(
+                map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, width, index,
+                exists & (index < last_pixel), IS_FLAT, IS_SMALL, IS_WHOLE, FLIP,
+            )  # fmt: skip
+            total += weight_of(value, best, TOTAL)
+    return best, best_start, total
 
 
 @triton.jit
@@ -89,9 +117,11 @@ def _scan_maps(
     IS_SMALL: tl.constexpr,
     WIDE_INDEX: tl.constexpr,
     FLIP: tl.constexpr,
+    TOTAL: tl.constexpr,
 ):
     """Value (float32) and flat index of the first maximum among the pixels from `first_pixel` to before `last_pixel`
-    of each map, in row-major order and in one pass: [MAPS] each.
+    of each map, in row-major order, and what TOTAL sums (see `_triton/totals.py`), a softmax relative to that maximum;
+    in one pass: [MAPS] each.
 
     Of a map with a NaN the value is NaN and the index some pixel of the map: it has no keypoint.
     """
@@ -106,16 +136,17 @@ def _scan_maps(
         last_pixel = last_pixel + tl.full([], 0, dtype=tl.int64)
     best = tl.full([MAPS, BLOCK_SIZE], float("-inf"), dtype=KIND)
     best_start = tl.zeros([MAPS, BLOCK_SIZE], dtype=lane.dtype) + first_pixel
+    total = tl.zeros([MAPS, BLOCK_SIZE], dtype=tl.float32)
     first_rest = first_pixel + (last_pixel - first_pixel) // STEP * STEP
     for start in range(first_pixel, first_rest, STEP):
-        best, best_start = _scan_step(
-            best, best_start, map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w,
-            last_pixel, width, start, lane, exists, BLOCK_SIZE, LOADS, IS_FLAT, IS_SMALL, MAPS == 1, FLIP,
+        best, best_start, total = _scan_step(
+            best, best_start, total, map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w,
+            last_pixel, width, start, lane, exists, BLOCK_SIZE, LOADS, IS_FLAT, IS_SMALL, MAPS == 1, FLIP, TOTAL,
         )  # fmt: skip
     if first_rest < last_pixel:
-        best, best_start = _scan_step(
-            best, best_start, map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w,
-            last_pixel, width, first_rest, lane, exists, BLOCK_SIZE, LOADS, IS_FLAT, IS_SMALL, False, FLIP,
+        best, best_start, total = _scan_step(
+            best, best_start, total, map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w,
+            last_pixel, width, first_rest, lane, exists, BLOCK_SIZE, LOADS, IS_FLAT, IS_SMALL, False, FLIP, TOTAL,
         )  # fmt: skip
 
     is_nan = best != best
@@ -124,7 +155,8 @@ def _scan_maps(
     holds_it = best.to(tl.float32) == largest[:, None]
     index = tl.min(tl.where(is_nan, -1, tl.where(holds_it, best_start + lane, NO_INDEX)), axis=1)
     has_nan = index < 0
-    return tl.where(has_nan, float("nan"), largest), tl.where(has_nan, first_pixel, index)
+    total = sum_of_lanes(total, best, largest[:, None], 1, TOTAL)
+    return tl.where(has_nan, float("nan"), largest), tl.where(has_nan, first_pixel, index), total
 
 
 @triton.jit
@@ -177,6 +209,7 @@ def _maps_of(
 def _scan_parts_kernel(
     part_peaks_ptr,  # [B, K, num_parts]
     part_indices_ptr,  # [B, K, num_parts]
+    part_totals_ptr,  # [B, K, num_parts], if TOTAL is not "none"
     heatmaps_ptr,  # this to `flip_indices_ptr` as in `_decode_fwd_kernel`
     heatmaps_stride_b,
     heatmaps_stride_k,
@@ -203,6 +236,7 @@ def _scan_parts_kernel(
     WIDE_INDEX: tl.constexpr,
     FLIP: tl.constexpr,
     HAS_KEYPOINT_INDICES: tl.constexpr,
+    TOTAL: tl.constexpr,
 ):
     """First maxima of PART_SIZE pixels of MAPS maps of one image.
 
@@ -224,31 +258,42 @@ def _scan_parts_kernel(
         FLIP, HAS_KEYPOINT_INDICES,
     )  # fmt: skip
     first_pixel = part * tl.full([], PART_SIZE, dtype=tl.int64 if WIDE_INDEX else tl.int32)
-    peak, index = _scan_maps(
+    peak, index, total = _scan_maps(
         map_ptr[:, None], heatmaps_stride_h, heatmaps_stride_w,
         flipped_map_ptr[:, None], flipped_stride_h, -flipped_stride_w,
         first_pixel, tl.minimum(first_pixel + PART_SIZE, num_pixels), width, exists[:, None],
-        MAPS, BLOCK_SIZE, LOADS, IS_FLAT, IS_SMALL, WIDE_INDEX, FLIP,
+        MAPS, BLOCK_SIZE, LOADS, IS_FLAT, IS_SMALL, WIDE_INDEX, FLIP, TOTAL,
     )  # fmt: skip
     offset = (batch * num_keypoints + keypoint) * num_parts + part
     tl.store(part_peaks_ptr + offset, peak, mask=exists)
     tl.store(part_indices_ptr + offset, index, mask=exists)
+    if TOTAL != "none":
+        tl.store(part_totals_ptr + offset, total, mask=exists)
 
 
 @triton.jit
-def _join_parts(part_peaks_ptr, part_indices_ptr, map_index, num_parts, BLOCK_PARTS: tl.constexpr):
-    """Value and flat index of a map's first maximum, from those of its parts. NaN as in `_scan_maps`."""
+def _join_parts(
+    part_peaks_ptr, part_indices_ptr, part_totals_ptr, map_index, num_parts,
+    BLOCK_PARTS: tl.constexpr, TOTAL: tl.constexpr,
+):  # fmt: skip
+    """Value and flat index of a map's first maximum, and its total, from those of its parts. NaN as in `_scan_maps`."""
     lane = tl.arange(0, BLOCK_PARTS)
     best = tl.full([BLOCK_PARTS], float("-inf"), dtype=tl.float32)
     best_index = tl.zeros([BLOCK_PARTS], dtype=part_indices_ptr.dtype.element_ty)
+    total = tl.zeros([BLOCK_PARTS], dtype=tl.float32)
     for start in range(0, num_parts, BLOCK_PARTS):
         exists = start + lane < num_parts
         offset = map_index * num_parts + start + lane
         peak = tl.load(part_peaks_ptr + offset, mask=exists, other=float("-inf"))
         index = tl.load(part_indices_ptr + offset, mask=exists, other=0)
         best_index = tl.where(peak > best, index, best_index)
+        best_before = best
         best = tl.maximum(best, peak, propagate_nan=tl.PropagateNan.ALL)
-    return first_maximum(best, best_index, 0x7FFFFFFF if best_index.dtype == tl.int32 else 0x7FFFFFFFFFFFFFFF)
+        if TOTAL != "none":
+            of_part = tl.load(part_totals_ptr + offset, mask=exists, other=0.0)
+            total = relative_to(total, best_before, best, TOTAL) + relative_to(of_part, peak, best, TOTAL)
+    largest, index = first_maximum(best, best_index, 0x7FFFFFFF if best_index.dtype == tl.int32 else 0x7FFFFFFFFFFFFFFF)
+    return largest, index, sum_of_lanes(total, best, largest, 0, TOTAL)
 
 
 @triton.jit(do_not_specialize=["num_keypoints", "num_channels", "num_parts"])
@@ -277,6 +322,7 @@ def _decode_fwd_kernel(
     flip_indices_ptr,  # [C], if FLIP is not "none"
     part_peaks_ptr,  # [B, K, num_parts], if HAS_PARTS
     part_indices_ptr,  # [B, K, num_parts], if HAS_PARTS
+    part_totals_ptr,  # [B, K, num_parts], if HAS_PARTS and TOTAL is not "none"
     num_keypoints,
     num_channels,
     height,
@@ -322,13 +368,17 @@ def _decode_fwd_kernel(
     FIT_RADIUS: tl.constexpr,
     FIT_WINDOW: tl.constexpr,
     TARGET_VARIANCE: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    MASS_RADIUS: tl.constexpr,  # 0 where the score is the peak
+    TOTAL: tl.constexpr,  # see `_triton/totals.py`
 ):
     """One program decodes one map.
 
     Bytes it must move: B K H W elements read, twice as many with a mirrored map for each, and B K (12 or 28) bytes
     written. What it moves from device memory: the same. After the scan it reads a patch of about (k + 4)^2 elements
     that the scan has just brought into the cache (twice for blurs of more than 11 pixels), or for a fit one of
-    (2 r + 1)^2, and the other where the fit fails.
+    (2 r + 1)^2, and the other where the fit fails. The sum of a softmax, and of what a mass is a share of, is taken in
+    the scan; the pixels of the mass's window are read from the cache.
     Only where a clip could bind, and where the recipe searches the blurred map, it walks the whole map a second time
     (see `needs_scale` in `_triton/refine.py`).
 
@@ -346,24 +396,31 @@ def _decode_fwd_kernel(
     )  # fmt: skip
 
     if HAS_PARTS:
-        peak, index = _join_parts(part_peaks_ptr, part_indices_ptr, map_index, num_parts, 16)
+        peak, index, total = _join_parts(
+            part_peaks_ptr, part_indices_ptr, part_totals_ptr, map_index, num_parts, 16, TOTAL
+        )
     else:
         zero = tl.zeros([1, 1], dtype=tl.int64)
-        peaks, indices = _scan_maps(
+        peaks, indices, totals = _scan_maps(
             map_ptr + zero, heatmaps_stride_h, heatmaps_stride_w,
             flipped_map_ptr + zero, flipped_stride_h, -flipped_stride_w, 0, num_pixels, width, zero == 0,
-            1, BLOCK_SIZE, LOADS, IS_FLAT, IS_SMALL, WIDE_INDEX, FLIP,
+            1, BLOCK_SIZE, LOADS, IS_FLAT, IS_SMALL, WIDE_INDEX, FLIP, TOTAL,
         )  # fmt: skip
         peak = _only(peaks)
         index = _only(indices)
+        total = _only(totals)
     scale = 1.0
+    largest = peak  # of the map as it is
+    factor = factor_of(largest, total, TOTAL)
+    if ACTIVATION != "none":
+        peak = activated(largest, largest, factor, ACTIVATION)
     raw_maximum = peak
     if ARGMAX_ON_BLURRED:
         peak, index = scan_blurred_map(
             map_ptr, heatmaps_stride_h, heatmaps_stride_w, flipped_map_ptr, flipped_stride_h, -flipped_stride_w,
-            height, width, tl.full([], float("-inf"), dtype=tl.float32),
+            largest, factor, height, width, tl.full([], float("-inf"), dtype=tl.float32),
             (index // width).to(tl.int32), (index % width).to(tl.int32), TILE_SIDE, HALO_SIDE, SCAN_POINTS, LANES,
-            FLIP, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
+            FLIP, ACTIVATION, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
         )  # fmt: skip
         # A map with a NaN has no peak. Its index, of which the scan says nothing then, must stay in the map.
         has_nan = raw_maximum != raw_maximum
@@ -375,12 +432,16 @@ def _decode_fwd_kernel(
     y = (index // width).to(tl.int32)
     x = (index - y.to(index.dtype) * width).to(tl.int32)
 
-    valid = peak > 0  # a NaN is not
-    refinable = valid & (raw_maximum < float("inf"))
+    # A NaN is not.
+    if ACTIVATION == "none":
+        valid = peak > 0
+    else:
+        valid = largest > float("-inf")
+    refinable = valid & (largest < float("inf"))
     coord_x, coord_y, covariance_xx, covariance_xy, covariance_yy, _ = refine(
         map_ptr, heatmaps_stride_h, heatmaps_stride_w, flipped_map_ptr, flipped_stride_h, -flipped_stride_w,
-        height, width, y, x, raw_maximum, raw_maximum, scale, refinable,
-        FLIP, STENCIL, PADDING, RESCALE, ARGMAX_ON_BLURRED, HAS_COVARIANCE, CLIP_MIN, CLIP_MAX, MAX_OFFSET,
+        largest, factor, height, width, y, x, raw_maximum, raw_maximum, scale, refinable,
+        FLIP, ACTIVATION, STENCIL, PADDING, RESCALE, ARGMAX_ON_BLURRED, HAS_COVARIANCE, CLIP_MIN, CLIP_MAX, MAX_OFFSET,
         EXTRA_SHIFT, KNOWN_VARIANCE, WINDOW, TILE_SIDE, HALO_SIDE, SCAN_POINTS, LANES,
         RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
         FIT_RADIUS, FIT_WINDOW, TARGET_VARIANCE,
@@ -413,6 +474,11 @@ def _decode_fwd_kernel(
             covariance_yy = _not_negative(yx * left_y + yy * right_y)
     tl.store(coords_ptr + map_index * 2, tl.where(valid, coord_x, INVALID))
     tl.store(coords_ptr + map_index * 2 + 1, tl.where(valid, coord_y, INVALID))
+    if MASS_RADIUS > 0:
+        peak = mass_around(
+            map_ptr, heatmaps_stride_h, heatmaps_stride_w, flipped_map_ptr, flipped_stride_h, -flipped_stride_w,
+            largest, factor, height, width, y, x, largest, total, FLIP, ACTIVATION, MASS_RADIUS,
+        )  # fmt: skip
     tl.store(scores_ptr + map_index, peak * SCORE_SCALE + SCORE_OFFSET)
     if HAS_COVARIANCE:
         covariance_ptr = covariances_ptr + map_index * 4
@@ -430,6 +496,7 @@ def launch_shape(
     window: int = 16,
     has_flipped: bool = False,
     fit_window: int = 16,
+    total: str = "none",
 ) -> dict[str, Any]:
     """How a program goes about a map of that many pixels of that many bytes, with so many lanes a warp.
 
@@ -446,6 +513,8 @@ def launch_shape(
     if fit_window > 16:  # all of which stays in registers
         num_warps = max(num_warps, 4)
     loads = 16 if element_size == 2 and 4096 < num_pixels <= 16384 else 8
+    if total == "softmax":  # whose pixels stay in registers until the step's largest is known
+        loads = 8
     if has_flipped:  # a mirrored pixel is a load of its own, and its address takes registers
         loads = element_size
     return {
@@ -476,7 +545,9 @@ def decode_fwd(
         about_extras = None
         if extras is not NO_EXTRAS:
             maps, about_extras = _maps_and_indices(heatmaps, extras), _properties(extras)
-        parts = _scan_parts(scores.shape, maps, extras, about_extras) if is_interleaved else (scores, scores)
+        parts = (scores, scores, scores)
+        if is_interleaved:
+            parts = _scan_parts(scores.shape, maps, extras, about_extras, recipe_constants(*arguments)["TOTAL"])
         tensors = (coords, scores, covariances, *maps, *parts)
         device, dtype, shape, strides = heatmaps.device, heatmaps.dtype, heatmaps.shape, heatmaps.stride()
         key = launch_key(_decode_fwd_kernel, tensors, device, dtype, shape, strides, arguments, about_extras)
@@ -487,7 +558,7 @@ def decode_fwd(
         constants = recipe_constants(*arguments)
         on_blurred = constants["ARGMAX_ON_BLURRED"]
         about = (lanes_of(device), on_blurred, constants["WINDOW"], extras.flipped is not None, constants["FIT_WINDOW"])
-        program = launch_shape(height * width, heatmaps.element_size(), *about)
+        program = launch_shape(height * width, heatmaps.element_size(), *about, constants["TOTAL"])
         _, flipped, offsets, transform, keypoint_indices, flip_indices = maps
         offset_strides = offsets.stride() if offsets.dim() == 5 else (0, 0, 0, 0, 0)
         num_parts = parts[0].shape[2] if is_interleaved else 0
@@ -503,7 +574,7 @@ def decode_fwd(
                 "HAS_PARTS": is_interleaved,
                 **index_flags(heatmaps, flipped, program["BLOCK_SIZE"] * program["LOADS"]),
                 **program,
-                **register_limit(_num_registers(constants)),
+                **register_limit(_num_registers(constants, extras.flip)),
                 "FLIP": extras.flip,
                 "HAS_KEYPOINT_INDICES": extras.keypoint_indices is not None,
                 "HAS_TRANSFORM": extras.image_transform is not None,
@@ -515,9 +586,12 @@ def decode_fwd(
         )
 
 
-def _num_registers(constants: dict[str, Any]) -> int:
-    """How many a thread may use. What would spill at 96: a search in tiles with a wide halo, and a fit."""
-    if constants["ARGMAX_ON_BLURRED"] and constants["HALO_SIDE"] > 32:
+def _num_registers(constants: dict[str, Any], flip: str) -> int:
+    """How many a thread may use. What would spill at 96: a search in tiles with a wide halo or of what is activated, a
+    softmax of two maps, and a fit."""
+    if constants["ARGMAX_ON_BLURRED"] and (constants["HALO_SIDE"] > 32 or constants["ACTIVATION"] != "none"):
+        return 128
+    if flip != "none" and constants["TOTAL"] == "softmax":
         return 128
     return 128 if constants["STENCIL"] == "fit" else 96
 
@@ -542,9 +616,10 @@ def _properties(extras: Extras) -> Hashable:
 
 
 def _scan_parts(
-    shape: torch.Size, maps: tuple[Tensor, ...], extras: Extras, about_extras: Hashable
-) -> tuple[Tensor, Tensor]:
-    """Values and flat indices of the first maxima of the parts of each map: [B, K, parts]. `shape`: [B, K]."""
+    shape: torch.Size, maps: tuple[Tensor, ...], extras: Extras, about_extras: Hashable, total: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Values and flat indices of the first maxima of the parts of each map, and what `total` sums: [B, K, parts] each,
+    or any tensor in place of the last if that is nothing. `shape`: [B, K]."""
     heatmaps, flipped, _, _, keypoint_indices, flip_indices = maps
     batch, num_keypoints = shape
     num_channels, height, width = heatmaps.shape[1:]
@@ -554,16 +629,17 @@ def _scan_parts(
     flags = index_flags(heatmaps, flipped, program["PART_SIZE"] + program["BLOCK_SIZE"] * program["LOADS"])
     peaks = heatmaps.new_empty((batch, num_keypoints, num_parts), dtype=torch.float32)
     indices = torch.empty_like(peaks, dtype=torch.int64 if flags["WIDE_INDEX"] else torch.int32)
-    tensors = (peaks, indices, heatmaps, flipped, keypoint_indices, flip_indices)
+    totals = peaks if total == "none" else torch.empty_like(peaks)
+    tensors = (peaks, indices, totals, heatmaps, flipped, keypoint_indices, flip_indices)
     device, dtype, strides = heatmaps.device, heatmaps.dtype, heatmaps.stride()
-    key = launch_key(_scan_parts_kernel, tensors, device, dtype, heatmaps.shape, strides, about_extras)
+    key = launch_key(_scan_parts_kernel, tensors, device, dtype, heatmaps.shape, strides, about_extras, total)
     if launch_again(key, tensors):
-        return peaks, indices
+        return peaks, indices, totals
     launch(
         _scan_parts_kernel,
         (batch * num_parts * triton.cdiv(num_keypoints, program["MAPS"]), 1, 1),
         (
-            *(peaks, indices, heatmaps, *strides, flipped, *flipped.stride(), keypoint_indices, flip_indices),
+            *(peaks, indices, totals, heatmaps, *strides, flipped, *flipped.stride(), keypoint_indices, flip_indices),
             *(num_keypoints, num_channels, width, num_pixels, num_parts),
         ),
         {
@@ -571,7 +647,8 @@ def _scan_parts(
             **program,
             "FLIP": extras.flip,
             "HAS_KEYPOINT_INDICES": extras.keypoint_indices is not None,
+            "TOTAL": total,
         },
         key,
     )
-    return peaks, indices
+    return peaks, indices, totals

@@ -20,7 +20,7 @@ _library.define(
     "decode(Tensor heatmaps, int kernel_size, float sigma, str padding, bool rescale, float clip_min, "
     "float clip_max, str stencil, bool argmax_on_blurred, float invalid, float max_offset, float extra_shift, "
     "float score_scale, float score_offset, float known_variance, int fit_radius, "
-    "float target_variance, bool covariance, str backend, *, "
+    "float target_variance, str activation, int mass_radius, bool covariance, str backend, *, "
     "Tensor? flipped=None, Tensor? flip_indices=None, bool shift_flipped=False, Tensor? keypoint_indices=None, "
     "Tensor? image_transform=None, Tensor? offsets=None, float offset_scale=0.0) "
     "-> (Tensor coords, Tensor scores, Tensor covariances)",

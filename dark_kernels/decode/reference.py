@@ -68,20 +68,24 @@ def decode_reference(
         heatmaps = merge_flipped(heatmaps, flipped, flip_indices, shift_flipped)
     if keypoint_indices is not None:
         heatmaps = heatmaps[:, keypoint_indices]
-    maps = heatmaps if heatmaps.dtype == torch.float64 else heatmaps.float()
+    given = heatmaps if heatmaps.dtype == torch.float64 else heatmaps.float()
 
+    maps = activate(given, recipe.activation)
     blurred = blur(maps, recipe)
-    searched = blurred if recipe.argmax_on == "blurred" and recipe.blur_kernel_size > 1 else maps
-    peaks, x, y = find_peak(searched)
+    # An activation is monotone, but what it saturates is no longer told apart.
+    searched = blurred if recipe.argmax_on == "blurred" and recipe.blur_kernel_size > 1 else given
+    _, x, y = find_peak(searched)
+    peaks = _read(blurred if searched is blurred else maps, x, y, 0, 0)
     if recipe.rescale:
         if searched is blurred:
             peaks = peaks * rescale_factor(blurred, maps)  # which moves no maximum
         blurred = rescale(blurred, maps)
-    valid = peaks > 0  # a NaN is not
-    refinable = valid & (maps.amax(dim=(-2, -1)) < math.inf)  # an infinite peak is as fine as its pixel
+    largest = given.amax(dim=(-2, -1))
+    valid = peaks > 0 if recipe.activation == "none" else largest > -math.inf  # a NaN is not
+    refinable = valid & (largest < math.inf)  # an infinite peak is as fine as its pixel
 
     coords = torch.stack([x, y], dim=-1).to(maps.dtype)
-    offset, covariances, refinable = take_step(searched, blurred, x, y, refinable, recipe)
+    offset, covariances, refinable = take_step(searched, maps, blurred, x, y, refinable, recipe)
     if offsets is not None:
         offset = step_offsets(offsets.to(maps.dtype), x, y) * offset_scale
         refinable = refinable & offset.isfinite().all(dim=-1)
@@ -90,6 +94,8 @@ def decode_reference(
         linear, shift = image_transform.to(maps.dtype).split([2, 1], dim=-1)
         coords = product(coords, linear.mT) + shift.mT
     coords = torch.where(valid[..., None], coords, recipe.invalid)
+    if recipe.score == "mass":
+        peaks = mass_around(maps, x, y, recipe.mass_radius)
     scores = peaks * recipe.score_scale + recipe.score_offset
 
     if not covariance:
@@ -101,8 +107,53 @@ def decode_reference(
     return coords, scores, covariances
 
 
+def activate(maps: Tensor, activation: str) -> Tensor:
+    """What logits [B, K, H, W] stand for: 1 / (1 + exp(-h)) of each pixel ("sigmoid"), exp(h) / sum(exp(h)) over each
+    map ("softmax"), or the maps themselves ("none").
+
+    Beside pixels of +inf a softmax leaves no others anything, and of several each has the same; of -inf alone it makes
+    zeros. A map with a NaN becomes NaN in that pixel, or everywhere.
+    """
+    if activation == "none":
+        return maps
+    if activation == "sigmoid":
+        return maps.sigmoid()
+    largest = maps.amax(dim=(-2, -1), keepdim=True)
+    weights = torch.where(maps == largest, 0.0, maps - largest).exp()
+    weights = torch.where(maps == -math.inf, 0.0, weights)
+    return weights / weights.sum(dim=(-2, -1), keepdim=True).clamp(min=1.0)  # 1 already, but of -inf alone
+
+
+def mass_around(maps: Tensor, x: Tensor, y: Tensor, radius: int) -> Tensor:
+    """The share that the pixels up to `radius` from (x, y) on each axis have in all positive values of their map.
+
+    For x and y [B, K], or [B, K, P] for several pixels of each map. 0 in a map without a positive value, NaN in one
+    with a NaN. In a map with pixels of +inf it is 1 where one of them is near and 0 elsewhere.
+    """
+    largest = maps.amax(dim=(-2, -1), keepdim=True)
+    # Relative to the largest, so that no sum overflows.
+    masses = maps.clamp(min=0.0) / torch.where(largest > 0, largest, 1.0)
+    masses = torch.where(largest == math.inf, (maps == math.inf).to(maps.dtype), masses)
+    whole = torch.where(largest == math.inf, 1.0, masses.sum(dim=(-2, -1), keepdim=True))
+    whole = whole[..., 0, 0].view(*maps.shape[:2], *[1] * (x.dim() - 2)).expand_as(x)
+    near = sum_around(masses, x, y, radius)
+    return torch.where(whole == 0, 0.0, near / whole).clamp(max=1.0)
+
+
+def sum_around(maps: Tensor, x: Tensor, y: Tensor, radius: int) -> Tensor:
+    """The sum of the pixels up to `radius` from (x, y) on each axis, as far as they lie inside the map."""
+    height, width = maps.shape[-2:]
+    total = torch.zeros(x.shape, dtype=maps.dtype, device=maps.device)
+    for dy in range(-radius, radius + 1):
+        for dx in range(-radius, radius + 1):
+            exists = (x + dx >= 0) & (x + dx < width) & (y + dy >= 0) & (y + dy < height)
+            total = total + torch.where(exists, _read(maps, x, y, dx, dy), 0.0)
+    return total
+
+
 def take_step(
     searched: Tensor,  # [B, K, H, W]
+    maps: Tensor,  # [B, K, H, W]
     blurred: Tensor,  # [B, K, H, W]
     x: Tensor,
     y: Tensor,
@@ -113,6 +164,7 @@ def take_step(
 
     Args:
         searched: The maps whose peaks these are.
+        maps: What is decoded, not smoothed.
         blurred: The smoothed maps, rescaled if the recipe says so.
         x, y: The peaks' pixels: [B, K], or [B, K, P] for several peaks of each map.
         refinable: Which peaks may move at all, of the same shape.
@@ -125,7 +177,7 @@ def take_step(
     offset = torch.zeros((*x.shape, 2), dtype=blurred.dtype, device=blurred.device)
     covariances = None
     if recipe.has_hessian:
-        hessian, offset, moves, known_variance = step_to_maximum(searched, blurred, x, y, recipe)
+        hessian, offset, moves, known_variance = step_to_maximum(maps, blurred, x, y, recipe)
         refinable = refinable & moves
         covariances = covariance_from_hessian(hessian, known_variance)
         covariances = torch.where(refinable[..., None, None], covariances, math.nan)

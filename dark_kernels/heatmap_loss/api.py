@@ -228,6 +228,8 @@ def heatmap_cross_entropy(
     or whose target is all zeros, is ignored. The logarithm of the sum of exponentials is accumulated while the map is
     read once, relative to the largest logit: no logit is too large.
 
+    The logits are decoded with `dataclasses.replace(recipes.DARKPOSE, activation="softmax")`.
+
     What is moved and what is ignored: see `heatmap_mse`. A logit of -inf is a pixel with no probability, where no
     target may be: the loss would be inf.
 
@@ -273,7 +275,8 @@ def heatmap_js(
 
     With p = softmax(h) over H * W, q = t / sum(t) and m = (p + q) / 2 the loss of a map is (KL(p, m) + KL(q, m)) / 2,
     between 0 and log 2, times its weight; a map whose keypoint is absent, or whose target is all zeros, is ignored. The
-    forward pass walks over each map twice, the second time in the cache.
+    forward pass walks over each map twice, the second time in the cache. The logits are decoded with
+    `dataclasses.replace(recipes.DARKPOSE, activation="softmax")`.
 
     What is moved and what is ignored: see `heatmap_mse`.
 

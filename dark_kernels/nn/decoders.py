@@ -63,8 +63,9 @@ class TwoStageDecoder(nn.Module):
     Args:
         heatmap_head: Any module from features [B, C, H, W] to heatmaps [B, K, h, w], of any size.
         distribution_head: A `DARKHead` of K keypoints, on the same features.
-        recipe: How peaks are decoded. With `heatmap_shift=0` pixels lie on the borders of cells, so that a recipe
-            which refines peaks finds the cell better than one which does not.
+        recipe: How peaks are decoded, and what the heatmaps and the scores are (`activation`, `score`). With
+            `heatmap_shift=0` pixels lie on the borders of cells, so that a recipe which refines peaks finds the cell
+            better than one which does not.
         heatmap_stride: Input pixels per heatmap pixel; None takes the stride of `distribution_head`.
         heatmap_shift: Heatmap pixel p is at (p + heatmap_shift) * heatmap_stride input pixels. 0 for targets made at
             keypoint / stride (MSRA, DARK; UDP with a stride of (input - 1) / (heatmap - 1)), 0.5 for targets made
@@ -127,8 +128,9 @@ class TwoStageDecoder(nn.Module):
         Returns:
             Keypoints: `coords` [B, K, 2] in input pixels and `covariances` [B, K, 2, 2] in squared input pixels from
             the distribution head, `scores` [B, K] from the heatmaps. A peak that is decoded to a place outside the
-            map is read in the nearest cell. A heatmap without a positive peak, or with a NaN, has no keypoint: its
-            coordinates and covariance are NaN. Gradients flow to the distribution head and the features it reads.
+            map is read in the nearest cell. A heatmap without a positive peak (of logits, by the recipe's `activation`:
+            without one above -inf), or with a NaN, has no keypoint: its coordinates and covariance are NaN. Gradients
+            flow to the distribution head and the features it reads.
 
         Raises:
             ValueError: `features` or the heatmaps do not fit the distribution head.

@@ -39,6 +39,10 @@ def find_peaks(
     All shapes are known beforehand and nothing waits for the device. Slots that no peak takes hold `recipe.invalid`
     for both coordinates, 0 for the score and NaN for the covariance; `counts` says how many are taken.
 
+    Of maps that are logits (`activation` of the recipe) the peaks are found among the logits, and what has to exceed
+    the threshold is what they stand for. With `score="mass"` each peak is scored with the share of the map around it,
+    and still it is the value of the peak that has to exceed the threshold and by which peaks are ordered.
+
     A map with a NaN has no peaks, as it has no keypoint. A peak stays on its pixel if its map holds +inf (to which a
     rescaled smoothed map lifts all of its positive peaks), or if it is not positive, which a negative threshold
     admits. Coordinates are finite unless `recipe.invalid` is not. Little peaks of noise have no shape to refine, and a
@@ -51,8 +55,8 @@ def find_peaks(
         heatmaps: [B, K, H, W], float16, bfloat16, float32 or float64, any strides. Arithmetic is float32, in float64
             for float64.
         max_peaks: P, 1 to 128, and more than a map has pixels if you like.
-        threshold: What a peak has to exceed, in units of the maps and so before `recipe.score_scale` and
-            `score_offset`; a finite number.
+        threshold: What the value of a peak has to exceed, in units of the maps, or of probabilities if those are
+            logits, and so before `recipe.score_scale` and `score_offset`; a finite number.
         window: Odd, in pixels. 1 takes every pixel above the threshold for a peak. The kernel's time grows with its
             square.
         recipe: Which map is searched, the raw or the smoothed one, and how a peak is refined: a row of

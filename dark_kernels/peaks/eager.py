@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..decode.eager import blur, refine
 from ..decode.eager_plan import make_plan
+from ..decode.eager_scores import activate_maps, activation_of, mass_around
 
 # Pixels of the maps that are searched at once on CPU, so that a dozen passes find them in the cache.
 _SEARCH_BLOCK = 2**17
@@ -40,6 +41,8 @@ def find_peaks_fwd(
     known_variance: float,
     fit_radius: int,
     target_variance: float,
+    activation: str,
+    mass_radius: int,
     covariance: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """coords [B, K, P, 2], scores [B, K, P], counts [B, K] and covariances [B, K, P, 2, 2] (None unless asked for).
@@ -50,23 +53,35 @@ def find_peaks_fwd(
     shape, width = heatmaps.shape[:2], heatmaps.shape[3]
     dtype = torch.float64 if heatmaps.dtype == torch.float64 else torch.float32
     maxima = heatmaps.amax((2, 3)).flatten().to(dtype)
+    is_finite = maxima < math.inf
+    activate = None
+    if activation != "none":
+        if argmax_on_blurred:
+            heatmaps = activate_maps(heatmaps, maxima, activation)
+            maxima = heatmaps.amax((2, 3)).flatten()
+        else:
+            activate = activation_of(heatmaps, maxima, activation)
     searched, searched_maxima, scale = heatmaps, maxima, None
     if argmax_on_blurred:
         searched = blur(heatmaps.flatten(0, 1).to(dtype), taps, padding).view(heatmaps.shape)
         searched_maxima = searched.amax((2, 3)).flatten()
         if rescale:
             scale = torch.where(searched_maxima > 0, maxima / searched_maxima, 1.0)
-    lowest = threshold if scale is None else -math.inf
+    lowest = threshold if scale is None and activate is None else -math.inf
     values, index = _search(searched.flatten(0, 1), max_peaks, lowest, window, plateau, dtype)
+    exists = values > -math.inf
+    if activate is not None:
+        values, maxima = activate(values), activate(maxima)
     if scale is not None:
         values = values * scale[:, None]
-    found = (values > threshold) & searched_maxima.isnan().logical_not_()[:, None]
+    found = exists & (values > threshold) & searched_maxima.isnan().logical_not_()[:, None]
     y = index.div(width, rounding_mode="floor")
     x = index - y * width
 
     coords = torch.stack([x, y], -1).view(-1, 2)
     covariances = values.new_full((values.numel(), 2, 2), math.nan) if covariance else None
-    refinable = (found & (values > 0) & (maxima < math.inf)[:, None]).view(-1)
+    refinable = (found & (values > 0) & is_finite[:, None]).view(-1)
+    plan = make_plan(heatmaps, taps, padding, stencil, fit_radius)
     slots = torch.arange(values.numel(), device=values.device)
     if slots.device.type == "cpu":
         slots = slots[refinable]
@@ -77,7 +92,7 @@ def find_peaks_fwd(
             heatmaps, searched, peaks, maxima.index_select(0, map_index), peak_y, peak_x,
             None if scale is None else scale.index_select(0, map_index), taps, padding, rescale, clip_min, clip_max,
             stencil, max_offset, extra_shift, known_variance, fit_radius, target_variance, covariance,
-            make_plan(heatmaps, taps, padding, stencil, fit_radius).stencil, map_index,
+            plan.stencil, map_index, activate,
         )  # fmt: skip
         assert offset is not None
         moves = refinable.index_select(0, slots)
@@ -85,6 +100,14 @@ def find_peaks_fwd(
         coords = coords.to(offset.dtype).index_copy_(0, slots, coords.index_select(0, slots) + offset)
         if covariances is not None and covariances_found is not None:
             covariances.index_copy_(0, slots, torch.where(moves[:, None, None], covariances_found, math.nan))
+    if mass_radius > 0:
+        slots = torch.arange(values.numel(), device=values.device)
+        if slots.device.type == "cpu":
+            slots = slots[found.view(-1)]
+        of_slots = slots.div(max_peaks, rounding_mode="floor")
+        peak_y, peak_x = (each.reshape(-1).index_select(0, slots) for each in (y, x))
+        masses = mass_around(heatmaps, maxima, peak_y, peak_x, mass_radius, plan, activate, of_slots)
+        values = torch.zeros_like(values).view(-1).index_copy_(0, slots, masses).view(found.shape)
     scores = torch.where(found, values * score_scale + score_offset, 0.0)
     coords = torch.where(found.view(-1, 1), coords.to(dtype), invalid)
     return (

@@ -10,17 +10,22 @@ from torch import Tensor
 
 from .._triton.blur import blur_points, bound_of_tile, scan_blurred_map
 from .._triton.launch import lanes_of, launch, launch_again, launch_key, on_device_of, register_limit
-from .._triton.maps import index_flags, load_pixels, load_rest, load_whole, row_of
+from .._triton.maps import activated, index_flags, load_pixels, load_rest, load_whole, row_of
 from .._triton.refine import recipe_constants, refine
+from .._triton.totals import factor_of, mass_around, relative_to, sum_of_lanes, weight_of
 
 
 @triton.jit
-def _highest_of_step(
-    map_ptr, stride_h, stride_w, start, lane, last_pixel, width,
+def _scan_step(
+    best, total, map_ptr, stride_h, stride_w, start, lane, last_pixel, width,
     BLOCK_SIZE: tl.constexpr, LOADS: tl.constexpr,
-    IS_FLAT: tl.constexpr, IS_SMALL: tl.constexpr, IS_WHOLE: tl.constexpr,
+    IS_FLAT: tl.constexpr, IS_SMALL: tl.constexpr, IS_WHOLE: tl.constexpr, TOTAL: tl.constexpr,
 ):  # fmt: skip
-    """The largest pixel that each lane sees in LOADS blocks from `start` on, NaN if one is: [BLOCK_SIZE], float32."""
+    """The largest pixel that each lane sees in LOADS blocks from `start` on, NaN if one is; and the total with these
+    pixels (see `_triton/totals.py`), a softmax relative to the largest so far: [BLOCK_SIZE], float32.
+
+    `best`, `total`: of the lanes before.
+    """
     AS_IT_IS: tl.constexpr = map_ptr.dtype.element_ty != tl.bfloat16
     KIND: tl.constexpr = map_ptr.dtype.element_ty if AS_IT_IS else tl.float32
     highest = tl.full([BLOCK_SIZE], float("-inf"), dtype=KIND)
@@ -31,7 +36,34 @@ def _highest_of_step(
         else:
             value = load_rest(map_ptr, stride_h, stride_w, index, index < last_pixel, width, IS_FLAT, IS_SMALL)
         highest = tl.maximum(highest, value, propagate_nan=tl.PropagateNan.ALL)
-    return highest.to(tl.float32)
+        if TOTAL == "positive" or TOTAL == "sigmoid":
+            total += weight_of(value, highest, TOTAL)
+    highest = highest.to(tl.float32)
+    if TOTAL == "softmax":
+        better = tl.maximum(best, highest, propagate_nan=tl.PropagateNan.ALL)
+        total = relative_to(total, best, better, TOTAL)
+        for part in tl.static_range(LOADS):
+            index = start + part * BLOCK_SIZE + lane
+            # The same pixels, which the compiler has in registers still.
+            if IS_WHOLE:
+                value = load_whole(map_ptr, stride_h, stride_w, index, width, IS_FLAT, IS_SMALL)
+            else:
+                value = load_rest(map_ptr, stride_h, stride_w, index, index < last_pixel, width, IS_FLAT, IS_SMALL)
+            total += weight_of(value, better, TOTAL)
+    return highest, total
+
+
+@triton.jit
+def _lowest_logit(threshold, largest, factor, ACTIVATION: tl.constexpr):
+    """What a logit exceeds if its activation exceeds the threshold, less than all roundings could account for."""
+    MARGIN: tl.constexpr = 0.01
+    lower = threshold * (1 - 1e-5)
+    if ACTIVATION == "sigmoid":
+        lowest = tl.where(lower < 1, tl.log(lower) - tl.log(1 - lower) - MARGIN, float("inf"))
+    else:
+        lowest = largest + tl.log(lower) - tl.log(factor) - (MARGIN + 1e-6 * tl.abs(largest))
+        lowest = tl.where(largest < float("inf"), lowest, float("-inf"))
+    return tl.where(threshold > 0, lowest, float("-inf"))
 
 
 @triton.jit
@@ -64,8 +96,9 @@ def _stands_out(
             beside_x = x + dx
             inside = (beside_y >= 0) & (beside_y < height) & (beside_x >= 0) & (beside_x < width)
             beside = load_pixels(
-                map_ptr, stride_h, stride_w, map_ptr, stride_h, stride_w, beside_y, beside_x, inside & is_peak, "none"
-            )
+                map_ptr, stride_h, stride_w, map_ptr, stride_h, stride_w, 0.0, 1.0, beside_y, beside_x,
+                inside & is_peak, "none", "none",
+            )  # fmt: skip
             is_peak = is_peak & _exceeds(value, beside, y, x, beside_y, beside_x, height, width, PLATEAU)
     return is_peak
 
@@ -160,6 +193,8 @@ def _stands_out_of_blurred(
     map_ptr,
     stride_h,
     stride_w,
+    shift,
+    factor,
     height,
     width,
     y,  # [N], which may lie beyond the map
@@ -170,6 +205,7 @@ def _stands_out_of_blurred(
     SIDE: tl.constexpr,
     PLATEAU: tl.constexpr,
     LANES: tl.constexpr,
+    ACTIVATION: tl.constexpr,
     PADDING: tl.constexpr,
     RADIUS: tl.constexpr,
     EXPONENT: tl.constexpr,
@@ -195,9 +231,9 @@ def _stands_out_of_blurred(
         beside_x = x + (neighbour % SIDE - REACH)
         if tl.max(is_peak.to(tl.int32), axis=0) > 0:
             beside = blur_points(
-                map_ptr, stride_h, stride_w, map_ptr, stride_h, stride_w, height, width,
+                map_ptr, stride_h, stride_w, map_ptr, stride_h, stride_w, shift, factor, height, width,
                 tl.minimum(tl.maximum(beside_y, 0), height - 1), tl.minimum(tl.maximum(beside_x, 0), width - 1),
-                LANES, "none", PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
+                LANES, "none", ACTIVATION, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
             )  # fmt: skip
             if number == 0:
                 value = beside
@@ -214,6 +250,8 @@ def _search_blurred_map(
     map_ptr,
     stride_h,
     stride_w,
+    shift,
+    factor,
     height,
     width,
     scale,  # what the blurred map is multiplied with before it is compared with the threshold
@@ -225,6 +263,7 @@ def _search_blurred_map(
     HALO_SIDE: tl.constexpr,
     POINTS: tl.constexpr,  # that are blurred at once
     LANES: tl.constexpr,
+    ACTIVATION: tl.constexpr,
     PADDING: tl.constexpr,
     RADIUS: tl.constexpr,
     EXPONENT: tl.constexpr,
@@ -246,16 +285,16 @@ def _search_blurred_map(
         top = tile // tiles_across * TILE_SIDE
         left = tile % tiles_across * TILE_SIDE
         bound = bound_of_tile(
-            map_ptr, stride_h, stride_w, map_ptr, stride_h, stride_w, height, width,
-            top, left, TILE_SIDE, HALO_SIDE, "none", PADDING, RADIUS,
+            map_ptr, stride_h, stride_w, map_ptr, stride_h, stride_w, shift, factor, height, width,
+            top, left, TILE_SIDE, HALO_SIDE, "none", ACTIVATION, PADDING, RADIUS,
         )  # fmt: skip
         if (bound >= floor) & (bound * scale > threshold):
             for part in range(0, TILE_SIDE * TILE_SIDE, POINTS):
                 y = top + (part + lane) // TILE_SIDE
                 x = left + (part + lane) % TILE_SIDE
                 value, is_peak = _stands_out_of_blurred(
-                    map_ptr, stride_h, stride_w, height, width, y, x, floor, scale, threshold, SIDE, PLATEAU,
-                    LANES, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
+                    map_ptr, stride_h, stride_w, shift, factor, height, width, y, x, floor, scale, threshold,
+                    SIDE, PLATEAU, LANES, ACTIVATION, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
                 )  # fmt: skip
                 index = y.to(indices.dtype) * width + x
                 best = tl.max(tl.where(is_peak, value, float("-inf")), axis=0)
@@ -316,6 +355,9 @@ def _find_peaks_fwd_kernel(
     FIT_RADIUS: tl.constexpr,
     FIT_WINDOW: tl.constexpr,
     TARGET_VARIANCE: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    MASS_RADIUS: tl.constexpr,  # 0 where the score is the peak
+    TOTAL: tl.constexpr,  # see `_triton/totals.py`
 ):
     """One program finds the peaks of one map.
 
@@ -328,8 +370,10 @@ def _find_peaks_fwd_kernel(
 
     Where the blurred map is searched (ARGMAX_ON_BLURRED) the first pass finds no more than the maximum. Further ones
     read the map from the cache, and blur it where its pixels are large enough: once for the maximum that the scale
-    follows from, then for the peaks, with their neighbours.
+    follows from, then for the peaks, with their neighbours. The peaks of a softmax are looked for once the sum is known
+    that tells which exceed the threshold, from the cache as well.
     """
+    SEARCHES_AT_ONCE: tl.constexpr = ACTIVATION != "softmax" and not ARGMAX_ON_BLURRED
     NO_INDEX: tl.constexpr = 0x7FFFFFFFFFFFFFFF if WIDE_INDEX else 0x7FFFFFFF
     STEP: tl.constexpr = BLOCK_SIZE * LOADS
     map_index = tl.program_id(0).to(tl.int64)
@@ -343,25 +387,28 @@ def _find_peaks_fwd_kernel(
     lane = first_pixel + tl.arange(0, BLOCK_SIZE)
     # Of a list that is not full the worst is the threshold itself. Lanes beyond P are never the worst.
     lowest = threshold + tl.zeros([LIST], dtype=tl.float32)
-    if ARGMAX_ON_BLURRED:  # what exceeds the threshold is scaled, and the list is not
+    if ACTIVATION == "sigmoid":
+        lowest = _lowest_logit(lowest, 0.0, 1.0, ACTIVATION)
+    if not SEARCHES_AT_ONCE:  # what exceeds the threshold is scaled, and the list is not
         lowest = tl.full([LIST], float("-inf"), dtype=tl.float32)
     values = tl.where(slot < max_peaks, lowest, float("inf"))
     indices = NO_INDEX - (first_pixel + slot)
     floor = tl.min(values, axis=0)
     raw_maxima = tl.full([BLOCK_SIZE], float("-inf"), dtype=tl.float32)
+    totals = tl.zeros([BLOCK_SIZE], dtype=tl.float32)
     for start in range(first_pixel, last_pixel, STEP):
         if start + STEP <= last_pixel:
-            highest = _highest_of_step(
-                map_ptr, heatmaps_stride_h, heatmaps_stride_w, start, lane, last_pixel, width,
-                BLOCK_SIZE, LOADS, IS_FLAT, IS_SMALL, True,
+            highest, totals = _scan_step(
+                raw_maxima, totals, map_ptr, heatmaps_stride_h, heatmaps_stride_w, start, lane, last_pixel, width,
+                BLOCK_SIZE, LOADS, IS_FLAT, IS_SMALL, True, TOTAL,
             )  # fmt: skip
         else:
-            highest = _highest_of_step(
-                map_ptr, heatmaps_stride_h, heatmaps_stride_w, start, lane, last_pixel, width,
-                BLOCK_SIZE, LOADS, IS_FLAT, IS_SMALL, False,
+            highest, totals = _scan_step(
+                raw_maxima, totals, map_ptr, heatmaps_stride_h, heatmaps_stride_w, start, lane, last_pixel, width,
+                BLOCK_SIZE, LOADS, IS_FLAT, IS_SMALL, False, TOTAL,
             )  # fmt: skip
         raw_maxima = tl.maximum(raw_maxima, highest, propagate_nan=tl.PropagateNan.ALL)
-        if not ARGMAX_ON_BLURRED:
+        if SEARCHES_AT_ONCE:
             if tl.max(highest, axis=0) > floor:
                 for block_start in range(start, tl.minimum(start + STEP, last_pixel), BLOCK_SIZE):
                     values, indices, floor = _keep_best(
@@ -371,28 +418,44 @@ def _find_peaks_fwd_kernel(
 
     # A map with a NaN has no peaks, whatever was found in it.
     has_nan = tl.max((raw_maxima != raw_maxima).to(tl.int32), axis=0) > 0
-    raw_maximum = tl.max(raw_maxima, axis=0)
+    largest = tl.max(raw_maxima, axis=0)
+    total = sum_of_lanes(totals, raw_maxima, largest, 0, TOTAL)
+    factor = factor_of(largest, total, TOTAL)
+    raw_maximum = largest
+    if ACTIVATION != "none":
+        raw_maximum = activated(largest, largest, factor, ACTIVATION)
     scale = tl.full([], 1.0, dtype=tl.float32)  # of the blurred map, or 1 if it is not known
     if ARGMAX_ON_BLURRED:
         if has_nan == 0:
             if RESCALE:
                 index = _first_place_of(
-                    raw_maximum, map_ptr, heatmaps_stride_h, heatmaps_stride_w, width, lane, first_pixel, last_pixel,
+                    largest, map_ptr, heatmaps_stride_h, heatmaps_stride_w, width, lane, first_pixel, last_pixel,
                     BLOCK_SIZE, IS_FLAT, IS_SMALL, NO_INDEX,
                 )  # fmt: skip
                 blurred_maximum, _ = scan_blurred_map(
                     map_ptr, heatmaps_stride_h, heatmaps_stride_w, map_ptr, heatmaps_stride_h, heatmaps_stride_w,
-                    height, width, tl.full([], float("-inf"), dtype=tl.float32),
+                    largest, factor, height, width, tl.full([], float("-inf"), dtype=tl.float32),
                     (index // width).to(tl.int32), (index % width).to(tl.int32), TILE_SIDE, HALO_SIDE, SCAN_POINTS,
-                    LANES, "none", PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
+                    LANES, "none", ACTIVATION, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
                 )  # fmt: skip
                 scale = tl.where(blurred_maximum > 0, raw_maximum / blurred_maximum, 1.0)
             values, indices, floor = _search_blurred_map(
-                values, indices, floor, map_ptr, heatmaps_stride_h, heatmaps_stride_w, height, width, scale, threshold,
-                SIDE, PLATEAU, NO_INDEX, TILE_SIDE, HALO_SIDE, SCAN_POINTS, LANES,
-                PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
+                values, indices, floor, map_ptr, heatmaps_stride_h, heatmaps_stride_w, largest, factor, height, width,
+                scale, threshold, SIDE, PLATEAU, NO_INDEX, TILE_SIDE, HALO_SIDE, SCAN_POINTS, LANES,
+                ACTIVATION, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
+            )  # fmt: skip
+    elif not SEARCHES_AT_ONCE:
+        lowest = _lowest_logit(threshold + tl.zeros([LIST], dtype=tl.float32), largest, factor, ACTIVATION)
+        values = tl.where(slot < max_peaks, lowest, float("inf"))
+        floor = tl.min(values, axis=0)
+        for block_start in range(first_pixel, last_pixel, BLOCK_SIZE):
+            values, indices, floor = _keep_best(
+                values, indices, floor, map_ptr, heatmaps_stride_h, heatmaps_stride_w, height, width,
+                block_start, lane, last_pixel, IS_FLAT, IS_SMALL, SIDE, PLATEAU, NO_INDEX,
             )  # fmt: skip
     is_left = (indices < last_pixel) & (has_nan == 0)
+    if ACTIVATION != "none" and not ARGMAX_ON_BLURRED:
+        is_left = is_left & (activated(values, largest, factor, ACTIVATION) > threshold)
     count = tl.sum(is_left.to(tl.int32), axis=0)
     tl.store(counts_ptr + map_index, count.to(tl.int64))
     first_slot = map_index * max_peaks
@@ -410,17 +473,24 @@ def _find_peaks_fwd_kernel(
         is_left = is_left & (indices != index)
         y = (index // width).to(tl.int32)
         x = (index - y.to(index.dtype) * width).to(tl.int32)
+        if ACTIVATION != "none" and not ARGMAX_ON_BLURRED:
+            peak = activated(peak, largest, factor, ACTIVATION)
         score = peak
         if ARGMAX_ON_BLURRED:
             score = peak * scale
-        refinable = (score > 0) & (raw_maximum < float("inf"))
+        refinable = (score > 0) & (largest < float("inf"))
         coord_x, coord_y, covariance_xx, covariance_xy, covariance_yy, scale = refine(
             map_ptr, heatmaps_stride_h, heatmaps_stride_w, map_ptr, heatmaps_stride_h, heatmaps_stride_w,
-            height, width, y, x, peak, raw_maximum, scale, refinable,
-            "none", STENCIL, PADDING, RESCALE, ARGMAX_ON_BLURRED, HAS_COVARIANCE, CLIP_MIN, CLIP_MAX, MAX_OFFSET,
-            EXTRA_SHIFT, KNOWN_VARIANCE, WINDOW, TILE_SIDE, HALO_SIDE, SCAN_POINTS, LANES,
+            largest, factor, height, width, y, x, peak, raw_maximum, scale, refinable,
+            "none", ACTIVATION, STENCIL, PADDING, RESCALE, ARGMAX_ON_BLURRED, HAS_COVARIANCE, CLIP_MIN, CLIP_MAX,
+            MAX_OFFSET, EXTRA_SHIFT, KNOWN_VARIANCE, WINDOW, TILE_SIDE, HALO_SIDE, SCAN_POINTS, LANES,
             RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4, FIT_RADIUS, FIT_WINDOW, TARGET_VARIANCE,
         )  # fmt: skip
+        if MASS_RADIUS > 0:
+            score = mass_around(
+                map_ptr, heatmaps_stride_h, heatmaps_stride_w, map_ptr, heatmaps_stride_h, heatmaps_stride_w,
+                largest, factor, height, width, y, x, largest, total, "none", ACTIVATION, MASS_RADIUS,
+            )  # fmt: skip
         place = first_slot + number
         tl.store(coords_ptr + place * 2, coord_x)
         tl.store(coords_ptr + place * 2 + 1, coord_y)

@@ -18,7 +18,8 @@ _library.define(
     "find_peaks(Tensor heatmaps, int max_peaks, float threshold, int window, str plateau, int kernel_size, "
     "float sigma, str padding, bool rescale, float clip_min, float clip_max, str stencil, bool argmax_on_blurred, "
     "float invalid, float max_offset, float extra_shift, float score_scale, float score_offset, "
-    "float known_variance, int fit_radius, float target_variance, bool covariance, str backend) "
+    "float known_variance, int fit_radius, float target_variance, str activation, int mass_radius, bool covariance, "
+    "str backend) "
     "-> (Tensor coords, Tensor scores, Tensor counts, Tensor covariances)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )

@@ -141,11 +141,15 @@ def _searched(heatmaps: Tensor, recipe: Recipe) -> Tensor:
     maps = heatmaps.double()
     if recipe.argmax_on == "raw":
         return maps
+    maps = reference.activate(maps, recipe.activation)
     blurred = reference.blur(maps, recipe)
     return reference.rescale(blurred, maps) if recipe.rescale else blurred
 
 
 def _valid_peaks(heatmaps: Tensor, recipe: Recipe) -> Tensor:
+    if recipe.activation != "none":
+        largest = heatmaps.double().amax((-2, -1))
+        return (largest > -math.inf) & (largest < math.inf)
     peaks, _, _ = reference.find_peak(_searched(heatmaps, recipe))
     return (peaks > 0) & (peaks < math.inf)
 
@@ -207,16 +211,21 @@ def _fits_another_peak(
 
 def _decode_at(maps: Tensor, recipe: Recipe, covariance: bool, x: Tensor, y: Tensor) -> Keypoints:
     """What the reference would say if the maxima stood at x and y."""
+    given, maps = maps, reference.activate(maps, recipe.activation)
     blurred = reference.blur(maps, recipe)
     if recipe.rescale:
         blurred = reference.rescale(blurred, maps)
-    searched = blurred if recipe.argmax_on == "blurred" else maps
-    peaks = reference._read(searched, x, y, 0, 0)
-    refinable = (peaks > 0) & (peaks < math.inf)
+    searched = blurred if recipe.argmax_on == "blurred" else given
+    peaks = reference._read(blurred if searched is blurred else maps, x, y, 0, 0)
+    largest = peaks if recipe.activation == "none" else given.amax((-2, -1))
+    valid = largest > (0 if recipe.activation == "none" else -math.inf)
+    refinable = valid & (largest < math.inf)
     coords = torch.stack([x, y], -1).double()
-    offset, covariances, refinable = reference.take_step(searched, blurred, x, y, refinable, recipe)
+    offset, covariances, refinable = reference.take_step(searched, maps, blurred, x, y, refinable, recipe)
     coords = torch.where(refinable[..., None], coords + offset, coords)
-    coords = torch.where((peaks > 0)[..., None], coords, recipe.invalid)
+    coords = torch.where(valid[..., None], coords, recipe.invalid)
+    if recipe.score == "mass":
+        peaks = reference.mass_around(maps, x, y, recipe.mass_radius)
     scores = peaks * recipe.score_scale + recipe.score_offset
     return Keypoints(coords, scores, covariances if covariance else None)
 

@@ -53,9 +53,15 @@ def choose(fit: FitBounds, fitted: Tensor, otherwise: Tensor) -> Tensor:
 
 
 def bound_fit(
-    maps: Tensor, x: Tensor, y: Tensor, recipe: Recipe, arithmetic: Arithmetic, out_roundoff: float
+    maps: Tensor,
+    x: Tensor,
+    y: Tensor,
+    recipe: Recipe,
+    arithmetic: Arithmetic,
+    out_roundoff: float,
+    relative_errors: Tensor | None = None,  # [B, K, H, W]
 ) -> FitBounds:
-    """What this module's docstring derives."""
+    """What this module's docstring derives. `relative_errors`: of the pixels that a backend fits to."""
     radius, (height, width) = recipe.fit_radius, maps.shape[-2:]
     roundoff = unit_roundoff(arithmetic.step) + unit_roundoff(torch.float64)
     tiny = torch.finfo(arithmetic.step).tiny
@@ -74,6 +80,10 @@ def bound_fit(
     else:
         log_errors = torch.where(pixels == peaks, 0.0, 2 * roundoff + 8 * roundoff * logs.abs())
     log_errors = log_errors + torch.where(pixels == peaks, 0.0, (tiny / (pixels / peaks)).clamp(max=1.0))
+
+    if relative_errors is not None:
+        of_pixels = relative_errors.flatten(2).gather(-1, row.clamp(0, height - 1) * width + column.clamp(0, width - 1))
+        log_errors = log_errors + of_pixels + reference._read(relative_errors, x, y, 0, 0)[..., None]
 
     # Additions, and the products with powers and logs before them; of a round Gaussian's sums of sums as well.
     num_roundings = 8 + (2 * len(distance) if arithmetic.sums_rows_first else terms.shape[0])

@@ -42,6 +42,22 @@ eigenvalue of -H^-1 - known variance, which is certain only if it exceeds what t
 
 A fit: see `fit_bounds.py`.
 
+Logits h: all of the above is of p, whose own error comes first. exp is good to 4 u, and an argument a of it that is
+multiplied by log2(e), which is rounded itself, makes 2 |a| u more. A sigmoid has a sum and a quotient (4 u of a
+hardware's division), and of the error of exp the share 1 - p that exp has in the sum:
+
+    |dp| <= (10 + 2 |h| (1 - p)) u p
+
+A softmax has the distance from the largest logit m for an argument, rounded once: (6 + 3 (m - h)) u p. Its sum over the
+map has the mean of that, the roundings of additions, of which no backend makes more than N / 16 + 16 one after the
+other, and in a kernel, for each eighth addition, an exp and a product with which what has been added is made relative
+to a larger m; their arguments add up to no more than m - h. All pixels of a map share the error of the sum, so that it
+counts where the scale does, in step 2. What underflows is lost, the smallest normal number at most.
+
+Masses: a quotient of two sums of positive numbers, of which each has the errors of the numbers and as many roundings as
+above, (2 r + 1)^2 more for a window. A kernel makes its numbers smaller by 2^24, so that no sum overflows; what
+underflows then is lost.
+
 Signs and choices are exact or undecided: a quarter step on a blurred map may take another sign if the difference of
 the two neighbours is within the rounding of both, and the peak of a blurred map may be another pixel if its value
 is within the rounding of both of the maximum (`other_peaks`).
@@ -63,6 +79,7 @@ from .fit_bounds import bound_fit, choose
 from .systems import bound_covariance, bound_step, matrix_of
 
 _COMPACT_EPSILON = 1.1920929e-7
+_MASS_UNIT = 2.0**24
 _ADDENDS = 13  # of the stencil with the most points
 
 
@@ -101,37 +118,49 @@ def decode_bounds(
     limit = torch.finfo(torch.float64).max / 16 if heatmaps.dtype == torch.float64 else torch.finfo(torch.float32).max
     infinite = heatmaps.isinf().flatten(2).any(-1)
     raw_is_infinite = (heatmaps == math.inf).flatten(2).any(-1)
-    maps = heatmaps.double().clamp(-limit, limit)
+    given = maps = heatmaps.double().clamp(-limit, limit)
+    has_logits = recipe.activation != "none"
+    if has_logits:
+        maps = reference.activate(heatmaps.double(), recipe.activation)
+    errors, common = _activation_errors(heatmaps.double(), maps, recipe, arithmetic)
     blurred = reference.blur(maps, recipe)
-    whole_error = _blur_error(maps, recipe, arithmetic)
-    scale, low_scale, high_scale = _scale_interval(maps, blurred, whole_error, recipe, arithmetic.blur)
+    whole_error = _blur_error(maps, recipe, arithmetic, input_errors=errors)
+    scale, low_scale, high_scale = _scale_interval(maps, blurred, whole_error, recipe, arithmetic.blur, errors)
+    low_scale, high_scale = low_scale * (1 - common), high_scale * (1 + common)
     on_blurred = recipe.argmax_on == "blurred" and recipe.blur_kernel_size > 1
-    searched, searched_error = (blurred, whole_error) if on_blurred else (maps, torch.zeros_like(maps))
+    searched, searched_error = (blurred, whole_error) if on_blurred else (given, torch.zeros_like(maps))
     if peaks_at is None:
         _, x, y = reference.find_peak(blurred * scale if on_blurred and recipe.rescale else searched)
     else:
         x, y = peaks_at
 
     out_roundoff = unit_roundoff(torch.float64 if heatmaps.dtype == torch.float64 else torch.float32)
-    peaks, peak_errors = reference._read(searched, x, y, 0, 0), reference._read(searched_error, x, y, 0, 0)
-    certain = (peaks - peak_errors > 0) | (peaks + peak_errors <= 0) | peaks.isnan()
+    of_peaks = (blurred, whole_error) if on_blurred else (maps, errors)
+    peaks, peak_errors = (reference._read(each, x, y, 0, 0) for each in of_peaks)
+    peak_errors = peak_errors + common[..., 0, 0] * torch.where(peaks.isinf(), 0.0, peaks.abs())
+    certain = (peaks - peak_errors > 0) | (peaks + peak_errors <= 0) | peaks.isnan() | has_logits
     blurred_error = whole_error
     is_narrow = recipe.blur_kernel_size // 2 <= arithmetic.narrow_radius
     if recipe.padding in arithmetic.subtracts_peak and is_narrow:
-        blurred_error = _blur_error(maps, recipe, arithmetic, peaks.clamp(-limit, limit))
+        blurred_error = _blur_error(maps, recipe, arithmetic, peaks.clamp(-limit, limit), input_errors=errors)
     elif recipe.padding in arithmetic.subtracts_blurred_peak:
         level_errors = reference._read(whole_error, x, y, 0, 0)
         levels = reference._read(blurred, x, y, 0, 0).clamp(min=0)
-        blurred_error = _blur_error(maps, recipe, arithmetic, levels, level_errors)
+        blurred_error = _blur_error(maps, recipe, arithmetic, levels, level_errors, errors)
     score_errors = peak_errors
     if on_blurred and recipe.rescale:
         flat_scale = [each[..., 0, 0] for each in (scale, low_scale, high_scale)]
         ends = torch.stack([(peaks + sign * peak_errors) * each for sign in (-1, 1) for each in flat_scale])
         score_errors = (ends - peaks * flat_scale[0]).abs().amax(0)
         peaks = peaks * flat_scale[0]
+    rounds_score = on_blurred or has_logits
+    scored = peaks
+    if recipe.score == "mass":
+        scored, score_errors = _mass_bounds(maps, errors, common, x, y, recipe, arithmetic)
+        rounds_score = True
     score_errors = abs(recipe.score_scale) * score_errors + (
-        4 * out_roundoff * ((peaks * recipe.score_scale).abs() + abs(recipe.score_offset))
-        if recipe.score_scale != 1.0 or recipe.score_offset != 0.0 or on_blurred
+        4 * out_roundoff * ((scored * recipe.score_scale).abs() + abs(recipe.score_offset))
+        if recipe.score_scale != 1.0 or recipe.score_offset != 0.0 or rounds_score
         else 0.0
     )
 
@@ -147,7 +176,13 @@ def decode_bounds(
             step = step.masked_fill(stays[..., None], 0.0)
             covariance_bounds = covariance_bounds.masked_fill(stays[..., None, None], 0.0)
         if recipe.stencil == "fit":
-            fit = bound_fit(maps, x, y, recipe, arithmetic, out_roundoff)
+            fit = bound_fit(
+                maps, x, y, recipe, arithmetic, out_roundoff, errors / maps.clamp(min=1.0e-300) if has_logits else None
+            )
+            if has_logits:  # what has underflowed is not fitted to
+                lost = ((maps > 0) & (errors >= maps)).double().clamp(max=1.0)
+                lost = reference.sum_around(lost, x, y, recipe.fit_radius) > 0
+                fit = fit._replace(succeeds=fit.succeeds & ~lost, fails=fit.fails & ~lost)
             step = torch.where(fit.succeeds[..., None], fit.step, step)
             step_bounds = choose(fit, fit.step_bounds, step_bounds)
             covariance_bounds = choose(fit, fit.covariance_bounds, covariance_bounds)
@@ -165,16 +200,21 @@ def decode_bounds(
     sizes = (pixels + step).abs() + step.abs() + abs(recipe.extra_shift)
     coord_bounds = step_bounds + (2 * out_roundoff * sizes if rounds else 0.0)
     refined = (peaks > 0) & ~raw_is_infinite
+    if has_logits:
+        refined = (given.amax((-2, -1)) > -limit) & ~raw_is_infinite
     unrefined = ~refined[..., None] & certain[..., None]
     coord_bounds = torch.where(unrefined, out_roundoff * abs(_finite(recipe.invalid)), coord_bounds)
     covariance_bounds = covariance_bounds.masked_fill(unrefined[..., None], 0.0)
-    if recipe.argmax_on == "blurred":  # what stands for an infinity there differs between float32 and float64
+    if (
+        recipe.argmax_on == "blurred" and not has_logits
+    ):  # what stands for an infinity there differs between float32 and float64
         coord_bounds = coord_bounds.masked_fill(infinite[..., None], math.inf)
         score_errors = score_errors.masked_fill(infinite, math.inf)
         covariance_bounds = covariance_bounds.masked_fill(infinite[..., None, None], math.inf)
     return DecodeBounds(
         coord_bounds.nan_to_num(nan=math.inf, posinf=math.inf),
-        score_errors.nan_to_num(nan=0.0, posinf=math.inf),  # a NaN is to be met by a NaN
+        # A NaN is to be met by a NaN, and where the scale is open anything may be.
+        score_errors.nan_to_num(nan=math.inf, posinf=math.inf).masked_fill(scored.isnan(), 0.0),
         covariance_bounds.nan_to_num(nan=math.inf, posinf=math.inf),
         certain,
     )
@@ -186,13 +226,15 @@ def other_peaks(heatmap: Tensor, recipe: Recipe, arithmetic: Arithmetic) -> Tens
     On a raw map there is but one. On a blurred one: all whose value, within its rounding, reaches that of the
     maximum within its own.
     """
-    maps = heatmap.double()[None, None]
+    given = heatmap.double()[None, None]
+    maps = reference.activate(given, recipe.activation)
     on_blurred = recipe.argmax_on == "blurred" and recipe.blur_kernel_size > 1
     if not on_blurred or not bool(maps.isfinite().all()):
-        _, x, y = reference.find_peak(reference.blur(maps, recipe) if on_blurred else maps)
+        _, x, y = reference.find_peak(reference.blur(maps, recipe) if on_blurred else given)
         return (y * maps.shape[-1] + x).flatten()
     blurred = reference.blur(maps, recipe)
-    error = _blur_error(maps, recipe, arithmetic)
+    errors, _ = _activation_errors(given, maps, recipe, arithmetic)
+    error = _blur_error(maps, recipe, arithmetic, input_errors=errors)
     return (blurred + error >= (blurred - error).amax()).flatten().nonzero().flatten()
 
 
@@ -210,14 +252,18 @@ def _blur_error(
     arithmetic: Arithmetic,
     levels: Tensor | None = None,  # [B, K]
     level_errors: Tensor | float = 0.0,  # [B, K]
+    input_errors: Tensor | None = None,  # [B, K, H, W]
 ) -> Tensor:
     """Step 1: the most that the blurred map may be off, the float64 reference's own rounding included.
 
-    With `levels`, of a blur of the distances from them, which may be off by `level_errors` themselves.
+    With `levels`, of a blur of the distances from them, which may be off by `level_errors` themselves. `input_errors`:
+    how far off what is blurred is.
     """
     kernel_size, taps = recipe.blur_kernel_size, recipe.taps
+    if input_errors is None:
+        input_errors = torch.zeros_like(maps)
     if kernel_size == 1 and levels is None:  # a weight of one
-        return torch.zeros_like(maps)
+        return input_errors
     magnitude = maps.abs()
     if levels is not None:
         levels, level_errors = (torch.as_tensor(each)[..., None, None] for each in (levels, level_errors))
@@ -244,12 +290,18 @@ def _blur_error(
         # The weights times their own relative error.
         wrong = tuple(w * (6 + (i / kernel_sigma) ** 2) * roundoff for i, w in enumerate(taps))
         error = error + smooth(wrong, taps) + smooth(taps, wrong)
+    error = error + reference.blur(input_errors, recipe)
     # n u / (1 - n u) for n u, and products that underflow.
     return 1.01 * error + 2 * kernel_size**2 * torch.finfo(arithmetic.blur).tiny
 
 
 def _scale_interval(
-    maps: Tensor, blurred: Tensor, error: Tensor, recipe: Recipe, dtype: torch.dtype
+    maps: Tensor,
+    blurred: Tensor,
+    error: Tensor,
+    recipe: Recipe,
+    dtype: torch.dtype,
+    input_errors: Tensor | float = 0.0,  # [B, K, H, W]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Step 2: s and the interval that a backend's lies in, [B, K, 1, 1]; NaN ends where even its sign may differ."""
     highest = blurred.amax((-2, -1), keepdim=True)
@@ -260,12 +312,47 @@ def _scale_interval(
     low, high = (blurred - error).amax((-2, -1), keepdim=True), (blurred + error).amax((-2, -1), keepdim=True)
     roundoff = 2 * unit_roundoff(dtype) + 2 * unit_roundoff(torch.float64)
     scale = torch.where(highest > 0, raw / highest, one)
-    low_scale, high_scale = raw / high * (1 - roundoff), raw / low * (1 + roundoff)
+    low_raw, high_raw = ((maps + sign * input_errors).amax((-2, -1), keepdim=True) for sign in (-1, 1))
+    low_scale, high_scale = low_raw / high * (1 - roundoff), high_raw / low * (1 + roundoff)
     rescaled = (low > 0) & (raw < math.inf)
     untouched = high <= 0
     low_scale = torch.where(rescaled, low_scale, torch.where(untouched, one, math.nan))
     high_scale = torch.where(rescaled, high_scale, torch.where(untouched, one, math.nan))
     return scale, low_scale, high_scale
+
+
+def _activation_errors(logits: Tensor, maps: Tensor, recipe: Recipe, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
+    """How far off the pixels are that a backend makes of logits, [B, K, H, W], and what relative error all pixels of a
+    map have in common, [B, K, 1, 1]."""
+    nothing = torch.zeros_like(maps[..., :1, :1])
+    if recipe.activation == "none":
+        return torch.zeros_like(maps), nothing
+    roundoff = unit_roundoff(arithmetic.blur) + unit_roundoff(torch.float64)
+    tiny = torch.finfo(arithmetic.blur).tiny
+    if recipe.activation == "sigmoid":
+        sizes = torch.where(logits.isfinite(), logits, 0.0).abs()
+        return 1.01 * (10 + 2 * sizes * (1 - maps)) * roundoff * maps + tiny, nothing
+    distances = logits.amax((-2, -1), keepdim=True) - logits
+    relative = 6 + 3 * torch.where(distances.isfinite(), distances, 0.0)
+    roundings = maps[0, 0].numel() / 8 + 40 if maps.numel() else 0.0
+    common = 1.01 * ((relative * maps).sum((-2, -1), keepdim=True) + roundings) * roundoff
+    return 1.01 * relative * roundoff * maps + tiny, common
+
+
+def _mass_bounds(
+    maps: Tensor, errors: Tensor, common: Tensor, x: Tensor, y: Tensor, recipe: Recipe, arithmetic: Arithmetic
+) -> tuple[Tensor, Tensor]:
+    """Masses around pixels [B, K], and how far off a backend's may be."""
+    radius = recipe.mass_radius
+    masses = reference.mass_around(maps, x, y, radius)
+    whole = maps.clamp(min=0.0).sum((-2, -1))
+    num_pixels = maps.shape[-2] * maps.shape[-1]
+    roundings = 2 * (num_pixels / 8 + 40) + (2 * radius + 1) ** 2
+    relative = roundings * (unit_roundoff(arithmetic.blur) + unit_roundoff(torch.float64)) + common[..., 0, 0]
+    lost = num_pixels * torch.finfo(arithmetic.blur).tiny * _MASS_UNIT
+    off = reference.sum_around(errors, x, y, radius) + masses * errors.sum((-2, -1)) + lost
+    bounds = torch.where(whole > 0, 1.01 * (off / whole + relative * masses), 0.0)
+    return masses, torch.where(whole < math.inf, bounds, 0.0).clamp(max=1.0)
 
 
 def _log_errors(

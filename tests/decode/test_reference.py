@@ -65,20 +65,44 @@ def naive_blur(heatmap: Array, recipe: Recipe) -> Array:
     return blurred
 
 
+def naive_activation(heatmap: Array, activation: str) -> Array:
+    if activation == "none":
+        return heatmap
+    if activation == "sigmoid":
+        positive = [[h >= 0 for h in row] for row in heatmap]
+        small = np.exp(-np.abs(heatmap))
+        return np.where(positive, 1 / (1 + small), small / (1 + small))
+    weights = np.exp(heatmap - heatmap.max())
+    return np.asarray(weights / math.fsum(weights.flatten()))
+
+
+def naive_mass(heatmap: Array, px: int, py: int, radius: int) -> float:
+    largest = float(heatmap.max())
+    if largest <= 0:
+        return 0.0
+    pixels = {(y, x): max(float(h), 0.0) / largest for (y, x), h in np.ndenumerate(heatmap)}
+    near = [h for (y, x), h in pixels.items() if abs(y - py) <= radius and abs(x - px) <= radius]
+    return math.fsum(near) / math.fsum(pixels.values())
+
+
 def naive_decode(heatmap: Array, recipe: Recipe) -> tuple[float, float, float]:
     """x, y and score of one finite map, as spec/decode.md tells it."""
     height, width = heatmap.shape
+    given, heatmap = heatmap, naive_activation(heatmap, recipe.activation)
     blurred = naive_blur(heatmap, recipe)
     if recipe.rescale and blurred.max() > 0:
         blurred = blurred * heatmap.max() / blurred.max()
-    searched = blurred if recipe.argmax_on == "blurred" else heatmap
+    searched = blurred if recipe.argmax_on == "blurred" else given
     best, px, py = -math.inf, 0, 0
     for row in range(height):
         for column in range(width):
             if searched[row, column] > best:
                 best, px, py = searched[row, column], column, row
-    score = best * recipe.score_scale + recipe.score_offset
-    if not best > 0:
+    score = float(blurred[py, px] if searched is blurred else heatmap[py, px])
+    if recipe.score == "mass":
+        score = naive_mass(heatmap, px, py, recipe.mass_radius)
+    score = score * recipe.score_scale + recipe.score_offset
+    if recipe.activation == "none" and not best > 0:
         return recipe.invalid, recipe.invalid, score
 
     log = np.log(np.clip(blurred, recipe.clip_min, recipe.clip_max))

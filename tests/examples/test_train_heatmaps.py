@@ -53,7 +53,7 @@ def test_a_seed_repeats_and_encodings_start_alike() -> None:
 def test_perfect_heatmaps_are_decoded_to_the_keypoints(stride: int, encoding: str) -> None:
     """In the frame of the images: by DARK to a twentieth of an image pixel, by quarter offset to half a heatmap
     pixel."""
-    loss = train_heatmaps.Loss(train_heatmaps.HeatmapMSELoss, train_heatmaps.identity)
+    loss = train_heatmaps.Loss(train_heatmaps.HeatmapMSELoss)
     side = train_heatmaps.SIZE // stride
 
     class Perfect(torch.nn.Module):

@@ -79,12 +79,18 @@ def searches_are_certain(heatmaps: Tensor, options: Options, arithmetic: testing
     neighbours and the threshold by more than the rounding of both sides, and certainly is none if one falls short so.
     """
     recipe, reach = options.recipe, options.window // 2
-    if not on_blurred(recipe):
+    if not on_blurred(recipe) and recipe.activation == "none":
         return torch.ones(heatmaps.shape[:2], dtype=torch.bool)
     has_nan = heatmaps.isnan().flatten(2).any(-1)
-    maps = heatmaps.double().nan_to_num(0.0)
-    blurred, error = reference.blur(maps, recipe), tolerances._blur_error(maps, recipe, arithmetic)
-    _, low_scale, high_scale = tolerances._scale_interval(maps, blurred, error, recipe, arithmetic.blur)
+    maps = reference.activate(heatmaps.double().nan_to_num(0.0), recipe.activation)
+    errors, common = tolerances._activation_errors(heatmaps.double().nan_to_num(0.0), maps, recipe, arithmetic)
+    if not on_blurred(recipe):  # what exceeds the threshold is rounded, and what else is a peak is not
+        off = errors + common * maps
+        return ((maps - options.threshold).abs() > off).flatten(2).all(-1) | has_nan | (options.threshold < 0)
+    blurred = reference.blur(maps, recipe)
+    error = tolerances._blur_error(maps, recipe, arithmetic, input_errors=errors)
+    _, low_scale, high_scale = tolerances._scale_interval(maps, blurred, error, recipe, arithmetic.blur, errors)
+    low_scale, high_scale = low_scale * (1 - common), high_scale * (1 + common)
     error = torch.where(reference.blur(maps.abs(), recipe) == 0, 0.0, error)  # of zeros
     low, high = blurred - error, blurred + error
     low_around, high_around = (

@@ -21,7 +21,22 @@ _SIZES = [
 ]
 _BOUNDED = dataclasses.replace(DARKPOSE, name="darkpose bounded", max_offset=1.0)
 _OF_KNOWN_WIDTH = dataclasses.replace(FIT, name="fit of known width", target_sigma=2.0)
+# Logits, which are summed or activated in the scan, and scores that are a share of the map.
+_WITH_SCORES = [
+    dataclasses.replace(recipe, name=f"{recipe.name} {activation} {score}", activation=activation, score=score)
+    for recipe, activation, score in (
+        (DARKPOSE, "none", "mass"),
+        (DARKPOSE, "sigmoid", "peak"),
+        (DARKPOSE, "sigmoid", "mass"),
+        (DARKPOSE, "softmax", "peak"),
+        (MMPOSE_UDP, "softmax", "mass"),
+        (MEGVII, "softmax", "mass"),
+        (FIT, "softmax", "mass"),
+    )
+]
 _EVERYWHERE = {
+    ("darkpose none mass +cov", "W2", "float16"),
+    ("mmpose_udp softmax mass", "W1", "float32"),
     ("darkpose +cov", "W1", "float32"),
     ("megvii", "W1", "float16"),
     ("mmpose_legacy_udp", "W2", "bfloat16"),
@@ -53,6 +68,11 @@ def _calls(full: bool) -> Iterator[Call]:
             is_first = recipe is DARKPOSE and dtype != "bfloat16"
             if full or is_first or (recipe in (MEGVII, FIT) and dtype == "float32"):
                 yield _call(recipe, W2, dtype, False, "channels_last")
+    for recipe in _WITH_SCORES:
+        yield _call(recipe, W1, "float32", False)
+        yield _call(recipe, W2, "float16", recipe.has_hessian)
+        if full or recipe.stencil != "fit":
+            yield _call(recipe, W2, "float32", False, "channels_last")
     for recipe in _BOUNDED, _OF_KNOWN_WIDTH:
         yield _call(recipe, W1, "float32", True)
     for layout in ("contiguous", "channels_last"):
@@ -88,6 +108,7 @@ def _calls_with_extras(full: bool) -> Iterator[Call]:
     yield _call_with_extras("offsets", UDP_COMBINED, W1, "float32", "offsets offset_scale", full)
     yield _call_with_extras("flip, indices, image", MMPOSE_UDP, W1, "float16", everything, full)
     yield _call_with_extras("flip, indices, image", DARKPOSE, W1, "float32", everything, full, layout="channels_last")
+    yield _call_with_extras("softmax and mass, flip, image", _WITH_SCORES[4], W2, "float32", everything, full)
     yield _call_with_extras("fit, flip, image", FIT, W2, "float32", everything, full)
     if full:
         for recipe in recipes.ALL:

@@ -16,6 +16,16 @@ from dark_kernels.recipes import Recipe
 _WIDE_BLUR = dataclasses.replace(
     recipes.MMPOSE_UDP, name="mmpose_udp on blurred k=61", kernel_size=61, padding="reflect", argmax_on="blurred"
 )
+_WITH_SCORES = [
+    dataclasses.replace(recipe, name=f"{recipe.name} {activation} {score}", activation=activation, score=score)
+    for recipe, activation, score in (
+        (recipes.DARKPOSE, "none", "mass"),
+        (recipes.DARKPOSE, "sigmoid", "peak"),
+        (recipes.DARKPOSE, "softmax", "mass"),
+        (recipes.MEGVII, "softmax", "mass"),
+        (recipes.FIT, "softmax", "mass"),
+    )
+]
 
 
 def _calls(full: bool) -> Iterator[Call]:
@@ -30,6 +40,9 @@ def _calls(full: bool) -> Iterator[Call]:
     yield _call(recipes.FIT, W2, "float32", 30)
     yield _call(recipes.DARKPOSE, W1, "float32", 30, layout="cropped")
     yield _call(recipes.DARKPOSE, HUGE, "float16", 30)
+    for recipe in _WITH_SCORES:
+        yield _call(recipe, W2, "float32", 30)
+    yield _call(_WITH_SCORES[2], W1, "float16", 30)
     if full:
         for recipe, dtype in itertools.product(recipes.ALL, workloads.DTYPES):
             yield _call(recipe, W3, dtype, 30)
