@@ -5,6 +5,7 @@ As a program (`python -m tests.process_operations results.pt`) it stores what th
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable
@@ -94,6 +95,12 @@ def _decode_in_the_image(dtype: torch.dtype, backend: str) -> Any:
         _input("heatmaps", dtype), recipes.FIT, covariance=True, flipped=_input("flipped", dtype),
         flip_indices=_integers()["flip_indices"], image_transform=_input("transforms", dtype), backend=backend,
     )  # fmt: skip
+
+
+def _decode_logits(activation: str, score: str) -> Operation:
+    """Heatmaps with logits of up to 4."""
+    recipe = dataclasses.replace(recipes.MMPOSE_UDP, activation=activation, score=score)
+    return lambda dtype, backend: dark_kernels.decode(4 * _input("heatmaps", dtype), recipe, True, backend)
 
 
 def _gradients(function: Callable[..., Tensor], *names: str) -> Operation:
@@ -190,6 +197,8 @@ def _oks(dtype: torch.dtype, backend: str) -> Tensor:
 OPERATIONS: dict[str, Operation] = {
     **{f"decode-{recipe.name}": _decode(recipe) for recipe in recipes.ALL},
     "decode-flip-image": _decode_in_the_image,
+    "decode-sigmoid": _decode_logits("sigmoid", "mass"),
+    "decode-softmax": _decode_logits("softmax", "peak"),
     "decode_offsets": lambda dtype, backend: dark_kernels.decode_offsets(
         torch.cat([_input("heatmaps", dtype)[:, :, None], _input("offsets", dtype)], 2).flatten(1, 2), backend=backend
     ),
@@ -201,6 +210,10 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "decode_simcc": lambda dtype, backend: dark_kernels.decode_simcc(
         _input("simcc_x", dtype), _input("simcc_y", dtype), 2.0, True, 2.0, visibility=True, backend=backend
+    ),
+    "decode_simcc-softmax": lambda dtype, backend: dark_kernels.decode_simcc(
+        _input("simcc_x", dtype), _input("simcc_y", dtype), 2.0, True, 2.0, activation="softmax", logit_scale=8.0,
+        backend=backend,
     ),
     "gaussian_nll": _gradients(functools.partial(_gaussian_nll, channels=2), "maps"),
     "gaussian_nll-cholesky": _gradients(functools.partial(_gaussian_nll, channels=3, coordinates="offset"), "maps"),
