@@ -377,7 +377,8 @@ ARGMAX = Recipe(name="argmax", blur="none", rescale=False, stencil="none")
 
 FIT = Recipe(name="fit", stencil="fit")
 """This library's own: the centre of a Gaussian that is fitted to the pixels around the peak (Guo, 2011), which stays
-accurate at the border of a map and beside another person. mmpose's DARK where nothing can be fitted."""
+accurate at the border of a map, and beside another person from two standard deviations of a blob on. mmpose's DARK
+where nothing can be fitted."""
 
 ALL: tuple[Recipe, ...] = (
     DARKPOSE,

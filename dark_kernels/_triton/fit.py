@@ -65,10 +65,10 @@ def _moments(weights, logs, u):
 def _fit_round(weights, logs, u, FIT_RADIUS: tl.constexpr):
     """Logs of a round Gaussian over their maximum, that maximum, and whether it guides.
 
-    Four equations: those of u^2 and v^2 have one factor, and so are one. It does not guide where its maximum is far
-    from that of the peak.
+    Four equations: those of u^2 and v^2 have one factor, and so are one.
     """
     PIVOT: tl.constexpr = 1e-3  # of a diagonal element that must be left of it, or the equations are singular
+    FARTHEST: tl.constexpr = 10.0  # from 0 that the log of the maximum over the peak's pixel may be
     (
         a00, a10, a20, a30, a40, a50, a31, a41, a51, a52, a33, _a43, a53, _a54, a55, b0, b1, b2, b3, _b4, b5,
     ) = _moments(weights, logs, u)  # fmt: skip
@@ -113,7 +113,9 @@ def _fit_round(weights, logs, u, FIT_RADIUS: tl.constexpr):
     offset_y = b2 / (-2.0 * b3)
     maximum = b0 + 0.5 * (b1 * offset_x + b2 * offset_y)
     guides = (a00 > 0) & (p11 > PIVOT * a30) & (p22 > PIVOT * a50) & (p33 > PIVOT * squares_3) & (b3 < 0)
-    guides = guides & (tl.abs(offset_x) <= FIT_RADIUS) & (tl.abs(offset_y) <= FIT_RADIUS) & (tl.abs(maximum) <= 10.0)
+    guides = (
+        guides & (tl.abs(offset_x) <= FIT_RADIUS) & (tl.abs(offset_y) <= FIT_RADIUS) & (tl.abs(maximum) <= FARTHEST)
+    )
     v = u[:, None]
     along_v = (b0 - maximum) + b2 * v + b3 * (v * v)
     return along_v + b1 * u[None, :] + b3 * (u * u)[None, :], maximum, guides
@@ -149,6 +151,7 @@ def fit_step(
     `fit_gaussian` of decode's reference. The pixels are read once, and stay in registers.
     """
     PIVOT: tl.constexpr = 1e-3  # as in `_fit_round`
+    MOST: tl.constexpr = 0.5  # the log of what the maximum may be over the peak's pixel
     START: tl.constexpr = 0.22 * FIT_RADIUS if FIT_RADIUS >= 5 else 1.0  # standard deviation of the first window, px
     distance = tl.arange(0, FIT_WINDOW) - FIT_RADIUS
     row = y + distance
@@ -194,6 +197,7 @@ def fit_step(
 
     is_peak = refinable
     offset_x = tl.full([], 0.0, dtype=tl.float32)
+    maximum = offset_x
     offset_y = offset_x
     dxx = offset_x
     dxy = offset_x
@@ -299,6 +303,7 @@ def fit_step(
         maximum = b0 + 0.5 * (b1 * offset_x + b2 * offset_y)
         relative_logs = (b0 - maximum + b2 * v + b5 * v2) + (b1 + b4 * v) * u[None, :] + b3 * u2[None, :]
         weights = tl.where(exists, tl.exp(2.0 * relative_logs) * kept, 0.0)
+    is_peak = is_peak & (maximum <= MOST)
 
     covariance_xx = float("nan")
     covariance_xy = float("nan")

@@ -13,9 +13,10 @@ from .eager_scores import Activation
 
 # A fit: how often it is solved for a round Gaussian and then for one of any shape, what has to be left of a diagonal
 # element of its matrix as a pivot, what a pixel may exceed it by (a share of its maximum, or standard deviations of the
-# noise), and how far the log maximum of a round one that guides may be from the log of the peak.
+# noise), the log of what its maximum may be over the peak's pixel, and how far from 0 that may be for a round one to
+# guide.
 _ROUND_SOLUTIONS, _FIT_SOLUTIONS, _FIT_PIVOT = 3, 2, 1e-3
-_TOLERATED, _TOLERATED_NOISE, _MOST = 0.4, 3.0, 10.0
+_TOLERATED, _TOLERATED_NOISE, _MOST, _FARTHEST = 0.4, 3.0, 0.5, 10.0
 
 
 def newton_step(derivatives: Tensor, plan: StencilPlan) -> Tensor:
@@ -83,7 +84,7 @@ def fit_gaussian(
     unwindowed, kept = weights.clone(), torch.ones_like(logs)
     for step in range(_ROUND_SOLUTIONS):
         _, fitted, maxima, guides = solve(fit.start if step == 0 else None, is_round=True)
-        guides = (guides & (maxima.abs() <= _MOST)).unsqueeze(1)
+        guides = (guides & (maxima.abs() <= _FARTHEST)).unsqueeze(1)
         residuals = (pixels - fitted.exp()).masked_fill_(outside, 0.0)
         noise = (residuals.clamp(max=0).square_().sum(1) / halves).sqrt_()
         tolerated = torch.maximum(_TOLERATED * maxima.exp(), _TOLERATED_NOISE * noise)
@@ -97,7 +98,7 @@ def fit_gaussian(
         all_peaks &= is_peak
         if step + 1 < _FIT_SOLUTIONS:
             torch.mul(fitted.sub_(maxima.unsqueeze(1)), 2, out=weights).exp_().mul_(kept).masked_fill_(ignored, 0.0)
-    return derivatives, all_peaks
+    return derivatives, all_peaks & (maxima <= _MOST)
 
 
 def _joined(equations: Tensor, dim: int) -> Tensor:

@@ -31,8 +31,9 @@ FIT_PIVOT = 1e-3
 FIT_START = 0.22
 # What a pixel may exceed it by: the larger of this share of its maximum and so many standard deviations of the noise.
 FIT_TOLERATED, FIT_TOLERATED_NOISE = 0.4, 3.0
-# A round one is no guide if its log maximum is farther than this from the log of the peak.
-FIT_MOST = 10.0
+# The log of what its maximum may be over the peak's pixel: where hardly anything is seen of a blob beyond the border, a
+# fit can put its centre anywhere. And how far from 0 it may be for a round one to guide.
+FIT_MOST, FIT_FARTHEST = 0.5, 10.0
 
 
 def decode_reference(
@@ -387,7 +388,8 @@ def fit_gaussian(maps: Tensor, x: Tensor, y: Tensor, radius: int) -> Fit:
 
     A round one that is no peak guides nothing: the weights before it stay. The fit fails where one of the last two is
     no peak: where the equations are singular (see FIT_PIVOT), the quadratic has no maximum, or has it farther from the
-    peak's pixel than `radius` on one of the axes.
+    peak's pixel than `radius` on one of the axes. And it fails where the last maximum is much larger than that pixel
+    (see FIT_MOST).
     """
     height, width = maps.shape[-2:]
     distance = torch.arange(-radius, radius + 1, device=maps.device)
@@ -409,7 +411,7 @@ def fit_gaussian(maps: Tensor, x: Tensor, y: Tensor, radius: int) -> Fit:
     kept = torch.ones_like(logs)
     for step in range(FIT_ROUND_SOLUTIONS):
         fit = _fit_quadratic(weights * start if step == 0 else weights, logs, round_terms, radius)
-        guides = (fit.is_peak & (fit.maximum.abs() <= FIT_MOST))[..., None]
+        guides = (fit.is_peak & (fit.maximum.abs() <= FIT_FARTHEST))[..., None]
         kept = torch.where(guides, _kept(values, inside, fit), kept)
         weights = torch.where(guides, _weights(fit, taken, kept), weights)
     is_peak = torch.ones_like(x, dtype=torch.bool)
@@ -417,7 +419,7 @@ def fit_gaussian(maps: Tensor, x: Tensor, y: Tensor, radius: int) -> Fit:
         fit = _fit_quadratic(weights, logs, terms, radius)
         is_peak = is_peak & fit.is_peak
         weights = _weights(fit, taken, kept)
-    return fit._replace(is_peak=is_peak)
+    return fit._replace(is_peak=is_peak & (fit.maximum <= FIT_MOST))
 
 
 def fit_start(radius: int) -> float:

@@ -85,8 +85,8 @@ def bound_fit(
         of_pixels = relative_errors.flatten(2).gather(-1, row.clamp(0, height - 1) * width + column.clamp(0, width - 1))
         log_errors = log_errors + of_pixels + reference._read(relative_errors, x, y, 0, 0)[..., None]
 
-    # Additions, and the products with powers and logs before them; of a round Gaussian's sums of sums as well.
-    num_roundings = 8 + (2 * len(distance) if arithmetic.sums_rows_first else terms.shape[0])
+    # Additions, and the products with powers and logs before them; in a round Gaussian's, two more for sums of sums.
+    num_roundings = 4 + (2 * len(distance) if arithmetic.sums_rows_first else terms.shape[0])
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
     values, value_errors = (
         (pixels_there / peaks).clamp(min=-1.0),
@@ -95,10 +95,10 @@ def bound_fit(
     values = torch.where(taken, logs.exp(), values)
     value_errors = torch.where(taken, values * torch.expm1(log_errors + (6 + 2 * logs.abs()) * roundoff), value_errors)
 
-    def solve(weights: Tensor, wrong: Tensor, terms: Tensor) -> _Solution:
-        return _bound_solution(
-            weights, wrong, logs, log_errors, terms, radius, num_roundings, roundoff, is_round=terms.shape[1] == 4
-        )
+    def solve(weights: Tensor, wrong: Tensor, is_round: bool) -> _Solution:
+        chosen, more_roundings = (_round(terms), 2) if is_round else (terms, 0)
+        num = num_roundings + more_roundings
+        return _bound_solution(weights, wrong, logs, log_errors, chosen, radius, num, roundoff, is_round)
 
     weights, wrong = _exponentials(logs.clamp(max=0), torch.where(logs > 0, 0.0, log_errors), taken, roundoff, tiny)
     squares = u * u + v * v
@@ -107,11 +107,10 @@ def bound_fit(
     kept, kept_errors = torch.ones_like(weights), torch.zeros_like(weights)
     is_open = torch.zeros_like(x, dtype=torch.bool)
     for step in range(reference.FIT_ROUND_SOLUTIONS):
-        fit = solve(started, started_wrong, _round(terms)) if step == 0 else solve(weights, wrong, _round(terms))
-        is_near = fit.maximum.abs() + fit.maximum_errors <= reference.FIT_MOST
-        is_far = fit.maximum.abs() - fit.maximum_errors > reference.FIT_MOST
-        guides = fit.is_peak & is_near
-        is_open = is_open | ~(guides | fit.is_none | (fit.is_peak & is_far))
+        fit = solve(*((started, started_wrong) if step == 0 else (weights, wrong)), is_round=True)
+        near, far = _is_at_most(fit.maximum.abs(), fit.maximum_errors, reference.FIT_FARTHEST)
+        guides = fit.is_peak & near
+        is_open = is_open | ~(guides | fit.is_none | (fit.is_peak & far))
         now_kept, now_errors = _bound_kept(values, value_errors, inside, fit, num_roundings, roundoff)
         kept = torch.where(guides[..., None], now_kept, kept)
         kept_errors = torch.where(guides[..., None], now_errors, kept_errors)
@@ -121,11 +120,13 @@ def bound_fit(
 
     succeeds, fails = torch.ones_like(x, dtype=torch.bool), torch.zeros_like(x, dtype=torch.bool)
     for _ in range(reference.FIT_SOLUTIONS):
-        fit = solve(weights, wrong, terms)
+        fit = solve(weights, wrong, is_round=False)
         fails = fails | (succeeds & fit.is_none)
         succeeds = succeeds & fit.is_peak
         weights, wrong = _exponentials(fit.logs, fit.log_errors, taken, roundoff, tiny)
         weights, wrong = weights * kept, wrong * (kept + kept_errors) + weights * (kept_errors + 2 * roundoff * kept)
+    small, large = _is_at_most(fit.maximum, fit.maximum_errors, reference.FIT_MOST)
+    succeeds, fails = succeeds & small, fails | (succeeds & large)
     covariance_bounds = bound_covariance(
         fit.hessian, fit.hessian_errors, recipe.target_variance, roundoff, out_roundoff
     )
@@ -194,6 +195,11 @@ def _bound_solution(
         hessian, hessian_errors, step, step_bounds, fitted, fitted_errors, maximum, maximum_errors,
         regular & is_peak, singular | (regular & is_none),
     )  # fmt: skip
+
+
+def _is_at_most(values: Tensor, errors: Tensor, limit: float) -> tuple[Tensor, Tensor]:
+    """Whether that is certain, and whether the contrary is."""
+    return values + errors <= limit, values - errors > limit
 
 
 def _bound_kept(

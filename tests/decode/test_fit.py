@@ -222,6 +222,18 @@ def test_only_the_targets_variance_is_subtracted(service: tuple[str, torch.devic
     torch.testing.assert_close(covariances[0, 0], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("sigma", "noise"), [(1.0, 0.03), (1.0, 0.0), (2.0, 0.03)])
+def test_a_centre_beyond_the_border_is_not_far_beyond(sigma: float, noise: float) -> None:
+    """Of a narrow blob whose centre is outside there is little to see, and a fit of that could put it anywhere."""
+    generator = torch.Generator().manual_seed(0)
+    heatmaps = gaussians([(-0.3, 20.3)], (sigma, sigma), 0.0, (41, 41)).expand(1, 400, 41, 41)
+    heatmaps = heatmaps + noise * torch.randn(heatmaps.shape, generator=generator, dtype=torch.float64)
+    errors = (dark_kernels.decode(heatmaps, FIT).coords - torch.tensor([-0.3, 20.3])).norm(dim=-1)
+    darks = (dark_kernels.decode(heatmaps, WIDE).coords - torch.tensor([-0.3, 20.3])).norm(dim=-1)
+    assert errors.max() < 1.5
+    assert errors.mean() < 0.7 * darks.mean()
+
+
 # --- beside another person ---------------------------------------------------------------------------------
 
 
