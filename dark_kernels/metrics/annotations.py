@@ -38,7 +38,7 @@ class Comparison(NamedTuple):
 
 
 def read(annotations: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str, Any]:
-    """What is in a file, with lists of images and annotations, and of categories or None."""
+    """What is in a file, with lists of images, annotations and categories, and ids that can be looked up."""
     annotations = _entries.read_json(annotations)
     if not isinstance(annotations, Mapping):
         raise TypeError(
@@ -77,7 +77,7 @@ def read_results(results: Any) -> list[Mapping[str, Any]]:
     if isinstance(results, (str, bytes, Mapping)) or not isinstance(results, Iterable):
         raise TypeError(
             f"results: got {type(results).__name__}, expected a list of {{'image_id': ..., 'category_id': ..., "
-            "'keypoints': ..., 'score': ...}}, as coco_results returns it, or a JSON file of one"
+            "'keypoints': ..., 'score': ...}, as coco_results returns it, or a JSON file of one"
         )
     results = list(results)
     for index, result in enumerate(results):
