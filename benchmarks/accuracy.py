@@ -312,7 +312,7 @@ def load(path: Path) -> dict[str, Any]:
         SchemaError: It is not JSON, or not of this schema.
     """
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise results.SchemaError(f"{path.name}: is not JSON ({error})") from error
     check(record, path.name)
@@ -518,12 +518,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.output.mkdir(parents=True, exist_ok=True)
             rows = ",\n".join(json.dumps(row) for row in record["rows"])
             head = json.dumps({**record, "rows": []}, indent=1)
-            path.write_text(head.replace('"rows": []', f'"rows": [\n{rows}\n]') + "\n")
+            path.write_text(head.replace('"rows": []', f'"rows": [\n{rows}\n]') + "\n", encoding="utf-8")
             print(f"{len(record['rows'])} cases in {time.perf_counter() - started:.0f} s: {path}")
         record = load(path)
         text = page(record)
         if options.check:
-            if docs.exists() and docs.read_text() == text:
+            if docs.exists() and docs.read_text(encoding="utf-8") == text:
                 return 0
             print(f"{docs.name} is not what {path.name} says: run python -m benchmarks.accuracy --report")
             return 1
@@ -531,7 +531,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"benchmarks.accuracy: {error}", file=sys.stderr)
         return 2
     docs.parent.mkdir(parents=True, exist_ok=True)
-    docs.write_text(text)
+    docs.write_text(text, encoding="utf-8")
     draw(record, options.docs / "accuracy")
     return 0
 

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"\n{_LEGEND}\n\n{len(rows)} kernels compiled with triton {triton.__version__} in {seconds:.0f} s.")
     if options.json:
         report = {"triton": triton.__version__, "rows": [dataclasses.asdict(row) for row in rows]}
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
     failures = [f"{row.target}, {row.kernel}, {row.configuration}: {text}" for row in rows for text in row.failures]
     failures += [f"{module}: no room of benchmarks/static/rooms has its kernels" for module in unregistered_modules()]

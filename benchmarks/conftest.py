@@ -77,7 +77,7 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_
 
 def cpu_name() -> str:
     try:
-        with open("/proc/cpuinfo") as lines:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
             names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     except OSError:
         names = []

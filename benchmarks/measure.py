@@ -25,7 +25,7 @@ def cache_bytes(device: str) -> int:
     if device == "cpu":
         sizes = []
         for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-            if match := re.fullmatch(r"(\d+)([KM])", path.read_text().strip()):
+            if match := re.fullmatch(r"(\d+)([KM])", path.read_text(encoding="utf-8").strip()):
                 sizes.append(int(match[1]) * (1024 if match[2] == "K" else 1024**2))
         return max(sizes, default=32 * 1024**2)
     return int(getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 0)) or 64 * 1024**2

@@ -315,7 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.print:
             print(page(records), end="")
             return 0
-        readme = options.readme.read_text()
+        readme = options.readme.read_text(encoding="utf-8")
         wanted = {options.readme: insert(readme, summary(records)), options.docs / "benchmarks.md": page(records)}
     except (results.SchemaError, OSError) as error:
         print(f"benchmarks.report: {error}", file=sys.stderr)
@@ -324,13 +324,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"benchmarks.report: {options.readme.name}: {error}", file=sys.stderr)
         return 2
     if options.check:
-        stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
+        stale = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
         for path in stale:
             print(f"{path.name} is not what benchmarks/results says: run python -m benchmarks.report")
         return 1 if stale else 0
     for path, text in wanted.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     for record in records:
         charts.draw(record, options.docs / "benchmarks")
     return 0

@@ -201,7 +201,7 @@ def load(path: Path) -> dict[str, Any]:
         SchemaError: It is not JSON, or not of this schema.
     """
     try:
-        results = json.loads(path.read_text())
+        results = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise SchemaError(f"{path.name}: is not JSON ({error})") from error
     check(results, path.name)

@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if code != 0 or not raw.exists():
             print(f"benchmarks.run: pytest exited with {code}; nothing written", file=sys.stderr)
             return code or 1
-        compacted = results.compact(json.loads(raw.read_text()))
+        compacted = results.compact(json.loads(raw.read_text(encoding="utf-8")))
     try:
         results.check(compacted)
     except results.SchemaError as error:
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / f"{results.device_slug(compacted['machine_info'])}.json"
     unfinished = path.with_suffix(".part")
-    unfinished.write_text(json.dumps(compacted, indent=1) + "\n")
+    unfinished.write_text(json.dumps(compacted, indent=1) + "\n", encoding="utf-8")
     unfinished.replace(path)
     print(f"{len(compacted['benchmarks'])} rows in {time.perf_counter() - started:.0f} s, written to {path}")
     return 0

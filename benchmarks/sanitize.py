@@ -261,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             said, code = f"not finished after {_SECONDS} s", 0
         else:
             said, code = (done.stdout + done.stderr).strip(), done.returncode
-        path.write_text(f"{said}\n")
+        path.write_text(f"{said}\n", encoding="utf-8")
         last = said.splitlines()[-1] if said else "said nothing"
         print(f"{tool}: exit code {code}; {last}; written to {path}")
         worst = worst or code

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -187,6 +188,62 @@ def check_count(name: str, value: int, least: int = 1) -> None:
         raise TypeError(f"{name}: got {type(value).__name__} {value!r}, expected an integer")
     if value < least:
         raise ValueError(f"{name}: got {value}, expected at least {least}")
+
+
+def plain(value: Any) -> Any:
+    """The Python number of a NumPy scalar, of an array or a tensor without dimensions, or of what else converts to a
+    float; anything else as it is."""
+    if isinstance(value, (int, float)):
+        return value
+    if getattr(value, "ndim", 0) != 0:
+        return value
+    try:
+        if hasattr(value, "dtype") and hasattr(value, "item"):
+            value = value.item()
+        return value if isinstance(value, int) or not hasattr(value, "__float__") else float(value)
+    except (RuntimeError, TypeError, ValueError, OverflowError):  # on the meta device, or no number at all
+        return value
+
+
+def to_number(name: str, value: Any) -> float:
+    """`check_number` of what is one in Python, NumPy or PyTorch."""
+    value = plain(value)
+    check_number(name, value)
+    return value
+
+
+def to_positive(name: str, value: Any) -> float:
+    """`check_positive` of what is a number in Python, NumPy or PyTorch."""
+    value = plain(value)
+    check_positive(name, value)
+    return value
+
+
+def to_count(name: str, value: Any, least: int = 1) -> int:
+    """`check_count` of what is an integer in Python, NumPy or PyTorch."""
+    value = plain(value)
+    check_count(name, value, least)
+    return value
+
+
+def to_partners(symmetric: Any, num_keypoints: int) -> list[int]:
+    """What takes the place of each keypoint [K], itself where nothing does: of pairs, or an array or tensor of them,
+    [N, 2]."""
+    if isinstance(symmetric, (str, dict)) or not isinstance(symmetric, Iterable):
+        raise TypeError(f"symmetric: got {type(symmetric).__name__}, expected pairs (i, j) of keypoints")
+    pairs = symmetric.tolist() if hasattr(symmetric, "tolist") else symmetric
+    partners = list(range(num_keypoints))
+    for pair in pairs if isinstance(pairs, Iterable) else [pairs]:
+        numbers = pair.tolist() if getattr(pair, "ndim", 0) else pair
+        if not isinstance(numbers, (tuple, list)) or len(numbers) != 2:
+            raise TypeError(f"symmetric: got {pair!r} in it, expected pairs (i, j) of keypoints")
+        i, j = (to_count("symmetric", index, least=0) for index in numbers)
+        if max(i, j) >= num_keypoints:
+            raise ValueError(f"symmetric: got {max(i, j)}, expected one of {num_keypoints} keypoints")
+        if i == j or partners[i] != i or partners[j] != j:
+            raise ValueError(f"symmetric: got {pair!r}, expected pairs of keypoints, each of them in one only")
+        partners[i], partners[j] = j, i
+    return partners
 
 
 def check_bounds(name: str, bounds: tuple[float, float] | None) -> None:

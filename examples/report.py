@@ -168,7 +168,7 @@ def load(path: Path, fields: dict[str, Any] = FIELDS) -> dict[str, Any]:
         SchemaError: It is not JSON, or not of this schema.
     """
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise SchemaError(f"{path.name}: is not JSON ({error})") from error
     check(record, path.name, fields)
@@ -323,7 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.print:
             print("\n".join(texts), end="")
             return 0
-        page = updated = options.page.read_text()
+        page = updated = options.page.read_text(encoding="utf-8")
         for block, text in zip(BLOCKS, texts, strict=True):
             updated = insert(updated, text, block.begin, block.end)
     except (ValueError, OSError) as error:
@@ -334,7 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{options.page.name} is not what {options.results.name} say: run python -m examples.report")
             return 1
         return 0
-    options.page.write_text(updated)
+    options.page.write_text(updated, encoding="utf-8")
     return 0
 
 

@@ -402,7 +402,7 @@ def machine(device: torch.device, load: float) -> dict[str, Any]:
 
 def _cpu_name() -> str:
     try:
-        with open("/proc/cpuinfo") as lines:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
             names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     except OSError:
         names = []
@@ -469,7 +469,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     record = short_floats(record)
     report.check(record)
-    (options.output / "results.json").write_text(json.dumps(record, indent=1) + "\n")
+    (options.output / "results.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     draw_picture(options.output / "picture.png", network, test)
     tables = report.tables(record)
     if console.is_terminal:

@@ -206,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     record = short_floats(record)
     report.check(record, expected=report.HEATMAP_FIELDS)
-    (options.output / "heatmaps.json").write_text(json.dumps(record, indent=1) + "\n")
+    (options.output / "heatmaps.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(report.heatmap_table(record))
     print(f"Written to {options.output}: heatmaps.json")
     return 0

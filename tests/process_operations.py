@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -189,9 +191,48 @@ def _nms(function: str, **options: Any) -> Operation:
     return run
 
 
-def _oks(dtype: torch.dtype, backend: str) -> Tensor:
-    poses, areas = _input("poses", dtype), _input("areas", dtype)
-    return dark_kernels.oks(poses, poses.flip(1), areas, areas, _KAPPAS, backend=backend)
+def _oks(**options: Any) -> Operation:
+    def run(dtype: torch.dtype, backend: str) -> Tensor:
+        poses, areas = _input("poses", dtype), _input("areas", dtype)
+        return dark_kernels.oks(poses, poses.flip(1), areas, areas, _KAPPAS, backend=backend, **options)
+
+    return run
+
+
+def _numbers(values: Any) -> Tensor:
+    """What an operation returns that is no tensor."""
+    return torch.tensor(values, dtype=torch.float64, device="cpu")
+
+
+def _results(dtype: torch.dtype, **options: Any) -> list[dict[str, Any]]:
+    poses, scores = _input("poses", dtype)[0], _input("scores", dtype)[0]
+    keypoints = dark_kernels.Keypoints(poses, scores[:, None].expand(poses.shape[:2]))
+    return metrics.coco_results(keypoints, [1, 1, 1, 2, 2, 3, 3], **options)
+
+
+def _coco_results(dtype: torch.dtype, backend: str) -> Tensor:
+    found = _results(dtype, pose_scores=[0.5, 0.25, 1, 2, 3, 4, 5]) + _results(dtype)
+    return _numbers([[each["score"], *each["keypoints"]] for each in found])
+
+
+def _average_precision(dtype: torch.dtype, backend: str) -> Results:
+    """Of two persons an image in another order, some keypoints of which are swapped, a little and half a pixel off."""
+    results, people = _results(dtype), []
+    for index, (each, area) in enumerate(zip(results, _input("areas", torch.float64)[0].tolist(), strict=True)):
+        numbers = [number + 0.5 + index / 10 for number in each["keypoints"]]
+        numbers[2::3] = [2] * _KEYPOINTS
+        numbers = numbers[3:6] + numbers[:3] + numbers[6:] if index % 2 else numbers
+        people.append(
+            {"id": index + 1, "image_id": each["image_id"], "category_id": 1, "area": area, "keypoints": numbers}
+        )
+    annotations = {"images": [{"id": 1}, {"id": 2}, {"id": 3}], "annotations": people}
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", metrics.AnnotationWarning)
+        for symmetric in (None, [(0, 1)]):
+            statistics = metrics.oks_average_precision(results, annotations, _KAPPAS, area="bbox", symmetric=symmetric)
+            found.append(_numbers(list(statistics.values())))
+    return tuple(found)
 
 
 OPERATIONS: dict[str, Operation] = {
@@ -235,7 +276,9 @@ OPERATIONS: dict[str, Operation] = {
     "soft_argmax": _gradients(
         lambda maps, dtype, backend: dark_kernels.soft_argmax(maps, 2.0, backend=backend), "heatmaps"
     ),
-    "oks": _oks,
+    "oks": _oks(),
+    "oks-symmetric": _oks(symmetric=[(0, 2)]),
+    "oks-symmetric-pose": _oks(symmetric=torch.tensor([[0, 2]], device="cpu"), swap="pose"),
     "oks_nms": _nms("oks_nms"),
     "oks_nms-images": _nms("oks_nms", image_ids=None),
     "soft_oks_nms": _nms("soft_oks_nms"),
@@ -259,10 +302,13 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "head": _head,
     "metrics": _metrics,
+    "coco_results": _coco_results,
     "transforms": _transforms,
 }  # fmt: skip
 # Operations without a choice of backend.
-ALONE = ("head", "metrics", "transforms")
+ALONE = ("average_precision", "coco_results", "head", "metrics", "transforms")
+if importlib.util.find_spec("faster_coco_eval") is not None:  # the extra `metrics`
+    OPERATIONS["average_precision"] = _average_precision
 
 
 def run(name: str, dtype: torch.dtype, backend: str) -> Results:

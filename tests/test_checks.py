@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
@@ -42,6 +43,14 @@ REFUSED: list[tuple[type[Exception], str, Callable[[], None]]] = [
     (TypeError, "x: got bool True, expected an integer", lambda: _checks.check_count("x", True)),
     (ValueError, "x: got 0, expected at least 1", lambda: _checks.check_count("x", 0)),
     (ValueError, "x: got -1, expected at least 0", lambda: _checks.check_count("x", -1, least=0)),
+    (TypeError, "x: got str '1', expected a number", lambda: _checks.to_number("x", "1")),
+    (TypeError, r"x: got ndarray array\(\[1\]\), expected a number", lambda: _checks.to_number("x", np.array([1]))),
+    (TypeError, r"x: got Tensor tensor\(\[1\]\), expected a number", lambda: _checks.to_number("x", torch.tensor([1]))),
+    (TypeError, "x: got Tensor .*, expected a number", lambda: _checks.to_number("x", torch.tensor(1, device="meta"))),
+    (TypeError, "x: got complex 1j, expected a number", lambda: _checks.to_number("x", np.complex64(1j))),
+    (TypeError, "x: got bool True, expected an integer", lambda: _checks.to_count("x", np.bool_(True))),
+    (ValueError, "x: got nan, expected a finite number", lambda: _checks.to_positive("x", np.float32("nan"))),
+    (ValueError, "x: got 0, expected a positive number", lambda: _checks.to_positive("x", np.uint8(0))),
     (TypeError, r"x: got \(1.0,\), expected \(low, high\) or None", lambda: _checks.check_bounds("x", (1.0,))),
     (TypeError, r"x: got \(None, 1\), expected \(low, high\), two", lambda: _checks.check_bounds("x", (None, 1))),
     (ValueError, r"x: got \(1, 0\), expected low <= high", lambda: _checks.check_bounds("x", (1, 0))),

@@ -24,7 +24,7 @@ LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)")
 
 
 def text_of(page: str) -> str:
-    return (ROOT / page).read_text()
+    return (ROOT / page).read_text(encoding="utf-8")
 
 
 def what_readers_have() -> dict[str, Any]:
@@ -53,7 +53,7 @@ def test_python_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     images = [{"id": image, "width": 640, "height": 480} for image in range(8)]
     dataset = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "person"}]}
-    Path("person_keypoints_val2017.json").write_text(json.dumps(dataset))
+    Path("person_keypoints_val2017.json").write_text(json.dumps(dataset), encoding="utf-8")
     torch.manual_seed(0)
     names = what_readers_have()
     for match in BLOCK.finditer(text_of(page)):
@@ -66,7 +66,7 @@ def test_python_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.Monkey
 
 def anchors(page: Path) -> set[str]:
     """As GitHub makes them of headings."""
-    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def imports(path: Path) -> list[tuple[str, frozenset[str]]]:
     """Absolute names of the modules that a file imports, and the names that it takes from each."""
     package = ["dark_kernels", *path.parts[:-1]]
     found: list[tuple[str, frozenset[str]]] = []
-    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found += [(alias.name, frozenset()) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -113,7 +114,7 @@ def test_products_of_matrices_are_made_in_one_place(path: Path) -> None:
     """`_products.product`: a bare one is rounded to bfloat16 wherever the process was told that it may be."""
     if path.name == "_products.py" or path.name.startswith("kernels") or path.parts[0] == "_triton":
         return  # what makes them, and what is Triton's
-    found = products((ROOT / path).read_text())
+    found = products((ROOT / path).read_text(encoding="utf-8"))
     assert [(path.as_posix(), name) for _, name in found] == sorted(x for x in LAYERS if x[0] == path.as_posix()), found
 
 
@@ -132,7 +133,7 @@ def test_the_rules_see_products_of_matrices(source: str) -> None:
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_kinds_are_asked_for_with_tuples(path: Path) -> None:
     """`isinstance(x, int | float)` is what torch.compile of PyTorch 2.6 does not follow."""
-    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
             assert not isinstance(node.args[1], ast.BinOp), f"{path}:{node.lineno}"
 
@@ -158,7 +159,9 @@ def test_rooms_import_downwards(path: Path) -> None:
 @pytest.mark.parametrize("path", [path for path in FILES if path.name.startswith(("kernels", "eager"))], ids=str)
 def test_backends_know_no_recipe_by_name(path: Path) -> None:
     constants = {
-        node.value for node in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(node, ast.Constant)
+        node.value
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant)
     }
     stencils = {"fit", "quarter", "quarter_legacy"}  # which happen to be names of recipes as well
     assert not ({recipe.name for recipe in dark_kernels.recipes.ALL} - stencils) & constants
@@ -265,3 +268,82 @@ def test_no_circles() -> None:
 
     for name in modules:
         visit(name, ())
+
+
+# --- what a process says -----------------------------------------------------------------------------------
+
+# They make a tensor on the default device. `as_tensor` leaves what is one where it is.
+MAKERS = {
+    "arange", "empty", "eye", "full", "hann_window", "linspace", "logspace", "normal", "ones", "rand", "randint",
+    "randn", "randperm", "scalar_tensor", "tensor", "zeros",
+}  # fmt: skip
+# A buffer of a module is made where PyTorch makes parameters.
+ON_THE_DEFAULT_DEVICE = {("nn/losses.py", "tensor")}
+
+
+def calls_without(keyword: str, source: str) -> list[tuple[int, ast.Call]]:
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and keyword not in {each.arg for each in node.keywords}:
+            found.append((node.lineno, node))
+    return found
+
+
+def on_the_default_device(source: str) -> list[tuple[int, str]]:
+    return [
+        (line, call.func.attr)
+        for line, call in calls_without("device", source)
+        if isinstance(call.func, ast.Attribute) and call.func.attr in MAKERS and ast.unparse(call.func.value) == "torch"
+    ]
+
+
+def in_the_encoding_of_the_locale(source: str) -> list[tuple[int, str]]:
+    """Files of text that are opened, read or written so."""
+    found = []
+    for line, call in calls_without("encoding", source):
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        modes = [*call.args[0 if isinstance(call.func, ast.Attribute) else 1 :][:1]]
+        modes += [each.value for each in call.keywords if each.arg == "mode"]
+        # What opens a member by its name is an archive, in binary.
+        in_text = not modes or (isinstance(modes[0], ast.Constant) and "b" not in str(modes[0].value))
+        if name in ("read_text", "write_text") or (name == "open" and in_text):
+            found.append((line, name))
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_tensors_are_made_on_a_named_device(path: Path) -> None:
+    """On the default device of the process they would not meet those of the caller."""
+    found = on_the_default_device((ROOT / path).read_text(encoding="utf-8"))
+    assert {(path.as_posix(), name) for _, name in found} <= ON_THE_DEFAULT_DEVICE, found
+
+
+REPOSITORY = ROOT.parent
+SOURCES = sorted(
+    path for folder in ("dark_kernels", "benchmarks", "examples") for path in (REPOSITORY / folder).rglob("*.py")
+)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
+def test_files_of_text_name_their_encoding(path: Path) -> None:
+    """UTF-8, whatever the locale says."""
+    assert not in_the_encoding_of_the_locale(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("find", "source"),
+    [
+        (on_the_default_device, "torch.tensor([1], dtype=torch.float64)"),
+        (on_the_default_device, "f(torch.arange(3))"),
+        (in_the_encoding_of_the_locale, "path.read_text()"),
+        (in_the_encoding_of_the_locale, "Path(name).write_text('a')"),
+        (in_the_encoding_of_the_locale, "open('a')"),
+        (in_the_encoding_of_the_locale, "path.open('w')"),
+        (in_the_encoding_of_the_locale, "open('a', mode='w')"),
+    ],
+)  # fmt: skip
+def test_what_depends_on_the_process_is_found(find: Callable[[str], list[object]], source: str) -> None:
+    assert len(find(source)) == 1
+    for harmless in ("torch.tensor([1], device='cpu')", "maps.new_zeros(3)", "open('a', 'rb')", "path.open('wb')",
+                     "path.read_text(encoding='utf-8')", "open('a', encoding='utf-8')"):  # fmt: skip
+        assert not find(harmless)

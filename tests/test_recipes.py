@@ -184,7 +184,7 @@ def test_replace_works_the_derived_fields_out_anew() -> None:
 
 
 def test_the_readme_shows_these_rows() -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     table = readme.partition("<!-- recipes:begin -->\n")[2].partition("<!-- recipes:end -->")[0]
     summaries = [recipe.summary() for recipe in recipes.ALL]
     lines = [list(summaries[0]), ["---"] * len(summaries[0]), *(list(summary.values()) for summary in summaries)]

@@ -90,7 +90,7 @@ def post_process_vitpose(
     if target_sizes is not None:
         sizes = _rows(target_sizes, 2, "target_sizes", "(height, width)")
         if len(sizes) == len(per_image):  # else one for each box, as the published check has it
-            sizes = sizes.repeat_interleave(torch.tensor(per_image, dtype=torch.int64), dim=0)
+            sizes = sizes.repeat_interleave(torch.tensor(per_image, dtype=torch.int64, device="cpu"), dim=0)
         if len(sizes) != len(flat_boxes):
             raise ValueError(
                 f"target_sizes: got {len(sizes)}, expected {len(per_image)}, one for each image, or {len(flat_boxes)}, "
@@ -157,7 +157,7 @@ def post_process_sapiens2(
     bboxes = torch.cat([flat_boxes[:, :2], flat_boxes[:, :2] + flat_boxes[:, 2:]], dim=1)
     if target_sizes is not None:
         factors = (rows["target_sizes"] / rows["source_sizes"]).flip(-1)
-        factors = factors.repeat_interleave(torch.tensor(per_image, dtype=torch.int64), dim=0)
+        factors = factors.repeat_interleave(torch.tensor(per_image, dtype=torch.int64, device="cpu"), dim=0)
         matrices = matrices * factors[..., None]
         bboxes = bboxes * factors.repeat(1, 2)
     coords, scores = _decode(heatmaps, with_kernel_size(SAPIENS_HF, kernel_size), matrices)
@@ -211,7 +211,7 @@ def _rows(values: Iterable[Any], columns: int, name: str, expected: str) -> Tens
     for row in rows:
         if len(row) != columns:
             raise ValueError(f"{name}: got {row}, expected {expected}")
-    return torch.tensor(rows, dtype=torch.float64).reshape(-1, columns)
+    return torch.tensor(rows, dtype=torch.float64, device="cpu").reshape(-1, columns)
 
 
 def _size(processor: Any) -> tuple[int, int]:

@@ -12,7 +12,8 @@ A keypoint that counts nowhere is NaN, and left out of "macro"; where none count
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,11 +84,11 @@ def pck(
     """
     relative, counts = _relative(coords, targets, sizes, mask)
     _checks.check_name("average", average, _shared.AVERAGES)
-    thresholds = [threshold] if isinstance(threshold, (int, float)) else _numbers("threshold", threshold)
-    for each in thresholds:
-        _checks.check_positive("threshold", each)
+    numbers = _numbers("threshold", threshold)
+    several = isinstance(numbers, list)
+    thresholds = [_checks.to_positive("threshold", each) for each in (numbers if several else [numbers])]
     shares = _shares(relative, counts, thresholds, average)
-    return shares[0] if isinstance(threshold, (int, float)) else shares
+    return shares if several else shares[0]
 
 
 def pckh(
@@ -121,7 +122,7 @@ def pckh(
     _checks.check_tensor("head_sizes", head_sizes, found.dim() - 1, "one for each person")
     _checks.check_shape("head_sizes", head_sizes, found.shape[:-1], "one for each person")
     _checks.check_devices(coords=coords, head_sizes=head_sizes)
-    _checks.check_positive("threshold", threshold)
+    threshold = _checks.to_positive("threshold", threshold)
     _checks.check_name("average", average, _shared.AVERAGES)
     sizes = head_sizes.detach().double()[..., None]
     counts = _shared.which_count(targets, mask) & (sizes > 0) & (sizes < math.inf)
@@ -243,13 +244,13 @@ def auc(
     """
     relative, counts = _relative(coords, targets, sizes, mask)
     _checks.check_name("average", average, _shared.AVERAGES)
-    if isinstance(thresholds, int):
-        _checks.check_count("thresholds", thresholds)
-        numbers = [i / thresholds for i in range(thresholds)]
+    given = _numbers("thresholds", thresholds)
+    if isinstance(given, list):
+        numbers = [_checks.to_number("thresholds", each) for each in given]
     else:
-        numbers = _numbers("thresholds", thresholds)
+        count = _checks.to_count("thresholds", given)
+        numbers = [i / count for i in range(count)]
     for each in numbers:
-        _checks.check_number("thresholds", each)
         if each < 0:
             raise ValueError(f"thresholds: got {each}, expected numbers from 0")
     return _shares(relative, counts, numbers, average).mean(0)
@@ -323,8 +324,8 @@ def sizes_from_keypoints(
         [5.0]
     """
     _shared.check_poses(targets, targets)
+    first, second = _checks.to_count("first", first, least=0), _checks.to_count("second", second, least=0)
     for name, index in (("first", first), ("second", second)):
-        _checks.check_count(name, index, least=0)
         if index >= targets.shape[-2]:
             raise ValueError(f"{name}: got {index}, expected one of {targets.shape[-2]} keypoints")
     counts = _shared.which_count(targets, mask)
@@ -337,9 +338,8 @@ def _relative(coords: Tensor, targets: Tensor, sizes: Tensor | float, mask: Tens
     _shared.check_poses(coords, targets)
     counts = _shared.which_count(targets, mask)
     found = _shared.distances_between(coords, targets)
-    if not isinstance(sizes, Tensor):
-        _checks.check_positive("sizes", sizes)
-        return found / sizes, counts
+    if not isinstance(sizes, Tensor) or (sizes.dim() == 0 and found.dim() > 1):
+        return found / _checks.to_positive("sizes", sizes), counts
     _checks.check_tensor("sizes", sizes, found.dim() - 1, "one for each person")
     _checks.check_shape("sizes", sizes, found.shape[:-1], "one for each person")
     _checks.check_devices(coords=coords, sizes=sizes)
@@ -352,16 +352,16 @@ def _shares(relative: Tensor, counts: Tensor, thresholds: Sequence[float], avera
     return torch.stack([_shared.average_of((relative < each).double(), counts, average) for each in thresholds])
 
 
-def _numbers(name: str, numbers: Sequence[float] | Tensor) -> list[float]:
-    """At least one."""
-    if isinstance(numbers, Tensor):
-        _checks.check_tensor(name, numbers, 1, "[T]")
-        numbers = numbers.tolist()
-    elif isinstance(numbers, str) or not hasattr(numbers, "__iter__"):
-        raise TypeError(f"{name}: got {type(numbers).__name__} {numbers!r}, expected a number or several")
-    found = [
-        float(each) if not isinstance(each, (int, float)) and hasattr(each, "__float__") else each for each in numbers
-    ]  # NumPy's too
+def _numbers(name: str, given: Any) -> Any:
+    """A list of at least one where several are given, else a number of Python."""
+    one = _checks.plain(given)
+    if isinstance(one, (int, float)):
+        return one
+    if isinstance(given, (str, bytes, dict)) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) == 0:
+        raise TypeError(f"{name}: got {type(given).__name__} {given!r}, expected a number or several")
+    found = given.tolist() if hasattr(given, "tolist") else list(given)
+    if getattr(given, "ndim", 1) != 1:
+        raise ValueError(f"{name}: got {given.ndim} dimensions, expected a number or [T]")  # type: ignore[attr-defined]
     if not found:
         raise ValueError(f"{name}: got none, expected at least one")
     return found

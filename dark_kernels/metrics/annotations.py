@@ -6,25 +6,21 @@ that they are about, and what to do.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
-import operator
 import os
 import statistics
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
-
 from .. import _checks
+from . import _entries
+from ._shifts import find_shift
 
-# The best so many of an image count: what COCO's evaluation of keypoints looks at.
-MAX_POSES = 20
 # An area of less than this share of the keypoints' box is of another unit.
 _LEAST_AREA = 0.01
-# The search for a shift compares so many keypoints at most.
-_KEYPOINTS = 2**20
+# What an evaluation takes as ids is below this.
+_INTEGERS = 2**63
 
 
 class AnnotationWarning(UserWarning):
@@ -41,11 +37,10 @@ class Comparison(NamedTuple):
     warnings: list[str]
 
 
-def read(annotations: dict[str, Any] | str | os.PathLike[str]) -> dict[str, Any]:
-    """What is in a file, with lists of images and annotations."""
-    if isinstance(annotations, (str, os.PathLike)):
-        annotations = json.loads(Path(annotations).read_text())
-    if not isinstance(annotations, dict):
+def read(annotations: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str, Any]:
+    """What is in a file, with lists of images, annotations and categories, and ids that can be looked up."""
+    annotations = _entries.read_json(annotations)
+    if not isinstance(annotations, Mapping):
         raise TypeError(
             f"annotations: got {type(annotations).__name__}, expected a COCO file or what is in it, a dict of "
             "'images', 'annotations' and 'categories'"
@@ -53,10 +48,41 @@ def read(annotations: dict[str, Any] | str | os.PathLike[str]) -> dict[str, Any]
     for key, entry in (("images", "{'id': ...}"), ("annotations", "{'image_id': ..., 'keypoints': ..., ...}")):
         if not isinstance(annotations.get(key), (list, tuple)):
             raise ValueError(f"annotations: got no list of {key!r}, expected one of {entry}")
+    categories = annotations.get("categories")
+    if not (categories is None or isinstance(categories, (list, tuple))):
+        raise TypeError(
+            f"annotations: got 'categories' {_entries.shown(categories)}, expected a list of {{'id': ..., 'name': ...}}"
+        )
+    for what, entries in (("image", annotations["images"]), ("category", categories or ())):
+        for index, entry in enumerate(entries):
+            _entries.check_mapping(f"annotations: got {what} number {index}", entry)
+    for index, entry in enumerate(annotations["annotations"]):
+        _entries.check_mapping(f"annotations: got annotation number {index}", entry)
+    images = []
     for index, image in enumerate(annotations["images"]):
-        if "id" not in image:
+        if _entries.is_missing(image.get("id")):
             raise ValueError(f"annotations: got image number {index} without 'id', expected one")
-    return annotations
+        images.append({"id": _entries.identity(f"annotations: got image number {index}", "id", image["id"])})
+    named = [
+        {"id": _entries.identity(f"annotations: got category number {index}", "id", category["id"])}
+        for index, category in enumerate(categories or ())
+        if not _entries.is_missing(category.get("id"))
+    ]
+    return {"images": images, "annotations": annotations["annotations"], "categories": named}
+
+
+def read_results(results: Any) -> list[Mapping[str, Any]]:
+    """What is in a file, or in a sequence or an array of dicts."""
+    results = _entries.read_json(results)
+    if isinstance(results, (str, bytes, Mapping)) or not isinstance(results, Iterable):
+        raise TypeError(
+            f"results: got {type(results).__name__}, expected a list of {{'image_id': ..., 'category_id': ..., "
+            "'keypoints': ..., 'score': ...}, as coco_results returns it, or a JSON file of one"
+        )
+    results = list(results)
+    for index, result in enumerate(results):
+        _entries.check_mapping(f"results: got pose number {index}", result)
+    return results
 
 
 def check_area(area: str | float | None) -> None:
@@ -64,12 +90,12 @@ def check_area(area: str | float | None) -> None:
     if isinstance(area, str):
         _checks.check_name("area", area, ("bbox", "keypoints"))
     elif area is not None:
-        _checks.check_positive("area", area)
+        _checks.check_positive("area", _checks.plain(area))
 
 
 def compare(
     annotations: dict[str, Any],
-    results: Sequence[dict[str, Any]],
+    results: Sequence[Mapping[str, Any]],
     kappas: Sequence[float],
     area: str | float | None,
 ) -> Comparison:
@@ -149,18 +175,25 @@ def _names(people: Sequence[dict[str, Any]]) -> str:
     return _name(people[0]) + (f" and {more} more" if more else "")
 
 
+def _where(person: dict[str, Any]) -> str:
+    return f"annotations: got {_name(person)}"
+
+
 def _people(annotations: dict[str, Any], num_keypoints: int, area: str | float | None, notes: _Notes) -> list[Any]:
     """Copies of annotations with all that an evaluation reads, and with `counts`, whether it is to be found."""
     people = [{**entry, "index": index} for index, entry in enumerate(annotations["annotations"])]
     for person in people:
+        _read_ids(person)
         _check_keypoints(person, num_keypoints)
     _check_ids(people, notes)
     for person in people:
         flags = person["keypoints"][2::3]
         visible = sum(flag > 0 for flag in flags)
-        if person.get("num_keypoints") is None:
+        if _entries.is_missing(person.get("num_keypoints")):
             person["num_keypoints"] = visible
-        elif person["num_keypoints"] == 0 < visible:
+        else:
+            person["num_keypoints"] = _entries.count(_where(person), "num_keypoints", person["num_keypoints"])
+        if person["num_keypoints"] == 0 < visible:
             notes.add(
                 [person], "'num_keypoints' is 0 although keypoints are visible, so it does not count. Leave it out"
             )
@@ -171,19 +204,30 @@ def _people(annotations: dict[str, Any], num_keypoints: int, area: str | float |
                 "are annotated a visibility of 1 or 2",
             )
             person["num_keypoints"] = 0
-        person["iscrowd"] = int(bool(person.get("iscrowd")))
+        person["iscrowd"] = _entries.flag(_where(person), "iscrowd", person.get("iscrowd"))
         person["counts"] = person["num_keypoints"] > 0 and not person["iscrowd"]
+        if "area" in person and not _entries.is_missing(person["area"]):
+            expected = "an area in squared pixels"
+            person["area"] = _entries.number(_where(person), "area", person["area"], expected)
         _complete_box(person, area, notes)
         _complete_area(person, area)
     _check_unit_of_areas([person for person in people if person["counts"]], notes)
     return people
 
 
-def _check_keypoints(person: dict[str, Any], num_keypoints: int) -> None:
+def _read_ids(person: dict[str, Any]) -> None:
+    if _entries.is_missing(person.get("id")):
+        person.pop("id", None)
+    for key in ("id", "image_id", "category_id"):
+        if not _entries.is_missing(person.get(key)):
+            person[key] = _entries.identity(_where(person), key, person[key])
     for key in ("image_id", "category_id", "keypoints"):
-        if person.get(key) is None:
-            raise ValueError(f"annotations: got {_name(person)} without {key!r}, expected one")
-    person["keypoints"] = numbers = [*person["keypoints"]]
+        if _entries.is_missing(person.get(key)):
+            raise ValueError(f"{_where(person)} without {key!r}, expected one")
+
+
+def _check_keypoints(person: dict[str, Any], num_keypoints: int) -> None:
+    person["keypoints"] = numbers = _entries.triplets(_where(person), person["keypoints"], "visibility")
     if len(numbers) != 3 * num_keypoints:
         raise ValueError(
             f"annotations: got {_name(person)} with {len(numbers)} numbers in 'keypoints', expected "
@@ -228,8 +272,8 @@ def _visible_box(person: dict[str, Any]) -> list[float]:
 
 
 def _complete_box(person: dict[str, Any], area: str | float | None, notes: _Notes) -> None:
-    box = person.get("bbox")
-    if box is not None and len(box) == 4 and all(math.isfinite(number) for number in box):
+    person["bbox"] = _entries.box(_where(person), person.get("bbox"))
+    if person["bbox"] is not None:
         return
     if person["counts"] and _needs_area(person) and area not in (None, "keypoints"):
         raise ValueError(
@@ -249,7 +293,7 @@ def _complete_box(person: dict[str, Any], area: str | float | None, notes: _Note
 def _needs_area(person: dict[str, Any]) -> bool:
     """Whether it has none that a similarity can be measured by."""
     area = person.get("area")
-    return area is None or not 0 < area < math.inf
+    return area is None or _entries.is_missing(area) or not 0 < area < math.inf
 
 
 def _complete_area(person: dict[str, Any], area: str | float | None) -> None:
@@ -289,34 +333,43 @@ def _check_unit_of_areas(people: Sequence[dict[str, Any]], notes: _Notes) -> Non
 # --- results -----------------------------------------------------------------------------------------------
 
 
-def _poses(results: Sequence[dict[str, Any]], images: dict[Any, None], num_keypoints: int) -> list[dict[str, Any]]:
+def _poses(results: Sequence[Mapping[str, Any]], images: dict[Any, None], num_keypoints: int) -> list[dict[str, Any]]:
     """Copies of results with what an evaluation reads."""
     poses = []
     for index, result in enumerate(results):
+        where = f"results: got pose number {index}"
         for key in ("image_id", "category_id", "keypoints", "score"):
-            if result.get(key) is None:
-                raise ValueError(f"results: got pose number {index} without {key!r}, expected one")
-        image = result["image_id"]
+            if result.get(key) is None or (key != "score" and _entries.is_missing(result[key])):
+                raise ValueError(f"{where} without {key!r}, expected one")
+        image = _entries.identity(where, "image_id", result["image_id"])
         if image not in images:
             raise ValueError(
                 f"results: got a pose of image {image!r}, expected one of the annotations{_hint(image, images)}"
             )
-        keypoints = [float(number) for number in result["keypoints"]]
+        where = f"{where} (image {image!r})"
+        keypoints = [float(number) for number in _entries.triplets(where, result["keypoints"], "score")]
         if len(keypoints) != 3 * num_keypoints:
             raise ValueError(
                 f"results: got a pose of {len(keypoints) / 3:g} keypoints, expected {num_keypoints}, one for each of "
                 "kappas"
             )
-        finite = math.isfinite(result["score"]) and all(map(math.isfinite, keypoints))
-        if not finite:
+        score = float(_entries.number(where, "score", result["score"]))
+        if not (math.isfinite(score) and all(map(math.isfinite, keypoints))):
             raise ValueError(
-                f"results: got pose number {index} (image {image!r}) with a number that is not finite, expected a "
-                "score of 0 for what is not found, as coco_results writes it"
+                f"{where} with a number that is not finite, expected a score of 0 for what is not found, as "
+                "coco_results writes it"
             )
-        pose = {"image_id": image, "category_id": result["category_id"], "keypoints": keypoints}
-        poses.append({**pose, "score": float(result["score"]), "bbox": result.get("bbox")})
+        poses.append(
+            {
+                "image_id": image,
+                "category_id": _entries.identity(where, "category_id", result["category_id"]),
+                "keypoints": keypoints,
+                "score": score,
+                "bbox": _entries.box(where, result.get("bbox")),
+            }
+        )
     # A pose's size is that of its box where all have one, and else that of its keypoints, as COCO's tools take it.
-    if not all(pose["bbox"] is not None and len(pose["bbox"]) == 4 for pose in poses):
+    if not all(pose["bbox"] is not None for pose in poses):
         for pose in poses:
             del pose["bbox"]
     return poses
@@ -355,8 +408,7 @@ def _compare_categories(
     annotations: dict[str, Any], people: Sequence[dict[str, Any]], poses: Sequence[dict[str, Any]], notes: _Notes
 ) -> dict[Any, None]:
     """All categories there are."""
-    named = annotations.get("categories") or ()
-    known = {category["id"]: None for category in named if "id" in category}
+    known = {category["id"]: None for category in annotations["categories"]}
     of_people: dict[Any, dict[str, Any]] = {}
     for person in people:
         known.setdefault(person["category_id"])
@@ -387,82 +439,10 @@ def _compare_categories(
 
 
 def _numbers(names: dict[Any, None]) -> dict[Any, int]:
-    """Integers for ids of any kind: themselves where they are, else their places in order."""
-    if all(_is_integer(name) for name in names):
-        return {name: operator.index(name) for name in names}
+    """Integers for ids of any kind: themselves where they are of 64 bits, else their places in order."""
+    if all(isinstance(name, int) and -_INTEGERS <= name < _INTEGERS for name in names):
+        return {name: int(name) for name in names}
     ordered: list[Any] = list(names)
-    if len({type(name) for name in ordered}) == 1:
-        ordered.sort()
+    with contextlib.suppress(TypeError):  # of several types, or of one without an order
+        ordered = sorted(ordered)
     return {name: index + 1 for index, name in enumerate(ordered)}
-
-
-def _is_integer(value: object) -> bool:
-    return hasattr(value, "__index__")
-
-
-# --- shifts ------------------------------------------------------------------------------------------------
-
-
-class Shift(NamedTuple):
-    """Of all results from the annotations."""
-
-    person: dict[str, Any]  # the first one it is seen at
-    message: str
-
-
-def find_shift(
-    people: Sequence[dict[str, Any]], poses: Sequence[dict[str, Any]], kappas: Sequence[float]
-) -> Shift | None:
-    """Whether keypoints lie half a pixel or a whole one from those of the annotations, in x and y alike.
-
-    The offsets of every annotation's best pose have a median of about that, which is known to a few hundredths, and
-    the poses without it are more similar.
-    """
-    of_image: dict[tuple[Any, Any], list[dict[str, Any]]] = {}
-    for pose in poses:
-        of_image.setdefault((pose["image_id"], pose["category_id"]), []).append(pose)
-    best: list[tuple[dict[str, Any], torch.Tensor, torch.Tensor, torch.Tensor, float]] = []
-    budget = _KEYPOINTS
-    for person in people:
-        candidates = of_image.get((person["image_id"], person["category_id"]), [])
-        if not candidates:
-            continue
-        candidates = sorted(candidates, key=lambda pose: -pose["score"])[:MAX_POSES]
-        budget -= len(candidates) * len(kappas)
-        if budget < 0:
-            break
-        truth = torch.tensor(person["keypoints"], dtype=torch.float64).view(-1, 3)
-        found = torch.tensor([pose["keypoints"] for pose in candidates], dtype=torch.float64)
-        offsets = (found.view(len(candidates), -1, 3) - truth)[:, truth[:, 2] > 0, :2]
-        scale = 8 * torch.tensor(kappas, dtype=torch.float64)[truth[:, 2] > 0].square() * person["area"]
-        similarity = _similarity(offsets, scale)
-        index = int(similarity.argmax())
-        if similarity[index] > 0.1:  # or it is somebody else
-            best.append((person, offsets[index], scale, similarity[index], person["area"]))
-    if not best:
-        return None
-    offsets = torch.cat([each[1] for each in best])
-    median = offsets.median(0).values
-    # The standard error of a median of normals, their standard deviation by the median of distances.
-    error = 1.2533 * 1.4826 * (offsets - median).abs().median(0).values / math.sqrt(len(offsets))
-    for size in (0.5, 1.0):
-        signed = median.sign() * size
-        if bool((signed[0] == signed[1]) & ((median - signed).abs() <= 0.1).all() & (error <= 0.03).all()):
-            before = float(torch.stack([each[3] for each in best]).mean())
-            after = float(torch.stack([_similarity(each[1] - signed, each[2]) for each in best]).mean())
-            if after <= before:
-                return None
-            x, y = median.tolist()
-            return Shift(
-                best[0][0],
-                f"the results' keypoints lie ({x:+.2f}, {y:+.2f}) px from those of the annotations, in the median of "
-                f"{len(offsets)}; without ({signed[0]:+g}, {signed[1]:+g}) the similarity of the best pose is "
-                f"{after:.4f} in the mean instead of {before:.4f}. Count pixels from 0 in both, or both from their "
-                "centres or from their corners",
-            )
-    return None
-
-
-def _similarity(offsets: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Of offsets [..., K, 2]."""
-    return torch.exp(-offsets.square().sum(-1) / scale).mean(-1)

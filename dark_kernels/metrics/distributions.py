@@ -59,7 +59,7 @@ def chi_square(level: float) -> float:
         TypeError: `level` is not a number.
         ValueError: It is not a share, from 0 and below 1.
     """
-    _checks.check_number("level", level)
+    level = _checks.to_number("level", level)
     if not 0 <= level < 1:
         raise ValueError(f"level: got {level}, expected a share from 0 and below 1")
     return -2 * math.log1p(-level)
@@ -86,7 +86,7 @@ def coverage(
         TypeError: An argument is not a dense floating tensor, or a level not a number.
         ValueError: Shapes or devices differ, or a level is out of range.
     """
-    if isinstance(levels, (int, float)):
+    if isinstance(_checks.plain(levels), (int, float)):
         raise TypeError(f"levels: got {levels!r}, expected a sequence of numbers")
     squared = squared_distances(coords, covariances, targets)
     counts = which_count(targets, mask)
@@ -121,7 +121,7 @@ def calibration_error(
         ValueError: Shapes or devices differ, or `bins` is below 1.
     """
     check_pairs(coords, targets)
-    _checks.check_count("bins", bins)
+    bins = _checks.to_count("bins", bins)
     counts = which_count(targets, mask) & has_distribution(coords, covariances)
     sigma = covariances.detach().double().diagonal(dim1=-2, dim2=-1).sqrt()
     u = torch.special.ndtr((targets.double() - coords.detach().double()) / sigma)  # [..., 2]

@@ -34,7 +34,7 @@ def oks(
     visible_b: Tensor | None = None,  # [..., M, K]
     backend: str = "auto",
     *,
-    symmetric: Sequence[tuple[int, int]] | None = None,
+    symmetric: Sequence[tuple[int, int]] | Tensor | None = None,
     swap: str = "pairs",
 ) -> Tensor:
     """Object keypoint similarity of every pose of one set with every pose of another: 1 for the same pose, towards 0
@@ -72,7 +72,7 @@ def oks(
         backend: `"auto"` (Triton where the device has it, else eager), `"triton"`, `"eager"` (vectorised
             PyTorch on any device) or `"reference"` (the definition). float64 is served by eager where Triton is
             asked for, and so are pairs that are swapped.
-        symmetric: Pairs (i, j) of keypoints that may be swapped, no keypoint in two of them. None: none may.
+        symmetric: Pairs (i, j) of keypoints that may be swapped, or [N, 2] of them, no keypoint in two. None: none may.
         swap: `"pairs"`, each pair on its own, or `"pose"`, all or none.
 
     Returns:
@@ -104,7 +104,7 @@ def oks(
     )
     check_backend(backend)
     _checks.check_name("swap", swap, SWAPS)
-    partners = None if symmetric is None else _partners(symmetric, num_keypoints)
+    partners = None if symmetric is None else _checks.to_partners(symmetric, num_keypoints)
     kappas = _kappas(kappas, num_keypoints, poses_a, poses_b, areas_a, areas_b)
     poses_a, poses_b, areas_a, areas_b = poses_a.detach(), poses_b.detach(), areas_a.detach(), areas_b.detach()
     if backend == "reference":
@@ -303,25 +303,6 @@ def _check_poses(name: str, poses: Tensor, shape: str, least: int, most: int = 6
         raise ValueError(f"{name}: got shape {list(poses.shape)}, expected {shape}, (x, y) of every keypoint")
 
 
-def _partners(symmetric: Sequence[tuple[int, int]], num_keypoints: int) -> list[int]:
-    """What takes the place of each keypoint [K], itself where nothing does."""
-    if isinstance(symmetric, (str, Tensor)) or not isinstance(symmetric, Iterable):
-        raise TypeError(f"symmetric: got {type(symmetric).__name__}, expected pairs (i, j) of keypoints")
-    partners = list(range(num_keypoints))
-    for pair in symmetric:
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise TypeError(f"symmetric: got {pair!r} in it, expected pairs (i, j) of keypoints")
-        for index in pair:
-            _checks.check_count("symmetric", index, least=0)
-            if index >= num_keypoints:
-                raise ValueError(f"symmetric: got {index}, expected one of {num_keypoints} keypoints")
-        i, j = pair
-        if i == j or partners[i] != i or partners[j] != j:
-            raise ValueError(f"symmetric: got {pair!r}, expected pairs of keypoints, each of them in one only")
-        partners[i], partners[j] = j, i
-    return partners
-
-
 def _kappas(kappas: Sequence[float] | Tensor, num_keypoints: int, *tensors: Tensor) -> Tensor:
     """[K] on the device of the tensors."""
     if isinstance(kappas, Tensor):
@@ -335,12 +316,7 @@ def _kappas(kappas: Sequence[float] | Tensor, num_keypoints: int, *tensors: Tens
         )
     if not isinstance(kappas, Iterable):
         raise TypeError(f"kappas: got {type(kappas).__name__} {kappas!r}, expected {num_keypoints} numbers or a tensor")
-    numbers = [
-        float(kappa) if not isinstance(kappa, (int, float)) and hasattr(kappa, "__float__") else kappa  # NumPy's too
-        for kappa in kappas
-    ]
-    for kappa in numbers:
-        _checks.check_positive("kappas", kappa)
+    numbers = [_checks.to_positive("kappas", kappa) for kappa in kappas]
     if len(numbers) != num_keypoints:
         raise ValueError(f"kappas: got {len(numbers)} of them, expected {num_keypoints}, one for each keypoint")
     return kappas_for(numbers, *tensors)

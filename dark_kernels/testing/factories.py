@@ -53,17 +53,19 @@ def gaussian_blobs(
         device: Where they are returned.
     """
     generator = torch.Generator().manual_seed(seed)
-    sigmas = torch.tensor([sigma, sigma] if isinstance(sigma, (int, float)) else list(sigma), dtype=torch.float64)
-    size = torch.tensor([width, height], dtype=torch.float64)
+    sigmas = torch.tensor(
+        [sigma, sigma] if isinstance(sigma, (int, float)) else list(sigma), dtype=torch.float64, device="cpu"
+    )
+    size = torch.tensor([width, height], dtype=torch.float64, device="cpu")
     margins = torch.minimum(torch.full_like(size, margin), (size - 1) / 2)
-    uniform = torch.rand(batch, num_keypoints, 3, generator=generator, dtype=torch.float64)
+    uniform = torch.rand(batch, num_keypoints, 3, generator=generator, dtype=torch.float64, device="cpu")
     centers = margins + uniform[..., :2] * (size - 1 - 2 * margins)
     angle = uniform[..., 2] * math.pi
     cosine, sine = angle.cos(), angle.sin()
     rotation = torch.stack([torch.stack([cosine, -sine], -1), torch.stack([sine, cosine], -1)], -2)
     covariances = product(rotation, torch.diag(sigmas**2), rotation.mT)
-    x = torch.arange(width, dtype=torch.float64) - centers[..., :1]
-    y = torch.arange(height, dtype=torch.float64) - centers[..., 1:]
+    x = torch.arange(width, dtype=torch.float64, device="cpu") - centers[..., :1]
+    y = torch.arange(height, dtype=torch.float64, device="cpu") - centers[..., 1:]
     precision = covariances.inverse()
     squares = (
         precision[..., 0, 0, None, None] * x[..., None, :] ** 2
@@ -80,23 +82,23 @@ def gaussian_blobs(
 def _blob(size: tuple[int, int], generator: torch.Generator) -> Tensor:
     """A blob anywhere, its centre up to two pixels outside the map, of any plausible width."""
     height, width = size
-    across, down, spread = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
+    across, down, spread = torch.rand(3, generator=generator, dtype=torch.float64, device="cpu").tolist()
     sigma = 0.7 + 2.5 * spread
-    x = torch.arange(width, dtype=torch.float64) - (across * (width + 3) - 2)
-    y = torch.arange(height, dtype=torch.float64) - (down * (height + 3) - 2)
+    x = torch.arange(width, dtype=torch.float64, device="cpu") - (across * (width + 3) - 2)
+    y = torch.arange(height, dtype=torch.float64, device="cpu") - (down * (height + 3) - 2)
     return torch.exp(-0.5 * (x[None, :] ** 2 + y[:, None] ** 2) / sigma**2)
 
 
 def _noise(size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    return torch.rand(size, generator=generator, dtype=torch.float64)
+    return torch.rand(size, generator=generator, dtype=torch.float64, device="cpu")
 
 
 def _between(low: float, high: float, generator: torch.Generator) -> float:
-    return low + (high - low) * torch.rand((), generator=generator, dtype=torch.float64).item()
+    return low + (high - low) * torch.rand((), generator=generator, dtype=torch.float64, device="cpu").item()
 
 
 def _with_some(maps: Tensor, value: float, generator: torch.Generator) -> Tensor:
-    index = torch.randint(maps.numel(), (1 + maps.numel() // 50,), generator=generator)
+    index = torch.randint(maps.numel(), (1 + maps.numel() // 50,), generator=generator, device="cpu")
     return maps.flatten().index_fill(0, index, value).view(maps.shape)
 
 
@@ -114,11 +116,11 @@ VALUE_KINDS: dict[str, Callable[[tuple[int, int], torch.Generator], Tensor]] = {
     "strong_blob": lambda size, g: _blob(size, g) * _between(40.0, 150.0, g),
     "strong_noise": lambda size, g: _noise(size, g) * _between(40.0, 150.0, g),
     "blob_on_negative": lambda size, g: _blob(size, g) - _between(0.01, 0.9, g),
-    "ties": lambda size, g: torch.randint(0, 4, size, generator=g) / 4.0,
+    "ties": lambda size, g: torch.randint(0, 4, size, generator=g, device="cpu") / 4.0,
     "plateau": lambda size, g: _blob(size, g).clamp(max=0.6),
-    "constant": lambda size, g: torch.full(size, _between(0.1, 1.0, g), dtype=torch.float64),
-    "zeros": lambda size, g: torch.zeros(size, dtype=torch.float64),
-    "one_pixel": lambda size, g: _with_some(torch.zeros(size, dtype=torch.float64), 0.7, g),
+    "constant": lambda size, g: torch.full(size, _between(0.1, 1.0, g), dtype=torch.float64, device="cpu"),
+    "zeros": lambda size, g: torch.zeros(size, dtype=torch.float64, device="cpu"),
+    "one_pixel": lambda size, g: _with_some(torch.zeros(size, dtype=torch.float64, device="cpu"), 0.7, g),
     "negative": lambda size, g: -_noise(size, g) - 0.1,
     "tiny": lambda size, g: _noise(size, g) * 1e-30,
     "huge": lambda size, g: _noise(size, g) * 1e30,
@@ -127,7 +129,7 @@ VALUE_KINDS: dict[str, Callable[[tuple[int, int], torch.Generator], Tensor]] = {
     "some_infinite": lambda size, g: _with_some(_noise(size, g), math.inf, g),
     "some_minus_infinite": lambda size, g: _with_some(_blob(size, g), -math.inf, g),
     "both_infinite": lambda size, g: _with_some(_with_some(_noise(size, g), math.inf, g), -math.inf, g),
-    "all_minus_infinite": lambda size, g: torch.full(size, -math.inf, dtype=torch.float64),
+    "all_minus_infinite": lambda size, g: torch.full(size, -math.inf, dtype=torch.float64, device="cpu"),
 }
 """What a map can hold, by name: `f((height, width), generator)` returns a float64 map."""
 
@@ -148,7 +150,7 @@ def heatmaps_of_kinds(
     generator = torch.Generator().manual_seed(seed)
     maps = [VALUE_KINDS[kinds[i % len(kinds)]]((height, width), generator) for i in range(batch * num_keypoints)]
     if not maps:
-        return torch.empty(batch, num_keypoints, height, width, dtype=dtype)
+        return torch.empty(batch, num_keypoints, height, width, dtype=dtype, device="cpu")
     return torch.stack(maps).view(batch, num_keypoints, height, width).to(dtype)
 
 

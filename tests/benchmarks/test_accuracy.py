@@ -132,16 +132,16 @@ def test_a_run_is_checked_written_and_read_again(record: dict[str, Any], tmp_pat
     arguments = ["--output", str(results_folder), "--docs", str(docs)]
     assert accuracy.main([*arguments, "--check"]) == 2
     results_folder.mkdir()
-    (results_folder / results.ACCURACY).write_text(json.dumps(record))
+    (results_folder / results.ACCURACY).write_text(json.dumps(record), encoding="utf-8")
     assert accuracy.main([*arguments, "--check"]) == 1
     assert accuracy.main([*arguments, "--report"]) == 0
     assert accuracy.main([*arguments, "--check"]) == 0
-    text = (docs / "accuracy.md").read_text()
+    text = (docs / "accuracy.md").read_text(encoding="utf-8")
     assert text.count("| fit |") == 11
     assert "nan" not in text
     record = copy.deepcopy(record)
     record["rows"].pop()
-    (results_folder / results.ACCURACY).write_text(json.dumps(record))
+    (results_folder / results.ACCURACY).write_text(json.dumps(record), encoding="utf-8")
     assert accuracy.main([*arguments, "--check"]) == 2
 
 
@@ -174,4 +174,4 @@ def test_the_readme_says_what_the_file_says() -> None:
     errors = accuracy._row(record, accuracy.USUAL["border"])["errors"]
     fit, published = errors.pop("fit"), errors.values()
     sentence = f"err by {min(published):.2f} to {max(published):.2f} pixels in the mean, and `FIT` by {fit:.3f}"
-    assert sentence in " ".join((root / "README.md").read_text().split())
+    assert sentence in " ".join((root / "README.md").read_text(encoding="utf-8").split())

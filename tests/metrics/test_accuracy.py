@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from dark_kernels import metrics, testing
+from dark_kernels import metrics, oks, testing
 
 
 def test_distances_of_what_was_not_found_are_infinite() -> None:
@@ -218,6 +220,57 @@ def test_sizes_from_keypoints() -> None:
 
 
 HERE = torch.ones(3, 4, 2)
+ANY_NUMBER = [np.float32, np.float64, np.array, torch.tensor, Decimal]
+
+
+@pytest.mark.parametrize("kind", ANY_NUMBER, ids=lambda kind: kind.__name__)
+def test_numbers_of_any_type(kind: Callable[[float], Any]) -> None:
+    """Half and quarter are the same in all of them."""
+    generator = torch.Generator().manual_seed(3)
+    coords, targets = (torch.rand(5, 4, 2, generator=generator) for _ in range(2))
+    calls: list[Callable[[Any], Tensor]] = [
+        lambda number: metrics.pck(coords, targets, number),
+        lambda number: metrics.nme(coords, targets, number),
+        lambda number: metrics.auc(coords, targets, number),
+        lambda number: metrics.pck(coords, targets, 1.0, number),
+        lambda number: metrics.pck(coords, targets, 1.0, [number, number]),
+        lambda number: metrics.pckh(coords, targets, torch.ones(5), number),
+        lambda number: metrics.auc(coords, targets, 1.0, [number, 0.25]),
+        lambda number: metrics.coverage(coords, torch.eye(2).expand(5, 4, 2, 2), targets, [number]),
+        lambda number: torch.tensor(metrics.chi_square(number)),
+        lambda number: oks(coords, targets, torch.ones(5), torch.ones(5), [number] * 4),
+    ]
+    for call in calls:
+        torch.testing.assert_close(call(kind(0.5)), call(0.5), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.array, torch.tensor], ids=lambda kind: kind.__name__)
+def test_integers_of_any_type(kind: Callable[[int], Any]) -> None:
+    generator = torch.Generator().manual_seed(4)
+    coords, targets = (torch.rand(5, 4, 2, generator=generator) for _ in range(2))
+    covariances = torch.eye(2).expand(5, 4, 2, 2)
+    calls: list[Callable[[Any], Tensor]] = [
+        lambda number: metrics.pck(coords, targets, 1.0, number),
+        lambda number: metrics.auc(coords, targets, number, number),
+        lambda number: metrics.sizes_from_keypoints(targets, number, 1),
+        lambda number: metrics.sizes_from_keypoints(targets, 1, number),
+        lambda number: metrics.calibration_error(coords, covariances, targets, number),
+    ]
+    for call in calls:
+        torch.testing.assert_close(call(kind(3)), call(3), rtol=0, atol=0)
+
+
+def test_thresholds_of_any_sequence() -> None:
+    generator = torch.Generator().manual_seed(5)
+    coords, targets = (3 * torch.rand(5, 4, 2, generator=generator) for _ in range(2))
+    for measure in (metrics.pck, metrics.auc):
+        expected = measure(coords, targets, 1.0, (1, 2))
+        for given in ([1, 2], np.array([1, 2]), torch.tensor([1, 2]), torch.tensor([1.0, 2.0]), range(1, 3)):
+            torch.testing.assert_close(measure(coords, targets, 1.0, given), expected, rtol=0, atol=0)
+    # One number for all persons, but the size of the one person there is does not count where it is none.
+    assert metrics.pck(coords[0], targets[0], torch.tensor(0.0)).isnan()
+    with pytest.raises(ValueError, match=r"sizes: got 0\.0, expected a positive number"):
+        metrics.pck(coords, targets, torch.tensor(0.0))
 
 
 @pytest.mark.parametrize(
@@ -236,6 +289,15 @@ HERE = torch.ones(3, 4, 2)
         (ValueError, "threshold: got none, expected at least one", lambda: metrics.pck(HERE, HERE, 1.0, ())),
         (TypeError, "threshold: got str '0.5', expected a number or several",
          lambda: metrics.pck(HERE, HERE, 1.0, "0.5")),
+        (TypeError, "threshold: got bool True, expected a number", lambda: metrics.pck(HERE, HERE, 1.0, True)),
+        (TypeError, "threshold: got bool True, expected", lambda: metrics.pck(HERE, HERE, 1.0, np.bool_(True))),
+        (TypeError, "threshold: got bool True, expected", lambda: metrics.pck(HERE, HERE, 1.0, torch.tensor(True))),
+        (TypeError, "threshold: got str '0.5', expected a number", lambda: metrics.pck(HERE, HERE, 1.0, ["0.5"])),
+        (TypeError, "threshold: got dict", lambda: metrics.pck(HERE, HERE, 1.0, {0.5: 1})),
+        (ValueError, "threshold: got 2 dimensions, expected", lambda: metrics.pck(HERE, HERE, 1.0, HERE[0])),
+        (TypeError, "threshold: got complex 1j, expected", lambda: metrics.pck(HERE, HERE, 1.0, [torch.tensor(1j)])),
+        (TypeError, "thresholds: got float 2.5, expected an integer",
+         lambda: metrics.auc(HERE, HERE, 1.0, np.float32(2.5))),
         (ValueError, "thresholds: got 0, expected at least 1", lambda: metrics.auc(HERE, HERE, 1.0, 0)),
         (ValueError, "thresholds: got -0.1, expected numbers from 0",
          lambda: metrics.auc(HERE, HERE, 1.0, (0.1, -0.1))),

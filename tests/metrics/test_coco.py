@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from dark_kernels import COCO_KAPPAS, Keypoints, metrics, oks
-from dark_kernels.metrics.annotations import find_shift
+from dark_kernels.metrics._shifts import find_shift
 
 
 def test_coco_results_are_json() -> None:
@@ -73,7 +73,7 @@ def test_average_precision_of_what_is_perfect(tmp_path: Path) -> None:
     assert all(value == pytest.approx(1) for value in found.values())
     assert (annotations, results) == before
     path = tmp_path / "annotations.json"
-    path.write_text(json.dumps(annotations))
+    path.write_text(json.dumps(annotations), encoding="utf-8")
     assert metrics.oks_average_precision(results, path) == found
     assert metrics.oks_average_precision(results, str(path)) == found
 

@@ -14,7 +14,7 @@ ORDER = ("targets", "calls", "rooms", "recording", "compiling", "assembly", "rul
 def imported(path: Path) -> set[str]:
     """The modules of the folder that a file imports, by their names in it."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("benchmarks.static"):
             rest = (node.module or "").split(".")[2:]
             found |= {rest[0]} if rest else {name.name for name in node.names}
