@@ -587,13 +587,14 @@ def decode_fwd(
 
 
 def _num_registers(constants: dict[str, Any], flip: str) -> int:
-    """How many a thread may use. What would spill at 96: a search in tiles with a wide halo or of what is activated, a
-    softmax of two maps, and a fit."""
-    if constants["ARGMAX_ON_BLURRED"] and (constants["HALO_SIDE"] > 32 or constants["ACTIVATION"] != "none"):
+    """How many a thread may use. What would spill at 96: a search in tiles with a wide halo or of what is activated,
+    logits and masses of two maps, and a fit."""
+    on_blurred, is_activated = constants["ARGMAX_ON_BLURRED"], constants["ACTIVATION"] != "none"
+    if flip != "none" and (is_activated or constants["TOTAL"] != "none"):
+        return 152
+    if constants["STENCIL"] == "fit" or (on_blurred and (constants["HALO_SIDE"] > 32 or is_activated)):
         return 128
-    if flip != "none" and constants["TOTAL"] == "softmax":
-        return 128
-    return 128 if constants["STENCIL"] == "fit" else 96
+    return 96
 
 
 def _maps_and_indices(heatmaps: Tensor, extras: Extras) -> tuple[Tensor, ...]:

@@ -110,6 +110,9 @@ def _calls_with_extras(full: bool) -> Iterator[Call]:
     yield _call_with_extras("flip, indices, image", DARKPOSE, W1, "float32", everything, full, layout="channels_last")
     yield _call_with_extras("softmax and mass, flip, image", _WITH_SCORES[4], W2, "float32", everything, full)
     yield _call_with_extras("fit, flip, image", FIT, W2, "float32", everything, full)
+    for recipe in _WITH_SCORES:
+        is_everywhere = full or recipe.score == "mass"
+        yield _call_with_extras(f"{recipe.name} flip", recipe, W1, "float32", flip, is_everywhere)
     if full:
         for recipe in recipes.ALL:
             yield _call_with_extras(f"{recipe.name} flip", recipe, W3, "float32", flip, full)
