@@ -176,8 +176,9 @@ def linear_gaussian_nll(
 
     Where the head's outputs are finite, no loss of a keypoint and no gradient is NaN, as in `gaussian_nll`. Where the
     gradient of an output is infinite, so is that of its bias, and for features and weights it counts as the largest
-    number of its dtype: times 0 it is 0, and opposite ones leave 0. A sum over outputs, keypoints or images whose terms
-    are infinite in both directions is 0.
+    number of its dtype: times 0 it is 0, and opposite ones leave 0. So does an infinite gradient of a keypoint's
+    features, alone or added to others of its cell. A sum over outputs, keypoints or images that overflows in both
+    directions is 0.
 
     Args:
         features: [B, C, H, W], float16, bfloat16, float32 or float64, any strides; contiguous and channels_last

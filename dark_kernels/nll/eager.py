@@ -324,16 +324,17 @@ def linear_gaussian_nll_bwd(
     cells, gradients = _cell_gradients(
         grad_loss, values, target, keypoint_weight, scale, height, width, options
     )  # [B, K, P]
+    is_nan = gradients.isnan()
     if grad_bias.numel():
-        grad_bias.copy_(_by_channel(_unless_nan(gradients.sum(0), gradients.isnan().any(0))))
+        grad_bias.copy_(_by_channel(_unless_nan(gradients.sum(0), is_nan.any(0))))
     # For products with a feature or a weight of 0 to be 0.
     gradients = _finite(gradients)
     if grad_weight.numel():
         for_weight = product(gradients.permute(1, 2, 0), cell_features.transpose(0, 1))  # [K, P, C]
-        grad_weight.copy_(_by_channel(_unless_nan(for_weight, gradients.isnan().any(0)[..., None])))
+        grad_weight.copy_(_by_channel(_unless_nan(for_weight, is_nan.any(0)[..., None])))
     if grad_features.numel():
         at_cell = product(gradients.transpose(0, 1), _by_keypoint(weight, num_keypoints).to(dtype)).transpose(0, 1)
-        at_cell = _finite(_unless_nan(at_cell, gradients.isnan().any(-1, keepdim=True)))
+        at_cell = _finite(_unless_nan(at_cell, is_nan.any(-1, keepdim=True)))
         index = cells.row * width + cells.column
         if grad_features.device.type == "cpu" and grad_features.dtype == dtype:
             # In the order of the keypoints, which no other device promises; and half precision would round every sum.

@@ -139,6 +139,12 @@ def _linear_gaussian_nll_fwd_kernel(
 
 
 @triton.jit
+def _finite(numbers):
+    """Infinities as the largest number, for which nothing that is added to it or multiplied by it is NaN."""
+    return tl.where(numbers > LARGEST, LARGEST, tl.where(numbers < -LARGEST, -LARGEST, numbers))
+
+
+@triton.jit
 def _unless_nan(sums, num_nans):
     """The sums, or 0 where infinities of both signs have made a NaN of numbers."""
     return tl.where((sums != sums) & (tl.sum(num_nans, axis=0) == 0), 0.0, sums)
@@ -239,7 +245,7 @@ def _linear_gaussian_nll_bwd_head_kernel(
                 total_bias += gradient
             num_nans += (gradient != gradient).to(tl.int32)
             # For products with a feature or a weight of 0 to be 0.
-            gradient = tl.where(gradient > LARGEST, LARGEST, tl.where(gradient < -LARGEST, -LARGEST, gradient))
+            gradient = _finite(gradient)
             value_ptr = grad_values_ptr + (batch * num_keypoints + keypoint) * COLUMNS + part
             tl.store(value_ptr, gradient, mask=(batch < batch_size) & (channel_block == 0))
             if NEEDS_WEIGHT:
@@ -349,7 +355,7 @@ def _linear_gaussian_nll_bwd_features_kernel(
             gradient = tl.load(value_ptr + part, mask=shares, other=0.0)
             num_nans += (gradient != gradient).to(tl.int32)
             products += gradient[:, None] * head.to(tl.float32)
-    total = _unless_nan(tl.sum(products, axis=0), num_nans).to(grad_features_ptr.dtype.element_ty)
+    total = _finite(_unless_nan(tl.sum(products, axis=0), num_nans)).to(grad_features_ptr.dtype.element_ty)
     cell_ptr = grad_features_ptr + batch * grad_features_stride_b + cell_row * grad_features_stride_h
     cell_ptr += cell_column * grad_features_stride_w
     tl.store(cell_ptr + channel * grad_features_stride_c, total, mask=channel_exists & writes)

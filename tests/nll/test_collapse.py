@@ -27,7 +27,7 @@ Row = tuple[Keypoint, Number, list[Number], bool]
 @cache
 def expected(form: str, dtype: torch.dtype, beta: float) -> list[Row]:
     rows = []
-    for keypoint in keypoints(form, dtype):
+    for keypoint in keypoints(form, dtype)[:: 2 if beta else 1]:  # a stride that meets every residual
         loss, gradients, largest = keypoint.exact(FORMS[form][1], beta, dtype)
         rows.append((keypoint, loss, gradients, largest > torch.finfo(dtype).max))
     return rows
@@ -74,7 +74,7 @@ def test_loss_and_gradient_are_exact(form: str, beta: float, dtype: torch.dtype,
 def test_loss_and_gradient_of_the_linear_form_are_exact(form: str, dtype: torch.dtype, service: Service) -> None:
     """Means and log variances are the bias of a head whose weights are 0: infinite gradients times 0 are 0."""
     backend, device = service
-    rows = expected(form, dtype, 0.0)[::25]  # a stride that meets every residual
+    rows = expected(form, dtype, 0.0)[::31]  # a stride that meets every residual
     found = [row[0] for row in rows]
     mean, log_var, target = make(found, dtype, device)
     bias = torch.cat([mean.detach().flatten(), log_var.detach().flatten()]).requires_grad_()
@@ -138,12 +138,13 @@ class Opposites:
     weight: list[list[float]]  # [K, 2]: rows of the means
     side: list[list[float]]  # [K, 2]: where the targets lie
     sides: tuple[float, ...] = (1.0,)  # the same for each image
-    zero: str = "features"  # which gradient is 0
+    zero: str = "features"  # which gradient is 0; of none, that of the features is the largest number
 
 
 OPPOSITES = {
     "small-weights": Opposites([1.0], [[2**-10, 2**-10]], [[1.0, -1.0]]),
     "products-overflow": Opposites([1.0], [[3.0, 3.0]], [[1.0, -1.0]]),
+    "one-direction": Opposites([1.0], [[3.0, 3.0]], [[1.0, 1.0]], zero="none"),
     "keypoints-in-a-cell": Opposites([1.0], [[3.0, 3.0], [-3.0, -3.0]], [[1.0, 1.0], [1.0, 1.0]]),
     "images": Opposites([3.0, -3.0], [[0.0, 0.0]], [[1.0, 1.0]], (1.0, 1.0), "weight"),
     "images-of-a-bias": Opposites([0.0, 0.0], [[0.0, 0.0]], [[1.0, 1.0]], (1.0, -1.0), "bias"),
@@ -183,7 +184,10 @@ def test_opposite_gradients_of_a_heads_outputs_leave_0(
     assert bool((for_features[:, :, 1, 1] == 0).all())
     rows = 2 * num_keypoints
     zeros = {"features": for_features[:, :, 0, 0], "weight": for_weight[:rows], "bias": for_bias[:rows]}
-    assert bool((zeros[opposites.zero] == 0).all())
+    if opposites.zero == "none":
+        assert for_features[0, 0, 0, 0].item() == (-math.inf if half_features else -torch.finfo(dtype).max)
+    else:
+        assert bool((zeros[opposites.zero] == 0).all())
     if opposites.zero != "bias":
         assert for_bias[:rows].isinf().all()
 
