@@ -12,8 +12,9 @@ LARGEST = tl.constexpr(3.4028234663852886e38)
 
 @triton.jit
 def finite_exp(exponent):
-    """e^exponent, by which a residual is multiplied several times: finite, so that a residual of 0 stays 0, and large
-    enough to take any other beyond the range where the whole exponential does."""
+    """e^exponent, by which a residual is multiplied twice or more: finite, so that a residual of 0 stays 0, and large
+    enough to take any normal number beyond the range where the whole exponential does. A subnormal one may stay in it,
+    until it is squared or multiplied again, and is 0 on a device that has none."""
     scale = tl.exp(exponent)
     return tl.where(scale > LARGEST, LARGEST, scale)  # a NaN is not, and stays
 

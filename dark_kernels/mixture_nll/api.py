@@ -44,7 +44,7 @@ def gaussian_mixture_nll(
     loss is inf with a gradient of 0. A NaN in a component that is on makes the loss NaN; finite numbers, however
     large, do not. Where a component meets the target exactly, its variance may be as small as it likes (see
     `gaussian_nll`); where all are so far off that no density is left, the loss is infinite, and they share the gradient
-    as if they were equal.
+    as if they were equal, and a second derivative may be NaN.
 
     Args:
         logits: [B, K, M, H, W], unnormalised log weights of the components, M >= 1 (few: 8 rather than 100);

@@ -81,7 +81,7 @@ def _losses_and_slopes(
     passes = bounded == log_var
 
     # Squared after the scaling: e^-s alone overflows where the loss does not. A half of the exponent at a time, and
-    # finite: at the mean 0 stays 0, and any other number is taken beyond the range where the whole exponential does.
+    # finite: at the mean 0 stays 0, and any other number has a square beyond the range where the exponential takes it.
     step = torch.exp(-0.25 * bounded).clamp(max=torch.finfo(bounded.dtype).max)[..., None]
     z = (target[..., None, :] - mean) * step * step
     half_squares = (0.5 * z * z).sum(-1)

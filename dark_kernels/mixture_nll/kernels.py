@@ -104,7 +104,7 @@ def _gaussian_mixture_nll_fwd_kernel(
         bounded = tl.where(log_var > max_log_var, max_log_var, bounded)
 
     # Squared after the scaling: e^-s alone overflows where the loss does not. A half of the exponent at a time, and
-    # finite: at the mean 0 stays 0, and any other number is taken beyond the range where the whole exponential does.
+    # finite: at the mean 0 stays 0, and any other number has a square beyond the range where the exponential takes it.
     step = finite_exp(-0.25 * bounded)
     z_x = (x[:, None] - mean_x) * step * step
     z_y = (y[:, None] - mean_y) * step * step

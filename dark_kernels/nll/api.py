@@ -64,11 +64,13 @@ def gaussian_nll(
     A keypoint is ignored if its target is NaN, infinite or outside the maps, or its weight is not positive: its
     loss is 0, and so is its gradient, whatever the maps hold.
 
-    Of finite maps nothing is NaN. A target that is met exactly has the loss of its log variance alone, however small
-    the variance is: a gradient of 0 for the mean, and for the log variance that of the loss's first term. A loss is
-    infinite where it is beyond the range of its dtype, and so is a gradient; with a Cholesky factor, or where
-    variance^beta is beyond it too, so may be one that is made of such numbers, and opposite infinities leave 0.
-    `log_var_bounds` keeps all of this away.
+    Of finite maps no keypoint's loss or gradient is NaN. A target that is met exactly has the loss of its log variance
+    alone, however small the variance is: a gradient of 0 for the mean, and for the log variance that of the loss's
+    first term. A loss is infinite where it is beyond the range of its dtype, and so is a gradient. With a Cholesky
+    factor, or where variance^beta over- or underflows, a gradient whose true value is finite may be made of numbers
+    that are not: it may then be infinite, and is 0 where opposite infinities are added or infinity is multiplied by 0.
+    A second derivative may be NaN where the loss or its gradient is infinite, and a reduced loss where infinite ones of
+    both signs are added. `log_var_bounds` keeps all of this away.
 
     Args:
         mean: [B, K, 2, H, W], (x, y) in input pixels; float16, bfloat16, float32 or float64, any strides.
@@ -169,10 +171,14 @@ def linear_gaussian_nll(
         gaussian_nll(maps[:, :2 * K].unflatten(1, (K, 2)), maps[:, 2 * K:].unflatten(1, (K, P - 2)), target, ...)
 
     for H * W times less arithmetic, and with no map of K * P channels in memory. Products are accumulated in
-    float32, those of keypoints that share a cell included. Finite features and heads give a loss and gradients as in
-    `gaussian_nll`; where the gradient of an output is beyond the range of its dtype, sums of its products over
-    keypoints or images may be NaN. On CUDA, ROCm and XPU the forward pass is one launch, the
+    float32, those of keypoints that share a cell included. On CUDA, ROCm and XPU the forward pass is one launch, the
     backward pass two (the gradients of the head and zeros, then the features' cells). Two runs agree bit for bit.
+
+    Where the head's outputs are finite, no loss of a keypoint and no gradient is NaN, as in `gaussian_nll`. Where the
+    gradient of an output is infinite, so is that of its bias, and for features and weights it counts as the largest
+    number of its dtype: times 0 it is 0, and opposite ones leave 0. So does an infinite gradient of a keypoint's
+    features, alone or added to others of its cell. A sum over outputs, keypoints or images that overflows in both
+    directions is 0.
 
     Args:
         features: [B, C, H, W], float16, bfloat16, float32 or float64, any strides; contiguous and channels_last

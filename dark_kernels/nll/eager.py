@@ -89,8 +89,9 @@ def _bounded(log_var: Tensor, options: Options) -> tuple[Tensor, Tensor | None]:
 
 
 def _step(exponent: Tensor) -> Tensor:
-    """e^exponent, by which a residual is multiplied several times: finite, so that a residual of 0 stays 0, and large
-    enough to take any other beyond the range where the whole exponential does."""
+    """e^exponent, by which a residual is multiplied twice or more: finite, so that a residual of 0 stays 0, and large
+    enough to take any normal number beyond the range where the whole exponential does. A subnormal one may stay in it,
+    until it is squared or multiplied again."""
     return exponent.exp().clamp(max=torch.finfo(exponent.dtype).max)
 
 
@@ -323,14 +324,17 @@ def linear_gaussian_nll_bwd(
     cells, gradients = _cell_gradients(
         grad_loss, values, target, keypoint_weight, scale, height, width, options
     )  # [B, K, P]
+    is_nan = gradients.isnan()
     if grad_bias.numel():
-        grad_bias.copy_(_by_channel(gradients.sum(0)))
+        grad_bias.copy_(_by_channel(_unless_nan(gradients.sum(0), is_nan.any(0))))
     # For products with a feature or a weight of 0 to be 0.
-    gradients = gradients.clamp(torch.finfo(dtype).min, torch.finfo(dtype).max)
+    gradients = _finite(gradients)
     if grad_weight.numel():
-        grad_weight.copy_(_by_channel(product(gradients.permute(1, 2, 0), cell_features.transpose(0, 1))))
+        for_weight = product(gradients.permute(1, 2, 0), cell_features.transpose(0, 1))  # [K, P, C]
+        grad_weight.copy_(_by_channel(_unless_nan(for_weight, is_nan.any(0)[..., None])))
     if grad_features.numel():
         at_cell = product(gradients.transpose(0, 1), _by_keypoint(weight, num_keypoints).to(dtype)).transpose(0, 1)
+        at_cell = _finite(_unless_nan(at_cell, is_nan.any(-1, keepdim=True)))
         index = cells.row * width + cells.column
         if grad_features.device.type == "cpu" and grad_features.dtype == dtype:
             # In the order of the keypoints, which no other device promises; and half precision would round every sum.
@@ -343,6 +347,17 @@ def linear_gaussian_nll_bwd(
         first = shares.to(torch.uint8).argmax(-1, keepdim=True)
         at_cell = product(shares.to(dtype), at_cell).gather(1, first.expand_as(at_cell)).to(grad_features.dtype)
         grad_features.permute(0, 2, 3, 1).index_put_((_images(grad_features), cells.row, cells.column), at_cell)
+
+
+def _finite(numbers: Tensor) -> Tensor:
+    """Infinities as the largest number, for which nothing that is added to it or multiplied by it is NaN."""
+    info = torch.finfo(numbers.dtype)
+    return numbers.clamp(info.min, info.max)
+
+
+def _unless_nan(sums: Tensor, has_nan: Tensor) -> Tensor:
+    """The sums, or 0 where infinities of both signs have made a NaN of numbers."""
+    return torch.where(sums.isnan() & ~has_nan, 0.0, sums)
 
 
 def _read_features(features: Tensor, cells: _Cells, dtype: torch.dtype) -> Tensor:

@@ -138,6 +138,18 @@ def _linear_gaussian_nll_fwd_kernel(
     store_losses(loss_ptr, scale_ptr, parts_ptr, counter_ptr, loss, weight, index, num_targets, REDUCTION)
 
 
+@triton.jit
+def _finite(numbers):
+    """Infinities as the largest number, for which nothing that is added to it or multiplied by it is NaN."""
+    return tl.where(numbers > LARGEST, LARGEST, tl.where(numbers < -LARGEST, -LARGEST, numbers))
+
+
+@triton.jit
+def _unless_nan(sums, num_nans):
+    """The sums, or 0 where infinities of both signs have made a NaN of numbers."""
+    return tl.where((sums != sums) & (tl.sum(num_nans, axis=0) == 0), 0.0, sums)
+
+
 @triton.jit(do_not_specialize=["num_head_programs", "batch_size", "num_keypoints"])
 def _linear_gaussian_nll_bwd_head_kernel(
     grad_values_ptr,  # [B, K, COLUMNS], contiguous
@@ -214,6 +226,7 @@ def _linear_gaussian_nll_bwd_head_kernel(
         keypoint = lane * 0 + own_keypoint
         products = tl.zeros([BLOCK_TARGETS, BLOCK_CHANNELS], dtype=tl.float32)
         total_bias = tl.zeros([BLOCK_TARGETS], dtype=tl.float32)
+        num_nans = tl.zeros([BLOCK_TARGETS], dtype=tl.int32)
         for start in range(0, batch_size, BLOCK_TARGETS):
             batch = start + lane
             valid, keypoint_weight, row, column, x, y = find_cells(
@@ -230,8 +243,9 @@ def _linear_gaussian_nll_bwd_head_kernel(
             gradient = tl.where(part == 3, for_1, tl.where(part == 4, for_2, gradient))
             if NEEDS_BIAS:
                 total_bias += gradient
+            num_nans += (gradient != gradient).to(tl.int32)
             # For products with a feature or a weight of 0 to be 0.
-            gradient = tl.where(gradient > LARGEST, LARGEST, tl.where(gradient < -LARGEST, -LARGEST, gradient))
+            gradient = _finite(gradient)
             value_ptr = grad_values_ptr + (batch * num_keypoints + keypoint) * COLUMNS + part
             tl.store(value_ptr, gradient, mask=(batch < batch_size) & (channel_block == 0))
             if NEEDS_WEIGHT:
@@ -241,12 +255,12 @@ def _linear_gaussian_nll_bwd_head_kernel(
                 feature = tl.load(feature_ptrs, mask=valid[:, None] & channel_exists[None, :], other=0.0)
                 products += gradient[:, None] * feature.to(tl.float32)
         if NEEDS_WEIGHT:
-            total = tl.sum(products, axis=0)
+            total = _unless_nan(tl.sum(products, axis=0), num_nans)
             row_ptr = grad_weight_ptr + head_row.to(tl.int64) * num_channels + channel
             tl.store(row_ptr, total.to(grad_weight_ptr.dtype.element_ty), mask=channel_exists)
         if NEEDS_BIAS:
-            bias = tl.sum(total_bias, axis=0).to(grad_bias_ptr.dtype.element_ty)
-            tl.store(grad_bias_ptr + head_row, bias, mask=channel_block == 0)
+            bias = _unless_nan(tl.sum(total_bias, axis=0), num_nans)
+            tl.store(grad_bias_ptr + head_row, bias.to(grad_bias_ptr.dtype.element_ty), mask=channel_block == 0)
 
 
 @triton.jit(do_not_specialize=["num_keypoints"])
@@ -319,6 +333,7 @@ def _linear_gaussian_nll_bwd_features_kernel(
     last = tl.where(writes, last, first)
 
     products = tl.zeros([BLOCK_TARGETS, BLOCK_CHANNELS], dtype=tl.float32)
+    num_nans = tl.zeros([BLOCK_TARGETS], dtype=tl.int32)
     for start in range(first, last, BLOCK_TARGETS):
         keypoint = (start + tl.arange(0, BLOCK_TARGETS)).to(tl.int64)
         valid, _weight, row, column, _x, _y = find_cells(
@@ -338,8 +353,9 @@ def _linear_gaussian_nll_bwd_features_kernel(
             head_ptr = weight_ptr + head_row * weight_stride_r
             head = tl.load(head_ptr[:, None] + (channel * weight_stride_c)[None, :], mask=mask, other=0.0)
             gradient = tl.load(value_ptr + part, mask=shares, other=0.0)
+            num_nans += (gradient != gradient).to(tl.int32)
             products += gradient[:, None] * head.to(tl.float32)
-    total = tl.sum(products, axis=0).to(grad_features_ptr.dtype.element_ty)
+    total = _finite(_unless_nan(tl.sum(products, axis=0), num_nans)).to(grad_features_ptr.dtype.element_ty)
     cell_ptr = grad_features_ptr + batch * grad_features_stride_b + cell_row * grad_features_stride_h
     cell_ptr += cell_column * grad_features_stride_w
     tl.store(cell_ptr + channel * grad_features_stride_c, total, mask=channel_exists & writes)

@@ -75,18 +75,12 @@ def linear_gaussian_nll_reference(
     # Converted before they are read, so that gradients of keypoints that share a cell add up in this dtype.
     features_at_cell = features.to(dtype)[batch, :, row, column]
     features_at_cell = torch.where(valid[..., None], features_at_cell, 0.0)  # [B, K, C]
-    # 2K mean channels (x, y of each keypoint), then the variance channels of each keypoint.
-    num_log_vars = weight.shape[0] // num_keypoints - 2 if num_keypoints else 1
-    outputs = []
-    for first, columns in ((0, 2), (2 * num_keypoints, num_log_vars)):
-        rows = slice(first, first + num_keypoints * columns)
-        rows_of_keypoint = weight[rows].to(dtype).unflatten(0, (num_keypoints, columns))
-        # Not a matrix product, which autocast and settings of the process can round to half precision.
-        output = times(features_at_cell[:, :, None], rows_of_keypoint).sum(-1)
-        if bias is not None:
-            output = output + bias[rows].to(dtype).unflatten(0, (num_keypoints, columns))
-        outputs.append(output)
-    mean, log_var = outputs
+    # Not a matrix product, which autocast and settings of the process can round to half precision.
+    products = times(finite_gradient(features_at_cell)[:, :, None], by_keypoint(weight.to(dtype), num_keypoints))
+    outputs = finite_gradient(products.sum(-1))  # [B, K, P]
+    if bias is not None:
+        outputs = outputs + expand(by_keypoint(bias.to(dtype), num_keypoints), outputs.shape)
+    mean, log_var = outputs[..., :2], outputs[..., 2:]
     loss = nll_at_cells(
         mean, log_var, target, row, column, valid, stride, coordinates, distribution, beta,
         fixed_log_var, log_var_bounds, full,
@@ -101,6 +95,16 @@ def find_cells(target: Tensor, stride: float, height: int, width: int) -> tuple[
     # Both ends, and before the conversion to integers: a NaN is neither above nor below.
     valid = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     return torch.where(valid, row, 0).long(), torch.where(valid, column, 0).long(), valid
+
+
+def by_keypoint(
+    channels: Tensor,  # [K * P, ...]
+    num_keypoints: int,
+) -> Tensor:
+    """[K, P, ...]: of 2 K mean channels (x, y of each keypoint), then the variance channels of each keypoint."""
+    num_log_vars = channels.shape[0] // num_keypoints - 2 if num_keypoints else 1
+    means = channels[: 2 * num_keypoints].unflatten(0, (num_keypoints, 2))
+    return torch.cat([means, channels[2 * num_keypoints :].unflatten(0, (num_keypoints, num_log_vars))], dim=1)
 
 
 def read_cells(
@@ -230,22 +234,40 @@ def one(exponent: Tensor) -> Tensor:
 
 def times(a: Tensor, b: Tensor) -> Tensor:
     """a * b, in which 0 times infinity is 0; in its derivatives too."""
-    return _Times.apply(*torch.broadcast_tensors(a, b))
+    shape = torch.broadcast_shapes(a.shape, b.shape)
+    return _apply(_Times, expand(a, shape), expand(b, shape))
 
 
 def plus(a: Tensor, b: Tensor) -> Tensor:
     """a + b, in which opposite infinities leave 0; in its derivatives too."""
-    return _Plus.apply(*torch.broadcast_tensors(a, b))
+    return _apply(_Plus, *torch.broadcast_tensors(a, b))
 
 
-def fork(number: Tensor) -> tuple[Tensor, Tensor]:
-    """Two of it, whose gradients are added by `plus`."""
-    return _Fork.apply(number)
+def expand(number: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """It as often as it takes, whose gradients are added up. Opposite infinities leave 0."""
+    return number if number.shape == shape else _apply(_Expand, number, shape)
 
 
-def _unless_nan(result: Tensor, a: Tensor, b: Tensor) -> Tensor:
+def fork(number: Tensor) -> tuple[Tensor, ...]:
+    """Two of it, of which `expand` adds the gradients."""
+    return expand(number, (2, *number.shape)).unbind()
+
+
+def finite_gradient(number: Tensor) -> Tensor:
+    """The number, whose gradient is the largest one where it would be infinite."""
+    return _apply(_FiniteGradient, number)
+
+
+def _unless_nan(result: Tensor, *operands: Tensor) -> Tensor:
     """The result, or 0 where numbers have made a NaN."""
-    return torch.where(result.isnan() & ~(a.isnan() | b.isnan()), 0.0, result)
+    given = sum(operand.isnan().sum_to_size(result.shape) for operand in operands)
+    return torch.where(result.isnan() & (given == 0), 0.0, result)
+
+
+def _apply(function: Any, *inputs: Any) -> Tensor:
+    """Call a function of the kind below, with its tangents as the forward mode of autograd."""
+    # A `jvp` is what torch.compile refuses to trace, used or not.
+    return function.apply(*inputs) if torch.compiler.is_compiling() else _WITH_JVP[function].apply(*inputs)
 
 
 class _Times(torch.autograd.Function):
@@ -267,7 +289,7 @@ class _Times(torch.autograd.Function):
         return tuple(times(gradient, factor) if needs else None for factor, needs in needed)
 
     @staticmethod
-    def jvp(ctx: Any, for_a: Tensor, for_b: Tensor) -> Tensor:
+    def tangent(ctx: Any, for_a: Tensor, for_b: Tensor) -> Tensor:
         a, b = ctx.saved_tensors
         return plus(times(for_a, b), times(a, for_b))
 
@@ -288,25 +310,53 @@ class _Plus(torch.autograd.Function):
         return gradient, gradient
 
     @staticmethod
-    def jvp(ctx: Any, for_a: Tensor, for_b: Tensor) -> Tensor:
+    def tangent(ctx: Any, for_a: Tensor, for_b: Tensor) -> Tensor:
         return plus(for_a, for_b)
 
 
-class _Fork(torch.autograd.Function):
+class _Expand(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(number: Tensor) -> tuple[Tensor, Tensor]:
-        return number.clone(), number.clone()
+    def forward(number: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return number.expand(shape).clone()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, tuple[int, ...]], output: Tensor) -> None:
+        number, ctx.to_shape = inputs
+        ctx.from_shape = number.shape
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _unless_nan(gradient.sum_to_size(ctx.from_shape), gradient), None
+
+    @staticmethod
+    def tangent(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        return expand(tangent, ctx.to_shape)
+
+
+class _FiniteGradient(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(number: Tensor) -> Tensor:
+        return number.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
         pass
 
     @staticmethod
-    def backward(ctx: Any, for_one: Tensor, for_other: Tensor) -> Tensor:
-        return plus(for_one, for_other)
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        info = torch.finfo(gradient.dtype)
+        return gradient.clamp(info.min, info.max)
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor) -> tuple[Tensor, Tensor]:
-        return tangent.clone(), tangent.clone()
+    def tangent(ctx: Any, tangent: Tensor) -> Tensor:
+        return tangent.clone()
+
+
+_WITH_JVP: dict[Any, Any] = {
+    function: type(function.__name__, (function,), {"jvp": staticmethod(function.tangent)})
+    for function in (_Times, _Plus, _Expand, _FiniteGradient)
+}

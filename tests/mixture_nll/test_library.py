@@ -128,6 +128,21 @@ def test_compiled_without_a_gradient() -> None:
     torch.testing.assert_close(compiled(*inputs), scaled_loss(*inputs))
 
 
+def test_the_reference_compiles_whole() -> None:
+    """Forwards and backwards, its own products included."""
+    torch._dynamo.reset()
+    *leaves, target = some_inputs()
+
+    def loss(*leaves: Tensor) -> Tensor:
+        return gaussian_mixture_nll(*leaves, target, backend="reference")
+
+    compiled, expected = torch.compile(loss, fullgraph=True, backend="aot_eager")(*leaves), loss(*leaves)
+    torch.testing.assert_close(compiled, expected)
+    gradients = (torch.autograd.grad(each, leaves) for each in (compiled, expected))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 # --- autograd --------------------------------------------------------------------------------------------
 
 

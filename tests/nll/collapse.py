@@ -156,19 +156,21 @@ def assert_number(
 
 def learn_by_heart(loss_of: Callable[[], Tensor], means: list[Tensor], others: list[Tensor], rate: float = 1.0) -> None:
     """Learn one batch until the variance is 0 in any float: the means by gradient descent at `rate`, of which one step
-    solves them and the next one takes what was rounded; and then everything by Adam, as long as it takes."""
+    solves them and the next one takes what was rounded; and then everything by Adam, in steps that grow, as long as it
+    takes."""
     descent = torch.optim.SGD(means, lr=rate)
     for _ in range(3):
         descent.zero_grad()
         loss_of().backward()
         descent.step()
-    adam = torch.optim.Adam([*means, *others], lr=100.0)
+    adam = torch.optim.Adam([*means, *others], lr=50.0)
     last = math.inf
-    for _ in range(25):
+    for _ in range(13):
         adam.zero_grad()
         loss = loss_of()
         loss.backward()
         adam.step()
+        adam.param_groups[0]["lr"] *= 1.25
         assert -math.inf < loss.item() < last
         last = loss.item()
         assert all(bool(each.grad.isfinite().all()) for each in (*means, *others))

@@ -174,6 +174,24 @@ def test_compiled_without_a_gradient() -> None:
     torch.testing.assert_close(compiled(*inputs), of_maps(*inputs))
 
 
+@pytest.mark.parametrize(
+    ("function", "make"), [(gaussian_nll, maps), (linear_gaussian_nll, head)], ids=["maps", "head"]
+)
+def test_the_reference_compiles_whole(function: Callable[..., Tensor], make: Callable[..., Any]) -> None:
+    """Forwards and backwards, its own products included."""
+    torch._dynamo.reset()
+    *leaves, target = make() if make is head else make()[:3]
+
+    def loss(*leaves: Tensor) -> Tensor:
+        return function(*leaves, target, beta=0.5, backend="reference")
+
+    compiled, expected = torch.compile(loss, fullgraph=True, backend="aot_eager")(*leaves), loss(*leaves)
+    torch.testing.assert_close(compiled, expected)
+    gradients = (torch.autograd.grad(each, leaves) for each in (compiled, expected))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_compiles_with_every_size_dynamic_but_the_parameters() -> None:
     """The number of keypoints is known of the head, and open in the targets."""
     torch._dynamo.reset()
