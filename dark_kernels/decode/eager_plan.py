@@ -56,28 +56,28 @@ _CRAMER = ((4, 4, 2, 3, 2, 4), (1, 0, 3, 0, 1, 4))
 # Standard deviation in pixels of the window in which a fit starts: this share of its radius, but no less than a pixel.
 _FIT_START = 0.22
 
-# The exponents of x and y in its terms, and where its equations, right side last, are found among 5 x 5 moments of the
-# weights (exponents of x times exponents of y) and as many of the weights times the logs.
+# The exponents of x and y in its terms.
 _FIT_TERMS = ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
-_FIT_EQUATIONS = [
-    index
-    for x, y in _FIT_TERMS
-    for index in (*((x + other_x) * 5 + y + other_y for other_x, other_y in _FIT_TERMS), 25 + x * 5 + y)
-]
+
+
+class Equations(NamedTuple):
+    """The least squares of a sum of T terms over P pixels: what weights and weighted logs are summed with."""
+
+    terms: Tensor  # [P, T]
+    products: Tensor  # [P, T (T + 1) / 2]: of each term with itself and those behind it
+    places: Tensor  # [T (T + 1)]: of the equations' numbers, right side last, among the sums of products and of terms
 
 
 class FitPlan(NamedTuple):
-    """Which pixels a Gaussian is fitted to around a peak, and how their moments are summed."""
+    """Which pixels a Gaussian is fitted to around a peak, and the equations."""
 
     rows: Tensor  # [H, side]: those around a peak in that row, held inside the map, in elements from its first pixel
     columns: Tensor  # [W, side]
     rows_exist: Tensor  # [H, side]
     columns_exist: Tensor  # [W, side]
-    powers: Tensor  # [side, 5]: powers 0 to 4 of the distance from the peak
-    terms: Tensor  # [6, side * side]: see _FIT_TERMS
-    round_terms: Tensor  # [4, side * side]: the same of a round Gaussian, whose squares have one factor
     start: Tensor  # [side * side]: what the first weights are multiplied with
-    equations: Tensor  # [42]: see _FIT_EQUATIONS
+    round: Equations  # of four terms: its squares have one factor
+    any: Equations  # of six, see _FIT_TERMS
 
 
 class StencilPlan(NamedTuple):
@@ -201,7 +201,7 @@ def _make_fit_plan(
 ) -> FitPlan:
     distance = torch.arange(-radius, radius + 1, device=device)
     rows, columns = (torch.arange(size, device=device)[:, None] + distance for size in shape[2:])
-    powers = (distance[:, None] ** torch.arange(5, device=device)).to(dtype)
+    powers = (distance[:, None] ** torch.arange(3, device=device)).to(dtype)
     terms = [(powers[:, y, None] * powers[:, x]).view(-1) for x, y in _FIT_TERMS]
     squares = terms[3] + terms[5]
     return FitPlan(
@@ -209,12 +209,20 @@ def _make_fit_plan(
         columns=columns.clamp(0, shape[3] - 1) * strides[3],
         rows_exist=(rows >= 0) & (rows < shape[2]),
         columns_exist=(columns >= 0) & (columns < shape[3]),
-        powers=powers,
-        terms=torch.stack(terms),
-        round_terms=torch.stack([*terms[:3], squares]),
         start=torch.exp(squares / (-2 * max(_FIT_START * radius, 1.0) ** 2)),
-        equations=_on_device(_FIT_EQUATIONS, torch.int64, device),
+        round=_make_equations([*terms[:3], squares]),
+        any=_make_equations(terms),
     )
+
+
+def _make_equations(terms: list[Tensor]) -> Equations:
+    count = len(terms)
+    pairs = [(i, j) for i in range(count) for j in range(i, count)]
+    places = []
+    for i in range(count):
+        places += [pairs.index((min(i, j), max(i, j))) for j in range(count)] + [len(pairs) + i]
+    products = torch.stack([terms[i] * terms[j] for i, j in pairs], 1)
+    return Equations(torch.stack(terms, 1), products, _on_device(places, torch.int64, products.device))
 
 
 _kept_plan = functools.lru_cache(maxsize=32)(_make_plan)

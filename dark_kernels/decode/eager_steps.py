@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._products import product
-from .eager_plan import FitPlan, StencilPlan
+from .eager_plan import Equations, FitPlan, StencilPlan
 from .eager_scores import Activation
 
 # A fit: how often it is solved for a round Gaussian and then for one of any shape, what has to be left of a diagonal
@@ -43,13 +43,13 @@ def fit_gaussian(
     Weighted least squares of a quadratic to the log of the positive pixels: three times of a round one, then twice of
     one of any shape. Weights are the squares of the values fitted before, less where a pixel exceeds a round fit.
     """
-    dtype, num_maps, side = fit.powers.dtype, y.shape[0], fit.powers.shape[0]
+    dtype, num_maps = fit.start.dtype, y.shape[0]
     rows = fit.rows.index_select(0, y).add_(plan.window_starts.unsqueeze(1))
     index = rows.unsqueeze(2) + fit.columns.index_select(0, x).unsqueeze(1)
     pixels = heatmaps.as_strided((plan.extent,), (1,), heatmaps.storage_offset())
-    pixels = pixels.index_select(0, index.view(-1)).to(dtype).view(num_maps, side, side)
+    pixels = pixels.index_select(0, index.view(-1)).to(dtype).view(num_maps, -1)
     pixels = pixels if activate is None else activate(pixels)
-    pixels = pixels.view(num_maps, -1) / peaks.to(dtype).unsqueeze(1)
+    pixels = pixels / peaks.to(dtype).unsqueeze(1)
     inside = fit.rows_exist.index_select(0, y).unsqueeze(2) & fit.columns_exist.index_select(0, x).unsqueeze(1)
     inside = inside.view(num_maps, -1)
     ignored = (inside & (pixels > 0)).logical_not_()
@@ -58,19 +58,11 @@ def fit_gaussian(
     halves = (0.5 * inside.sum(1)).to(dtype)  # of the pixels' number
     outside = inside.logical_not_()
 
-    weighted = logs.new_empty(num_maps, 2, side * side)
-    weights, weighted_logs = weighted.unbind(1)
-
-    def solve(start: Tensor | None, is_round: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def solve(weights: Tensor, to: Equations) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Derivatives, logs and their maxima of a quadratic, and whether it is a peak."""
-        if start is not None:
-            torch.mul(weights, start, out=weights)
-        torch.mul(weights, logs, out=weighted_logs)
-        # Over columns [2 N side, side], then over rows [2 N 5, side].
-        moments = product(weighted.view(-1, side), fit.powers)
-        moments = product(moments.view(-1, side, 5).transpose(1, 2).reshape(-1, side), fit.powers)
-        equations = moments.view(num_maps, -1).t().index_select(0, fit.equations).view(6, 7, -1)
-        solution, is_regular = _eliminate(_joined(_joined(equations, 0), 1) if is_round else equations)
+        sums = torch.cat([product(weights, to.products), product(weights * logs, to.terms)], 1)
+        count = to.terms.shape[1]
+        solution, is_regular = _eliminate(sums.t().index_select(0, to.places).view(count, count + 1, -1))
         c0, dx, dy, half_dxx, *others = solution
         dxy, half_dyy = others or (torch.zeros_like(half_dxx), half_dxx)
         derivatives = torch.stack([dx, dy, 2 * half_dxx, 2 * half_dyy, dxy])
@@ -78,34 +70,27 @@ def fit_gaussian(
         is_peak = is_regular & (half_dxx < 0) & (4 * half_dxx * half_dyy > dxy * dxy)
         is_peak &= (offset.abs() <= radius).all(0)
         maxima = c0 + (dx * offset[0] + dy * offset[1]) / 2
-        return derivatives, product(solution.t(), fit.round_terms if is_round else fit.terms), maxima, is_peak
+        return derivatives, product(solution.t(), to.terms.t()), maxima, is_peak
 
-    torch.mul(logs.clamp(max=0), 2, out=weights).exp_().masked_fill_(ignored, 0.0)
-    unwindowed, kept = weights.clone(), torch.ones_like(logs)
+    weights, kept = logs.clamp(max=0).mul_(2).exp_().masked_fill_(ignored, 0.0), torch.ones_like(logs)
     for step in range(_ROUND_SOLUTIONS):
-        _, fitted, maxima, guides = solve(fit.start if step == 0 else None, is_round=True)
+        _, fitted, maxima, guides = solve(weights * fit.start if step == 0 else weights, fit.round)
         guides = (guides & (maxima.abs() <= _FARTHEST)).unsqueeze(1)
-        residuals = (pixels - fitted.exp()).masked_fill_(outside, 0.0)
-        noise = (residuals.clamp(max=0).square_().sum(1) / halves).sqrt_()
-        tolerated = torch.maximum(_TOLERATED * maxima.exp(), _TOLERATED_NOISE * noise)
-        excess = residuals.clamp_(min=0).div_(tolerated.unsqueeze(1)).square_().square_().square_()
+        over_maximum = (fitted - maxima.unsqueeze(1)).exp_()
+        amplitudes = maxima.exp().unsqueeze(1)
+        residuals = (pixels - over_maximum * amplitudes).masked_fill_(outside, 0.0)
+        noise = (residuals.clamp(max=0).square_().sum(1) / halves).sqrt_().unsqueeze(1)
+        tolerated = torch.maximum(_TOLERATED * amplitudes, _TOLERATED_NOISE * noise)
+        excess = residuals.clamp_(min=0).div_(tolerated).square_().square_().square_()
         kept = torch.where(guides, excess.add_(1).reciprocal_(), kept)
-        fitted = fitted.sub_(maxima.unsqueeze(1)).mul_(2).exp_().mul_(kept).masked_fill_(ignored, 0.0)
-        weights.copy_(torch.where(guides, fitted, weights if step else unwindowed))
+        weights = torch.where(guides, over_maximum.square_().mul_(kept).masked_fill_(ignored, 0.0), weights)
     all_peaks = (peaks > 0) & (peaks < math.inf)
     for step in range(_FIT_SOLUTIONS):
-        derivatives, fitted, maxima, is_peak = solve(None, is_round=False)
+        derivatives, fitted, maxima, is_peak = solve(weights, fit.any)
         all_peaks &= is_peak
         if step + 1 < _FIT_SOLUTIONS:
-            torch.mul(fitted.sub_(maxima.unsqueeze(1)), 2, out=weights).exp_().mul_(kept).masked_fill_(ignored, 0.0)
+            weights = fitted.sub_(maxima.unsqueeze(1)).mul_(2).exp_().mul_(kept).masked_fill_(ignored, 0.0)
     return derivatives, all_peaks & (maxima <= _MOST)
-
-
-def _joined(equations: Tensor, dim: int) -> Tensor:
-    """Equations of a round Gaussian, along one of their dimensions: those of u^2 and of v^2 are one, uv has none."""
-    others = equations.narrow(dim, 6, 1) if dim else equations[:0]
-    both = equations.narrow(dim, 3, 1) + equations.narrow(dim, 5, 1)
-    return torch.cat([equations.narrow(dim, 0, 3), both, others], dim)
 
 
 def _eliminate(equations: Tensor) -> tuple[Tensor, Tensor]:
