@@ -37,7 +37,7 @@ _REFLECTED = ("reflect", "symmetric")
 EAGER = Arithmetic(torch.float32, torch.float64, subtracts_blurred_peak=_REFLECTED)
 """eager on CPU: the blur in the precision of the input, the step in float64."""
 
-EAGER_ON_DEVICE = Arithmetic(torch.float32, torch.float32, subtracts_blurred_peak=_REFLECTED)
+EAGER_ON_DEVICE = Arithmetic(torch.float32, torch.float32, subtracts_blurred_peak=_REFLECTED, sums_rows_first=True)
 """eager on other devices, which may lack float64."""
 
 TRITON = Arithmetic(
