@@ -533,10 +533,10 @@ def launch_shape(
     }
 
 
-def _num_registers(stencil: str, wide_index: bool) -> int:
-    """How many a thread may use. What would spill at 128: a fit, and places of 64 bits."""
-    if stencil == "fit":
-        return 184
+def _num_registers(constants: dict[str, Any], wide_index: bool) -> int:
+    """How many a thread may use. What would spill at 128: a fit, the more so of logits, and places of 64 bits."""
+    if constants["STENCIL"] == "fit":
+        return 184 if constants["ACTIVATION"] == "none" else 200
     return 168 if wide_index else 128
 
 
@@ -575,7 +575,7 @@ def find_peaks_fwd(
                 "PLATEAU": plateau,
                 **flags,
                 **program,
-                **register_limit(_num_registers(constants["STENCIL"], flags["WIDE_INDEX"])),
+                **register_limit(_num_registers(constants, flags["WIDE_INDEX"])),
                 **constants,
             },
             key,
