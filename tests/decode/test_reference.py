@@ -144,34 +144,54 @@ def naive_decode(heatmap: Array, recipe: Recipe) -> tuple[float, float, float]:
 
 def naive_fit(heatmap: Array, px: int, py: int, radius: int) -> tuple[float, float] | None:
     """The offset of a Gaussian fitted around (px, py), or None: Guo's iteration, with NumPy's least squares."""
-    rows, logs, weights = [], [], []
+    rows, values = [], []
     for y in range(max(py - radius, 0), min(py + radius, heatmap.shape[0] - 1) + 1):
         for x in range(max(px - radius, 0), min(px + radius, heatmap.shape[1] - 1) + 1):
-            ratio = heatmap[y, x] / heatmap[py, px]
-            if ratio > 0:
-                u, v = x - px, y - py
-                rows.append([1.0, u, v, u * u, u * v, v * v])
-                logs.append(math.log(ratio))
-                weights.append(ratio)
-    terms, log, weight = np.array(rows), np.array(logs), np.array(weights)
-    for _ in range(3):
-        # The same least squares by an orthogonal decomposition, whose diagonal squared are the pivots.
-        weighted = weight[:, None] * terms
-        diagonal = np.zeros(6)
-        triangle = np.abs(np.diag(np.linalg.qr(weighted)[1]))
-        diagonal[: len(triangle)] = triangle
-        if (diagonal**2 <= 1e-3 * (weighted**2).sum(0)).any():
+            u, v = x - px, y - py
+            rows.append([1.0, u, v, u * u, u * v, v * v])
+            values.append(max(heatmap[y, x] / heatmap[py, px], -1.0))
+    terms, value = np.array(rows), np.array(values)
+    is_positive = value > 0
+    log = np.log(np.where(is_positive, value, 1.0))
+    round_terms = np.column_stack([terms[:, :3], terms[:, 3] + terms[:, 5]])
+    root = np.where(is_positive, np.minimum(value, 1.0), 0.0)  # of the weights
+    share = np.ones(len(value))
+    for step in range(3):
+        window = np.exp(-round_terms[:, 3] / (4 * max(0.22 * radius, 1.0) ** 2)) if step == 0 else 1.0
+        found = naive_quadratic(round_terms, log, root * window, radius)
+        if found is None or abs(found[1]) > 10:
+            continue
+        _, maximum, fitted = found
+        residual = value - np.exp(fitted)
+        noise = math.sqrt(2 * np.mean(np.minimum(residual, 0) ** 2))
+        share = 1 / (1 + (np.maximum(residual, 0) / max(0.4 * math.exp(maximum), 3 * noise)) ** 8)
+        root = np.where(is_positive, np.exp(fitted - maximum) * np.sqrt(share), 0.0)
+    for _ in range(2):
+        found = naive_quadratic(terms, log, root, radius)
+        if found is None:
             return None
-        c = np.linalg.lstsq(weighted, weight * log, rcond=None)[0]
-        hessian = np.array([[2 * c[3], c[4]], [c[4], 2 * c[5]]])
-        if np.linalg.eigvalsh(hessian).max() >= 0:
-            return None
-        offset = -np.linalg.solve(hessian, c[1:3])
-        if np.abs(offset).max() > radius:
-            return None
-        fitted = terms @ c
-        weight = np.exp(fitted - fitted.max())
-    return float(offset[0]), float(offset[1])
+        offset, maximum, fitted = found
+        root = np.where(is_positive, np.exp(fitted - maximum) * np.sqrt(share), 0.0)
+    return (float(offset[0]), float(offset[1])) if maximum <= 0.5 else None
+
+
+def naive_quadratic(terms: Array, log: Array, root: Array, radius: int) -> tuple[Array, float, Array] | None:
+    """Where a quadratic has its maximum, that maximum and its values at all pixels; None if it is no peak."""
+    # The same least squares by an orthogonal decomposition, whose diagonal squared are the pivots.
+    weighted = root[:, None] * terms
+    diagonal = np.zeros(terms.shape[1])
+    triangle = np.abs(np.diag(np.linalg.qr(weighted)[1]))
+    diagonal[: len(triangle)] = triangle
+    if (diagonal**2 <= 1e-3 * (weighted**2).sum(0)).any():
+        return None
+    c = np.linalg.lstsq(weighted, root * log, rcond=None)[0]
+    hessian = np.diag([2 * c[3], 2 * c[3]]) if len(c) == 4 else np.array([[2 * c[3], c[4]], [c[4], 2 * c[5]]])
+    if np.linalg.eigvalsh(hessian).max() >= 0:
+        return None
+    offset = -np.linalg.solve(hessian, c[1:3])
+    if np.abs(offset).max() > radius:
+        return None
+    return offset, float(c[0] + c[1:3] @ offset / 2), terms @ c
 
 
 FINITE_KINDS = sorted(
