@@ -27,7 +27,8 @@ def product(*matrices: Tensor) -> Tensor:
     now, and for a gradient, whose products PyTorch computes when it is asked for.
 
     Args:
-        matrices: Two or more of one dtype, float32 or float64, and on one device; batches are broadcast.
+        matrices: Two or more of one dtype, float32 or float64, and on one device. Batches are broadcast, but [B, M, K]
+            and [B, K, L] have to have one B.
 
     Returns:
         [..., M, N] of that dtype.
@@ -35,7 +36,11 @@ def product(*matrices: Tensor) -> Tensor:
     first = matrices[0]
     # `is_cpu` takes a quarter of the time of `device.type`. What traces sees the second.
     if not torch.compiler.is_compiling() and first.is_cpu and (first.dtype == torch.float64 or _is_exact_now(matrices)):
-        return functools.reduce(_multiply, matrices)
+        result = first
+        for matrix in matrices[1:]:
+            # `matmul` takes a microsecond to find out that this is what it is.
+            result = result.bmm(matrix) if result.ndim == 3 == matrix.ndim else result.matmul(matrix)
+        return result
     on_cpu = first.device.type == "cpu"
     result = first.to(torch.float64) if on_cpu else first
     for matrix in matrices[1:]:
@@ -48,21 +53,11 @@ def _is_exact_now(matrices: tuple[Tensor, ...]) -> bool:
     """Whether a CPU computes products of float32 in float32, now and until the last that needs them."""
     return (
         _precision() in _EXACT
-        and not torch.is_autocast_enabled("cpu")
         and not (torch.is_grad_enabled() and any(matrix.requires_grad for matrix in matrices))
+        and not torch.is_autocast_enabled("cpu")
         and not torch.jit.is_tracing()
         and not _rounds_by_default
     )
-
-
-def _multiply(left: Tensor, right: Tensor) -> Tensor:
-    """torch.matmul, without the time that it takes to find this out."""
-    dims = left.dim(), right.dim()
-    if dims == (2, 2):
-        return left.mm(right)
-    if dims == (3, 3) and left.shape[0] == right.shape[0]:
-        return left.bmm(right)
-    return left.matmul(right)
 
 
 # Products that are in memory at once.

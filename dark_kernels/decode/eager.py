@@ -216,12 +216,14 @@ def refine(
             values = values * scale[:, None]
         logs = values.clamp_(clip_min, clip_max).log_()
         derivatives = product(plan.derivative_weights, logs.t())
-        known_variances = derivatives.new_full((1,), known_variance)
+        is_peak = None
         if plan.fit is not None:
             fitted, is_peak = fit_gaussian(heatmaps, peaks, y, x, fit_radius, plan, plan.fit, activate_peaks)
             derivatives = torch.where(is_peak, fitted, derivatives)
-            known_variances = torch.where(is_peak, derivatives.new_full((1,), target_variance), known_variances)
         if covariance:
+            known_variances = derivatives.new_full((1,), known_variance)
+            if is_peak is not None:
+                known_variances = torch.where(is_peak, derivatives.new_full((1,), target_variance), known_variances)
             covariances = covariances_of(derivatives, peaks, known_variances).to(peaks.dtype)
         # A singular Hessian makes both components infinite or NaN, and NaN comes from a peak too near the
         # border or from an infinite one (see _blur_at_stencil). The peak then stays where it is.
@@ -422,18 +424,17 @@ def _scale_where_a_clip_binds(
     """
     on_cpu = heatmaps.device.type == "cpu"
     maps_of_chosen: Tensor | None
-    may_bind = values < clip_min * (1 + _CLIP_MARGIN)
+    lowest, highest = clip_min * (1 + _CLIP_MARGIN), clip_max * (1 - _CLIP_MARGIN)
     # The common case in few operations. Elsewhere than on CPU the host would have to wait for the device.
-    if (
-        on_cpu
-        and not may_bind.any()
-        and not (clip_max < math.inf and (raw_maxima > clip_max * (1 - _CLIP_MARGIN)).any())
+    if on_cpu and (
+        values.numel() == 0  # which has no minimum
+        or (values.amin().item() >= lowest and (clip_max == math.inf or raw_maxima.amax().item() <= highest))
     ):
         return None
-    binds = may_bind.any(dim=-1) & (raw_maxima > clip_min * (1 - _CLIP_MARGIN))
+    binds = (values < lowest).any(dim=-1) & (raw_maxima > clip_min * (1 - _CLIP_MARGIN))
     if clip_max < math.inf:
         below = (values < clip_max * (1 + _CLIP_MARGIN)).any(dim=-1)
-        binds |= (raw_maxima > clip_max * (1 - _CLIP_MARGIN)) & below
+        binds |= (raw_maxima > highest) & below
     if on_cpu:
         chosen = binds.nonzero().squeeze(-1)
         if chosen.numel() == 0:
