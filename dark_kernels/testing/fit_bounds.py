@@ -4,26 +4,41 @@ In the notation of `tolerances.py`, whose steps these are. Each of the five solu
 Gaussian and two of one of any shape, has equations G c = b with G = sum w f f', b = sum w z f over pixels, weights w,
 logs z and terms f. With fitted values q = f' c the errors of weights and logs, dw and dz, and of sums and solution make
 
-    (G + dG) dc = sum (dw (z - q) + w dz) f + db - dG' c,
+    (G + dG) dc = sum (dw (z - q) + (w + dw) dz) f + db - dG' c,
 
 where db and dG' are what rounding adds: n u sum |w z f| and n u sum w |f f'| for sums with n roundings each, and
 (3 m + 1) u sqrt(G_ii G_jj) for an elimination without pivoting of m equations (Higham, theorems 10.3 and 10.4), and
-dG = dG' + sum dw f f'. Neumann's series bounds dc as in step 5, with a matrix that is scaled to a diagonal of one.
-Weights depend on logs: dw = w (exp(2 dz + (6 + 4 |z|) u) - 1), in later solutions with dq = |f|' |dc| of the solution
-before, and a rounding, for dz; a factor that all weights share changes nothing. Maximum and Hessian follow from c as
-in step 5. Whether the fit is a peak is certain if each of its conditions holds with more than what it may be off, or
-one fails so; in between it may be either answer, and so may the fit if it is open whether a round one guides.
+dG = dG' + sum dw f f'.
 
-After a round solution a pixel keeps 1 / (1 + t^8) of its weight, with t = max(r, 0) / c, residual r = h - e^q and
-c = max(0.4 e^m, 3 n) for a maximum m and noise n. Errors dh, e^q (exp(dq) - 1) and e^m (exp(dm) - 1) give dr and dc, of
-n^2, a mean of squares, sum (2 |r| + dr) dr over the pixels below, and dt = (dr + t dc) / (c - dc). The share falls with
-t: its error is the larger of those at t - dt and t + dt.
+*Errors keep their signs.* Weights come from the solution before, dw = 2 w f' dc, and were sizes of errors all that is
+known of it, each solution would make a hundred times the error of the one before, where in truth it makes hardly more
+than the same. So a solution's error is S e: a matrix S of sensitivities, and e the sizes of what each solution so far
+has added, of which no more than the size is known. The next has G^-1 sum 2 w (z - q) f f' S for a matrix, and adds what
+is left: roundings, dz, and all that is beyond first order,
+
+- of weights, w (exp(2 |dq|) - 1 - 2 |dq|);
+- of solutions, dc - G^-1 (G + dG) dc, in the norm of G at most rho / (1 - rho) times the first order. rho is the
+  norm of G^-1/2 dG G^-1/2: of relative errors of weights the largest, or their sum with each times its pixel's leverage
+  w f' G^-1 f. An element is at most sqrt((G^-1)_ii) times the norm, and a pivot, which is a minimum of the quadratic
+  form of G, is off by rho of itself.
+
+The first weights have dw = w (exp(2 dz + (6 + 4 |z|) u) - 1); a factor that all weights share changes nothing. Maximum
+and Hessian follow from c as in step 5. Whether the fit is a peak is certain if each of its conditions holds with more
+than what it may be off, or one fails so; in between it may be either answer, and so may the fit if it is open whether a
+round one guides.
+
+*What pixels keep.* After a round solution a pixel keeps k = 1 / (1 + t^8) of its weight, with t = max(r, 0) / c,
+residual r = h - e^q and c = max(0.4 e^m, 3 n) for a maximum m and noise n, n^2 being a mean of squares of min(r, 0). To
+first order dr = -e^q dq, dm = f(step)' dc (at a maximum the step counts for nothing), and dn, dc and dt as these say.
+Beyond that are, besides the roundings of each, e^q (exp(|dq|) - 1 - |dq|), |dc| times the step's error, sums of dr^2,
+|dr + t dc| |dc| / c^2 and 4 dt^2, since |k''| < 8. Where it is open which of the two is larger, c is off by no more
+than each of them may be, and the sign is lost.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -33,6 +48,11 @@ from ..decode import reference
 from ..recipes import Recipe
 from .arithmetic import Arithmetic, unit_roundoff
 from .systems import bound_covariance, bound_step, matrix_of, norm
+
+_Of = TypeVar("_Of", "_Weights", "_Kept")
+
+# A pixel of less leverage is one of those whose errors are summed.
+_LITTLE_LEVERAGE = 1e-3
 
 
 class FitBounds(NamedTuple):
@@ -95,42 +115,95 @@ def bound_fit(
     values = torch.where(taken, logs.exp(), values)
     value_errors = torch.where(taken, values * torch.expm1(log_errors + (6 + 2 * logs.abs()) * roundoff), value_errors)
 
-    def solve(weights: Tensor, wrong: Tensor, is_round: bool) -> _Solution:
+    def solve(weights: _Weights, is_round: bool) -> _Solution:
         chosen, more_roundings = (_round(terms), 2) if is_round else (terms, 0)
         num = num_roundings + more_roundings
-        return _bound_solution(weights, wrong, logs, log_errors, chosen, radius, num, roundoff, is_round)
+        return _bound_solution(weights, logs, log_errors, chosen, radius, num, roundoff, is_round)
+
+    def weigh(fit: _Solution, kept: _Kept) -> _Weights:
+        """exp(2 q) of the pixels that are taken, over their maximum, times what is kept of them."""
+        values = torch.where(taken, (2 * fit.logs).exp(), 0.0)
+        rounded = (2 * fit.rounded + (6 + 4 * fit.logs.abs()) * roundoff).expm1() + 2 * roundoff
+        moved, kept_moved = 2 * fit.moved, _reach(kept.sensitivities, fit.boxes)
+        most_kept = kept.values * (1 + kept_moved) + kept.wrong
+        beyond = kept.values * (moved.expm1() - moved + kept_moved * moved.expm1()) + kept.wrong * moved.exp()
+        wrong = torch.where(taken, values * (beyond + rounded * moved.exp() * most_kept) + tiny, 0.0)
+        return _Weights(values * kept.values, wrong, 2 * fit.sensitivities + kept.sensitivities, fit.boxes)
 
     weights, wrong = _exponentials(logs.clamp(max=0), torch.where(logs > 0, 0.0, log_errors), taken, roundoff, tiny)
     squares = u * u + v * v
     window = torch.exp(-squares.double() / (2 * reference.fit_start(radius) ** 2))
     started, started_wrong = weights * window, wrong * window + weights * window * (6 + squares) * roundoff + tiny
-    kept, kept_errors = torch.ones_like(weights), torch.zeros_like(weights)
+    no_boxes, no_sensitivities = maps.new_zeros(*x.shape, 0), maps.new_zeros(*weights.shape, 0)
+    current = _Weights(weights, wrong, no_sensitivities, no_boxes)
+    kept = _Kept(torch.ones_like(weights), torch.zeros_like(weights), no_sensitivities)
     is_open = torch.zeros_like(x, dtype=torch.bool)
     for step in range(reference.FIT_ROUND_SOLUTIONS):
-        fit = solve(*((started, started_wrong) if step == 0 else (weights, wrong)), is_round=True)
+        fit = solve(current._replace(values=started, wrong=started_wrong) if step == 0 else current, is_round=True)
         near, far = _is_at_most(fit.maximum.abs(), fit.maximum_errors, reference.FIT_FARTHEST)
         guides = fit.is_peak & near
         is_open = is_open | ~(guides | fit.is_none | (fit.is_peak & far))
-        now_kept, now_errors = _bound_kept(values, value_errors, inside, fit, num_roundings, roundoff)
-        kept = torch.where(guides[..., None], now_kept, kept)
-        kept_errors = torch.where(guides[..., None], now_errors, kept_errors)
-        now, now_wrong = _exponentials(fit.logs, fit.log_errors, taken, roundoff, tiny)
-        now, now_wrong = now * kept, now_wrong * (kept + kept_errors) + now * (kept_errors + 2 * roundoff * kept)
-        weights, wrong = torch.where(guides[..., None], now, weights), torch.where(guides[..., None], now_wrong, wrong)
+        kept = _where(
+            guides, _bound_kept(values, value_errors, inside, fit, num_roundings, roundoff), kept.padded(fit.boxes)
+        )
+        current = _where(guides, weigh(fit, kept), current.padded(fit.boxes))
 
     succeeds, fails = torch.ones_like(x, dtype=torch.bool), torch.zeros_like(x, dtype=torch.bool)
     for _ in range(reference.FIT_SOLUTIONS):
-        fit = solve(weights, wrong, is_round=False)
+        fit = solve(current, is_round=False)
         fails = fails | (succeeds & fit.is_none)
         succeeds = succeeds & fit.is_peak
-        weights, wrong = _exponentials(fit.logs, fit.log_errors, taken, roundoff, tiny)
-        weights, wrong = weights * kept, wrong * (kept + kept_errors) + weights * (kept_errors + 2 * roundoff * kept)
+        kept = kept.padded(fit.boxes)
+        current = weigh(fit, kept)
     small, large = _is_at_most(fit.maximum, fit.maximum_errors, reference.FIT_MOST)
     succeeds, fails = succeeds & small, fails | (succeeds & large)
     covariance_bounds = bound_covariance(
         fit.hessian, fit.hessian_errors, recipe.target_variance, roundoff, out_roundoff
     )
     return FitBounds(fit.step, fit.step_bounds, covariance_bounds, succeeds & ~is_open, fails & ~is_open)
+
+
+class _Weights(NamedTuple):
+    """Weights in float64, and how far off they may be: by `wrong`, and by what the solutions before them have lost.
+
+    The second is known to first order with its sign: the logs of the weights change by `sensitivities` times the errors
+    of all coefficients so far, which are up to `boxes`.
+    """
+
+    values: Tensor  # [B, K, pixels]
+    wrong: Tensor  # [B, K, pixels]
+    sensitivities: Tensor  # [B, K, pixels, errors]
+    boxes: Tensor  # [B, K, errors]
+
+    def padded(self, boxes: Tensor) -> _Weights:
+        """The same, where there are errors that came later."""
+        return self._replace(sensitivities=_pad(self.sensitivities, boxes), boxes=boxes)
+
+
+class _Kept(NamedTuple):
+    """What share of its weight each pixel keeps, and how far off that may be, as in _Weights."""
+
+    values: Tensor
+    wrong: Tensor
+    sensitivities: Tensor
+
+    def padded(self, boxes: Tensor) -> _Kept:
+        """The same, where there are errors that came later."""
+        return self._replace(sensitivities=_pad(self.sensitivities, boxes))
+
+
+def _pad(sensitivities: Tensor, boxes: Tensor) -> Tensor:
+    return torch.nn.functional.pad(sensitivities, (0, boxes.shape[-1] - sensitivities.shape[-1]))
+
+
+def _where(condition: Tensor, these: _Of, others: _Of) -> _Of:
+    """Of each map [B, K] these or the others."""
+    return type(these)(
+        *(
+            torch.where(condition.view(*condition.shape, *[1] * (a.dim() - condition.dim())), a, b)
+            for a, b in zip(these, others, strict=True)
+        )
+    )
 
 
 class _Solution(NamedTuple):
@@ -141,33 +214,49 @@ class _Solution(NamedTuple):
     step: Tensor
     step_bounds: Tensor
     logs: Tensor  # over the maximum
-    log_errors: Tensor
+    moved: Tensor  # how far off they are for the coefficients' errors, but for what all pixels share
+    rounded: Tensor  # and for their own roundings
+    log_errors: Tensor  # all in all, what they share included
     maximum: Tensor
+    maximum_sensitivities: Tensor
+    maximum_wrong: Tensor
     maximum_errors: Tensor
     is_peak: Tensor
     is_none: Tensor
+    sensitivities: Tensor  # of the logs, as in _Weights
+    boxes: Tensor
 
 
 def _bound_solution(
-    weights: Tensor, wrong: Tensor, logs: Tensor, log_errors: Tensor, terms: Tensor, radius: int, num_roundings: int,
+    weights: _Weights, logs: Tensor, log_errors: Tensor, terms: Tensor, radius: int, num_roundings: int,
     roundoff: float, is_round: bool,
 ) -> _Solution:  # fmt: skip
-    matrix = _moments(weights, terms)
+    matrix = _moments(weights.values, terms)
     diagonal = matrix.diagonal(dim1=-2, dim2=-1)
-    rounded = num_roundings * roundoff * _moments(weights, terms.abs())
+    rounded = num_roundings * roundoff * _moments(weights.values, terms.abs())
     eliminated = (3 * terms.shape[1] + 1) * roundoff
     rounded = rounded + eliminated * (diagonal[..., None] * diagonal[..., None, :]).sqrt()
-    matrix_errors = rounded + _moments(wrong, terms.abs())
-    right = product(weights * logs, terms)
+    right = product(weights.values * logs, terms)
     coefficients = torch.linalg.solve_ex(matrix, right)[0]
+    scale = diagonal.clamp(min=torch.finfo(torch.float64).tiny).rsqrt()
+    inverse = torch.linalg.inv_ex(matrix * scale[..., None] * scale[..., None, :])[0]
+    inverse = inverse * scale[..., None] * scale[..., None, :]
+    relative = _weights_error(weights, inverse, terms)
 
-    residuals = (logs - product(coefficients, terms.mT)).abs()
-    off = product(wrong * residuals + weights * log_errors, terms.abs())
-    off = off + num_roundings * roundoff * product(weights * logs.abs(), terms.abs())
+    residuals = logs - product(coefficients, terms.mT)
+    most = weights.values * (1 + _reach(weights.sensitivities, weights.boxes)) + weights.wrong
+    off = product(weights.wrong * residuals.abs() + most * log_errors, terms.abs())
+    off = off + num_roundings * roundoff * product(weights.values * logs.abs(), terms.abs())
     off = off + product(rounded, coefficients.abs()[..., None])[..., 0]
-    errors = _solution_errors(matrix, matrix_errors, off)
+    pulls = product(((weights.values * residuals)[..., None] * terms).mT, weights.sensitivities)
+    new, sensitivities = _solution_errors(inverse, relative, rounded, off, pulls, weights, terms)
+    boxes = torch.cat([weights.boxes, new], -1)
+    sensitivities = torch.cat(
+        [sensitivities, torch.eye(terms.shape[1], dtype=new.dtype, device=new.device).expand(*new.shape, -1)], -1
+    )
+    errors = _reach(sensitivities, boxes)
 
-    regular, singular = _pivots_are_certain(matrix, matrix_errors, roundoff)
+    regular, singular = _pivots_are_certain(matrix, relative, rounded, roundoff)
     gradient, hessian = coefficients[..., 1:3], _quadratic_matrix(coefficients, is_round)
     gradient_errors, hessian_errors = errors[..., 1:3], _quadratic_matrix(errors, is_round)
     step, step_bounds = bound_step(gradient, gradient_errors, hessian, hessian_errors, roundoff)
@@ -183,18 +272,28 @@ def _bound_solution(
 
     slope = (gradient * step).sum(-1) / 2
     maximum = coefficients[..., 0] + slope
-    maximum_errors = errors[..., 0] + (gradient_errors * (step.abs() + step_bounds) + gradient.abs() * step_bounds).sum(
-        -1
-    )
-    maximum_errors = maximum_errors + 8 * roundoff * (coefficients[..., 0].abs() + slope.abs())
+    along, across = step.unbind(-1)
+    at_step = [torch.ones_like(along), along, across]
+    at_step += [along**2 + across**2] if is_round else [along**2, along * across, across**2]
+    maximum_sensitivities = product(torch.stack(at_step, -1)[..., None, :], sensitivities)[..., 0, :]
+    slope_errors = gradient_errors + product(hessian_errors, (step.abs() + step_bounds)[..., None])[..., 0]
+    maximum_wrong = (slope_errors * step_bounds).sum(-1)
+    maximum_wrong = maximum_wrong + 8 * roundoff * (coefficients[..., 0].abs() + slope.abs())
+    maximum_errors = _reach(maximum_sensitivities[..., None, :], boxes)[..., 0] + maximum_wrong
     fitted = product(coefficients, terms.mT) - maximum[..., None]
-    fitted_errors = product(errors, terms.abs().mT) + 8 * roundoff * (
-        product(coefficients.abs(), terms.abs().mT) + maximum.abs()[..., None]
-    )
+    of_logs = product(terms, sensitivities)
+    moved = _reach(of_logs, boxes)
+    rounded_logs = 8 * roundoff * (product(coefficients.abs(), terms.abs().mT) + maximum.abs()[..., None])
     return _Solution(
-        hessian, hessian_errors, step, step_bounds, fitted, fitted_errors, maximum, maximum_errors,
-        regular & is_peak, singular | (regular & is_none),
+        hessian, hessian_errors, step, step_bounds, fitted, moved, rounded_logs, moved + rounded_logs,
+        maximum, maximum_sensitivities, maximum_wrong, maximum_errors,
+        regular & is_peak, singular | (regular & is_none), of_logs, boxes,
     )  # fmt: skip
+
+
+def _reach(sensitivities: Tensor, boxes: Tensor) -> Tensor:
+    """How far errors up to `boxes` move what depends on them in that way."""
+    return product(sensitivities.abs(), boxes[..., None])[..., 0].nan_to_num(math.inf, math.inf)
 
 
 def _is_at_most(values: Tensor, errors: Tensor, limit: float) -> tuple[Tensor, Tensor]:
@@ -204,41 +303,118 @@ def _is_at_most(values: Tensor, errors: Tensor, limit: float) -> tuple[Tensor, T
 
 def _bound_kept(
     values: Tensor, value_errors: Tensor, inside: Tensor, fit: _Solution, num_roundings: int, roundoff: float
-) -> tuple[Tensor, Tensor]:
-    """What share of its weight each pixel keeps after a round solution, and how far off that is."""
-    logs = fit.logs + fit.maximum[..., None]
-    log_errors = fit.log_errors + fit.maximum_errors[..., None]
-    fitted = logs.exp()
-    fitted_errors = fitted * torch.expm1(
-        log_errors + (8 + 4 * (fit.logs.abs() + fit.maximum.abs()[..., None])) * roundoff
+) -> _Kept:
+    """What share of its weight each pixel keeps after a round solution."""
+    boxes, maxima = fit.boxes, fit.maximum[..., None]
+    rounded = fit.rounded + (8 + 4 * (fit.logs.abs() + maxima.abs())) * roundoff
+    fitted = _exp(_Signed(fit.logs + maxima, fit.sensitivities, rounded), boxes)
+    residuals = _Signed(
+        torch.where(inside, values - fitted.value, 0.0),
+        -fitted.sensitivities,
+        torch.where(inside, value_errors + fitted.wrong + roundoff * (values - fitted.value).abs(), 0.0),
     )
-    residuals = torch.where(inside, values - fitted, 0.0)
-    errors = torch.where(inside, value_errors + fitted_errors + roundoff * residuals.abs(), 0.0)
-    below = residuals.clamp(max=0).abs()
-    count = inside.sum(-1)
+    noise = _noise(residuals, inside.sum(-1), boxes, num_roundings * roundoff)
+    rounded = fit.maximum_wrong + (6 + 2 * fit.maximum.abs()) * roundoff
+    amplitude = _exp(_Signed(fit.maximum, fit.maximum_sensitivities, rounded), boxes)
+    tolerated = _larger(
+        amplitude.times(reference.FIT_TOLERATED, roundoff), noise.times(reference.FIT_TOLERATED_NOISE, roundoff), boxes
+    )
+    return _share(_quotient(residuals, tolerated.of_pixels(), boxes), boxes, roundoff)
+
+
+class _Signed(NamedTuple):
+    """A number in float64 and its error: `sensitivities` times the errors of coefficients, and no more than `wrong`."""
+
+    value: Tensor
+    sensitivities: Tensor  # [..., errors]
+    wrong: Tensor
+
+    def error(self, boxes: Tensor) -> Tensor:
+        """The most that the number may be off."""
+        return self.moved(boxes) + self.wrong
+
+    def moved(self, boxes: Tensor) -> Tensor:
+        """The most that it may be off to first order."""
+        if self.value.dim() < boxes.dim():  # one number a map
+            return _reach(self.sensitivities[..., None, :], boxes)[..., 0]
+        return _reach(self.sensitivities, boxes)
+
+    def of_pixels(self) -> _Signed:
+        """One number a map as that of each of its pixels."""
+        return _Signed(self.value[..., None], self.sensitivities[..., None, :], self.wrong[..., None])
+
+    def times(self, factor: float, roundoff: float) -> _Signed:
+        return _Signed(
+            factor * self.value, factor * self.sensitivities, factor * self.wrong + 4 * roundoff * factor * self.value
+        )
+
+
+def _exp(number: _Signed, boxes: Tensor) -> _Signed:
+    value, moved = number.value.exp(), number.moved(boxes)
+    wrong = value * (moved.expm1() - moved + moved.exp() * number.wrong.expm1())
+    return _Signed(value, value[..., None] * number.sensitivities, wrong)
+
+
+def _noise(residuals: _Signed, count: Tensor, boxes: Tensor, rounded: float) -> _Signed:
+    """The root of twice the mean square of what lies below a fit: one number a map."""
+    below, errors = residuals.value.clamp(max=0), residuals.error(boxes)
     variance = 2 * below.square().sum(-1) / count
-    variance_errors = 2 * ((2 * below + errors) * errors).sum(-1) / count + num_roundings * roundoff * variance
-    noise = variance.sqrt()
-    above = (variance + variance_errors).sqrt() - noise
-    noise_errors = torch.maximum(above, noise - (variance - variance_errors).clamp(min=0).sqrt())
-    amplitude = fit.maximum.exp()
-    amplitude_errors = amplitude * torch.expm1(fit.maximum_errors + (6 + 2 * fit.maximum.abs()) * roundoff)
-    tolerated = torch.maximum(reference.FIT_TOLERATED * amplitude, reference.FIT_TOLERATED_NOISE * noise)
-    tolerated_errors = torch.maximum(
-        reference.FIT_TOLERATED * amplitude_errors, reference.FIT_TOLERATED_NOISE * noise_errors
+    value = variance.sqrt()
+    wrong = (4 * (below.abs() * residuals.wrong).sum(-1) + 2 * errors.square().sum(-1)) / count + rounded * variance
+    sensitivities = 2 * (below[..., None] * residuals.sensitivities).sum(-2) / (value * count)[..., None]
+    # A root is off by half its argument's relative error d to first order, and by no more than d^2 / 2 beyond it while
+    # d is no more than a half.
+    half = _Signed(value, sensitivities, wrong / (2 * value)).error(boxes) / value
+    wrong = value * 2 * half.square() + wrong / (2 * value) + 2 * rounded * value
+    most = variance + (4 * (below.abs() * errors).sum(-1) + 2 * errors.square().sum(-1)) / count
+    at_most = torch.maximum(most.sqrt() - value, value) + 2 * rounded * value
+    keeps_sign = half < 0.25
+    return _Signed(
+        value, torch.where(keeps_sign[..., None], sensitivities, 0.0), torch.where(keeps_sign, wrong, at_most)
     )
-    tolerated_errors = (tolerated_errors + 4 * roundoff * tolerated)[..., None]
-    tolerated = tolerated[..., None]
-    excess = residuals.clamp(min=0) / tolerated
-    excess_errors = (errors + excess * tolerated_errors) / (tolerated - tolerated_errors).clamp(min=0)
-    excess_errors = torch.where(excess_errors.isnan(), math.inf, excess_errors + 4 * roundoff * excess)
+
+
+def _larger(one: _Signed, other: _Signed, boxes: Tensor) -> _Signed:
+    """Of two positive numbers the larger; where it is open which that is, the sign of its error is lost."""
+    errors, other_errors = one.error(boxes), other.error(boxes)
+    is_one = one.value - errors > other.value + other_errors
+    is_other = other.value - other_errors > one.value + errors
+    sensitivities = torch.where(is_other[..., None], other.sensitivities, 0.0)
+    open_error = torch.maximum(errors, other_errors)
+    wrong = torch.where(is_one, one.wrong, torch.where(is_other, other.wrong, open_error))
+    return _Signed(
+        torch.maximum(one.value, other.value), torch.where(is_one[..., None], one.sensitivities, sensitivities), wrong
+    )
+
+
+def _quotient(number: _Signed, divisor: _Signed, boxes: Tensor) -> _Signed:
+    """Of what lies above zero in a number, and a positive one."""
+    value = number.value.clamp(min=0) / divisor.value
+    sensitivities = (number.sensitivities - value[..., None] * divisor.sensitivities) / divisor.value[..., None]
+    errors, divisor_errors = number.error(boxes), divisor.error(boxes)
+    least = (divisor.value - divisor_errors).clamp(min=0)
+    wrong = (number.wrong + value * divisor.wrong) / divisor.value
+    wrong = wrong + (errors + value * divisor_errors) * divisor_errors / (divisor.value * least)
+    return _Signed(value, sensitivities, wrong.nan_to_num(math.inf, math.inf))
+
+
+def _share(excess: _Signed, boxes: Tensor, roundoff: float) -> _Kept:
+    """1 / (1 + t^8), whose second derivative is below 8. Its sensitivities are those of its log."""
 
     def share(excess: Tensor) -> Tensor:
         return 1 / (1 + excess**8)
 
-    kept = share(excess)
-    more, less = share((excess - excess_errors).clamp(min=0)), share(excess + excess_errors)
-    return kept, torch.maximum(more - kept, kept - less) + 16 * roundoff * kept
+    value = excess.value
+    errors = excess.error(boxes) + 4 * roundoff * value
+    kept = share(value)
+    slope = -8 * value**7 * kept * kept
+    more, less = share((value - errors).clamp(min=0)), share(value + errors)
+    at_most = torch.maximum(more - kept, kept - less)
+    beyond = slope.abs() * (excess.wrong + 4 * roundoff * value) + 4 * errors.square()
+    keeps_sign = (value > errors) & (beyond < at_most)
+    sensitivities = torch.where(keeps_sign, slope / kept, 0.0)[..., None] * excess.sensitivities
+    wrong = torch.where(keeps_sign, beyond, at_most) + 16 * roundoff * kept
+    return _Kept(kept, wrong, sensitivities)
 
 
 def _exponentials(logs: Tensor, errors: Tensor, taken: Tensor, roundoff: float, tiny: float) -> tuple[Tensor, Tensor]:
@@ -272,18 +448,41 @@ def _products_error(matrix: Tensor, off: Tensor) -> Tensor:
     return xx * dyy + yy * dxx + dxx * dyy + 2 * xy * dxy + dxy * dxy
 
 
-def _solution_errors(matrix: Tensor, matrix_errors: Tensor, off: Tensor) -> Tensor:
-    """How far the solution of equations with that matrix is off; infinite where it is singular in this arithmetic."""
-    scale = matrix.diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(torch.float64).tiny).rsqrt()
-    scales = scale[..., None] * scale[..., None, :]
-    inverse = torch.linalg.inv_ex(matrix * scales)[0].abs()
-    rho = norm(product(inverse, matrix_errors * scales))
-    direct = product(inverse, (off * scale)[..., None])[..., 0]
-    errors = direct + (rho / (1 - rho))[..., None] * direct.amax(-1, keepdim=True)
-    return torch.where((rho < 0.5)[..., None], errors * scale, math.inf)
+def _weights_error(weights: _Weights, inverse: Tensor, terms: Tensor) -> Tensor:
+    """How far weights move the matrix G of the equations, relative to itself: ||G^-1/2 dG G^-1/2||.
+
+    That is no more than the largest relative error of a weight, and no more than the sum of all, each times the
+    leverage w f' G^-1 f of its pixel: the second is better for pixels that hardly count.
+    """
+    leverages = (product(terms, inverse) * terms).sum(-1).abs()
+    wrong = weights.wrong + weights.values * _reach(weights.sensitivities, weights.boxes)
+    counts = weights.values * leverages > _LITTLE_LEVERAGE
+    largest = torch.where(counts, wrong / weights.values, 0.0).amax(-1)
+    return largest + torch.where(counts, 0.0, wrong * leverages).sum(-1)
 
 
-def _pivots_are_certain(matrix: Tensor, matrix_errors: Tensor, roundoff: float) -> tuple[Tensor, Tensor]:
+def _solution_errors(
+    inverse: Tensor, relative: Tensor, rounded: Tensor, off: Tensor, pulls: Tensor, weights: _Weights, terms: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Errors that a solution adds to those before it, and its sensitivities to these: infinite where it is singular.
+
+    Its weights move its matrix by that relative error, and roundings by `rounded`. The right side is off by `off` for
+    what is new and by `pulls` times the errors before.
+    """
+    direct = product(inverse.abs(), off[..., None])[..., 0]
+    sensitivities = product(inverse, pulls)
+    variances = inverse.diagonal(dim1=-2, dim2=-1).abs()
+    scale = variances.sqrt()
+    rho = relative + norm(product(inverse.abs(), rounded) / scale[..., None] * scale[..., None, :])
+    moved = _reach(product(terms, sensitivities), weights.boxes) + product(direct, terms.abs().mT)
+    length = (weights.values * moved.square()).sum(-1).sqrt()  # of the first order
+    beyond = (rho / (1 - rho) * length)[..., None] * scale
+    return torch.where((rho < 0.5)[..., None], direct + beyond, math.inf), sensitivities
+
+
+def _pivots_are_certain(
+    matrix: Tensor, relative: Tensor, matrix_errors: Tensor, roundoff: float
+) -> tuple[Tensor, Tensor]:
     """Whether all pivots of an elimination certainly are large enough, and whether one certainly is not: [B, K] each.
 
     A pivot is d = m - r' L^-1 r of the matrix [[L, r], [r', m]]. With y = (-L^-1 r, 1) the error is |y|' dG |y|, and
@@ -298,6 +497,7 @@ def _pivots_are_certain(matrix: Tensor, matrix_errors: Tensor, roundoff: float) 
         error = (product(matrix_errors[..., : i + 1, : i + 1], y.abs()[..., None])[..., 0] * y.abs()).sum(-1)
         # To first order, times what the inverse of a perturbed L may be larger: less than two, or all is open.
         error = 2 * error + reference.FIT_PIVOT * (matrix_errors[..., i, i] + 2 * roundoff * matrix[..., i, i])
+        error = error + relative * (pivot + reference.FIT_PIVOT * matrix[..., i, i])
         lowest = reference.FIT_PIVOT * matrix[..., i, i]
         singular = singular | (regular & (pivot + error <= lowest))
         regular = regular & (pivot - error > lowest)

@@ -14,6 +14,7 @@ from torch import Tensor
 import dark_kernels
 from dark_kernels import Keypoints, recipes, testing
 from dark_kernels.decode import reference
+from dark_kernels.testing.fit_bounds import bound_fit
 
 from .cases import assert_agree
 
@@ -393,3 +394,23 @@ def test_the_bounds_are_open_where_rounding_decides() -> None:
         at = torch.tensor([[15]])
         bounds = testing.decode_bounds(heatmap, FIT, testing.TRITON, peaks_at=(at, at))
         assert bool((bounds.coords == math.inf).all()) == is_open
+
+
+def test_the_bounds_hold_for_maps_that_are_off_and_do_not_grow_from_solution_to_solution() -> None:
+    """Signs of errors are followed: of noise, too, a fit makes little more than what its pixels are off by."""
+    kinds = ["noise", "noisy_blob", "two_blobs", "weak_blob", "blob", "signed_noise"]
+    heatmaps = testing.heatmaps_of_kinds(kinds, 20, 6, 24, 20, seed=5, dtype=torch.float64)
+    x, y = reference.find_peak(heatmaps)[1:]
+    off = 1e-6
+    errors = torch.full_like(heatmaps, 2 * off)
+    bounds = bound_fit(heatmaps, x, y, FIT, testing.EAGER, 1e-16, errors)
+    generator = torch.Generator().manual_seed(6)
+    for _ in range(20):
+        signs = torch.randint(0, 2, heatmaps.shape, generator=generator) * 2 - 1
+        fit = reference.fit_gaussian(heatmaps * (1 + off * signs), x, y, FIT.fit_radius)
+        moved = (fit.offset - bounds.step).abs()
+        assert (moved <= bounds.step_bounds)[fit.is_peak & bounds.succeeds].all()
+        assert not (fit.is_peak & bounds.fails).any()
+        assert not (~fit.is_peak & bounds.succeeds).any()
+    assert (bounds.succeeds | bounds.fails).double().mean() > 0.95
+    assert bounds.step_bounds[bounds.succeeds].quantile(0.9) < 1e3 * off

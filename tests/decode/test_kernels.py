@@ -126,8 +126,7 @@ def test_equals_the_reference_in_each_dtype(recipe: Recipe, dtype: torch.dtype, 
     arithmetic = testing.arithmetic_of("triton", triton_device.type, dtype)
     compared = testing.assert_decodes_like_reference(actual, heatmaps, recipe, arithmetic)
     assert compared.refined == 4
-    # Of noise each solution of a fit makes a hundred times the error of the one before: nothing is known after five.
-    assert compared.bounded == (3 if recipe == recipes.FIT else 4)
+    assert compared.bounded == 4
 
 
 @pytest.mark.parametrize("recipe", [r for r in recipes.ALL if r.has_hessian], ids=lambda recipe: recipe.name)
