@@ -8,7 +8,8 @@ logs z and terms f. With fitted values q = f' c the errors of weights and logs, 
 
 where db and dG' are what rounding adds: n u sum |w z f| and n u sum w |f f'| for sums with n roundings each, and
 (3 m + 1) u sqrt(G_ii G_jj) for an elimination without pivoting of m equations (Higham, theorems 10.3 and 10.4), and
-dG = dG' + sum dw f f'.
+dG = dG' + sum dw f f'. An addition is off by no more than its smaller operand, so n counts pixels that weigh something,
+and the others add their sum each time.
 
 *Errors keep their signs.* Weights come from the solution before, dw = 2 w f' dc, and were sizes of errors all that is
 known of it, each solution would make a hundred times the error of the one before, where in truth it makes hardly more
@@ -51,8 +52,9 @@ from .systems import bound_covariance, bound_step, matrix_of, norm
 
 _Of = TypeVar("_Of", "_Weights", "_Kept")
 
-# A pixel of less leverage is one of those whose errors are summed.
-_LITTLE_LEVERAGE = 1e-3
+# A pixel of less leverage is one of those whose errors are summed. One of less weight, relative to a rounding of the
+# largest, is one of those whose additions are not counted.
+_LITTLE_LEVERAGE, _LITTLE_WEIGHT = 1e-3, 1e-6
 
 
 class FitBounds(NamedTuple):
@@ -105,8 +107,7 @@ def bound_fit(
         of_pixels = relative_errors.flatten(2).gather(-1, row.clamp(0, height - 1) * width + column.clamp(0, width - 1))
         log_errors = log_errors + of_pixels + reference._read(relative_errors, x, y, 0, 0)[..., None]
 
-    # Additions, and the products with powers and logs before them; in a round Gaussian's, two more for sums of sums.
-    num_roundings = 4 + (2 * len(distance) if arithmetic.sums_rows_first else terms.shape[0])
+    num_additions = 2 * len(distance) if arithmetic.sums_rows_first else terms.shape[0]
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
     values, value_errors = (
         (pixels_there / peaks).clamp(min=-1.0),
@@ -116,9 +117,8 @@ def bound_fit(
     value_errors = torch.where(taken, values * torch.expm1(log_errors + (6 + 2 * logs.abs()) * roundoff), value_errors)
 
     def solve(weights: _Weights, is_round: bool) -> _Solution:
-        chosen, more_roundings = (_round(terms), 2) if is_round else (terms, 0)
-        num = num_roundings + more_roundings
-        return _bound_solution(weights, logs, log_errors, chosen, radius, num, roundoff, is_round)
+        chosen = _round(terms) if is_round else terms
+        return _bound_solution(weights, logs, log_errors, chosen, radius, num_additions, roundoff, is_round)
 
     def weigh(fit: _Solution, kept: _Kept) -> _Weights:
         """exp(2 q) of the pixels that are taken, over their maximum, times what is kept of them."""
@@ -144,7 +144,7 @@ def bound_fit(
         guides = fit.is_peak & near
         is_open = is_open | ~(guides | fit.is_none | (fit.is_peak & far))
         kept = _where(
-            guides, _bound_kept(values, value_errors, inside, fit, num_roundings, roundoff), kept.padded(fit.boxes)
+            guides, _bound_kept(values, value_errors, inside, fit, 4 + num_additions, roundoff), kept.padded(fit.boxes)
         )
         current = _where(guides, weigh(fit, kept), current.padded(fit.boxes))
 
@@ -228,12 +228,17 @@ class _Solution(NamedTuple):
 
 
 def _bound_solution(
-    weights: _Weights, logs: Tensor, log_errors: Tensor, terms: Tensor, radius: int, num_roundings: int,
+    weights: _Weights, logs: Tensor, log_errors: Tensor, terms: Tensor, radius: int, num_additions: int,
     roundoff: float, is_round: bool,
 ) -> _Solution:  # fmt: skip
     matrix = _moments(weights.values, terms)
     diagonal = matrix.diagonal(dim1=-2, dim2=-1)
-    rounded = num_roundings * roundoff * _moments(weights.values, terms.abs())
+    little = weights.values <= _LITTLE_WEIGHT * roundoff * weights.values.amax(-1, keepdim=True)
+    # Products with powers and logs come before additions; in a round Gaussian's equations there are sums of sums.
+    num_products = 6 if is_round else 4
+    num_roundings = num_products + (~little).sum(-1, keepdim=True).clamp(max=num_additions)
+    lost = num_additions * torch.where(little, weights.values, 0.0)
+    rounded = _moments(num_roundings * roundoff * weights.values + lost, terms.abs())
     eliminated = (3 * terms.shape[1] + 1) * roundoff
     rounded = rounded + eliminated * (diagonal[..., None] * diagonal[..., None, :]).sqrt()
     right = product(weights.values * logs, terms)
@@ -246,7 +251,7 @@ def _bound_solution(
     residuals = logs - product(coefficients, terms.mT)
     most = weights.values * (1 + _reach(weights.sensitivities, weights.boxes)) + weights.wrong
     off = product(weights.wrong * residuals.abs() + most * log_errors, terms.abs())
-    off = off + num_roundings * roundoff * product(weights.values * logs.abs(), terms.abs())
+    off = off + product((num_roundings * roundoff * weights.values + lost) * logs.abs(), terms.abs())
     off = off + product(rounded, coefficients.abs()[..., None])[..., 0]
     pulls = product(((weights.values * residuals)[..., None] * terms).mT, weights.sensitivities)
     new, sensitivities = _solution_errors(inverse, relative, rounded, off, pulls, weights, terms)
