@@ -60,6 +60,8 @@ class _Recorder:
     def __getitem__(self, grid: Any) -> Callable[..., None]:
         def record(*args: Any, **kwargs: Any) -> None:
             def portable(value: Any) -> Any:
+                if isinstance(value, tuple) and hasattr(value, "_make"):  # a struct
+                    return value._make(map(portable, value))
                 return Pointer(value) if isinstance(value, torch.Tensor) else value
 
             noted = {name: portable(value) for name, value in kwargs.items()}

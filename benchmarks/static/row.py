@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from typing import Any
 
 from benchmarks.static import assembly, rules
 from benchmarks.static.compiling import compile_for
@@ -66,7 +67,17 @@ def row_of(launch: Launch, target_name: str) -> Row:
     row.failures += rules.accesses_are_wide("store", launch.stores, stores, launch.contiguous)
     row.narrowest_load, row.widest_load = min(loads, default=None), max(loads, default=None)
     row.narrowest_store, row.widest_store = min(stores, default=None), max(stores, default=None)
-    step = launch.kwargs.get("BLOCK_SIZE", 0) * launch.kwargs.get("LOADS", 1) * launch.kwargs.get("MAPS", 1)
+    constants = _numbers(launch.kwargs)
+    step = constants.get("BLOCK_SIZE", 0) * constants.get("LOADS", 1) * constants.get("NUM_MAPS", 1)
     if loads and step:
         row.bytes_per_element = sum(loads) * num_warps * target.warp_size / step
     return row
+
+
+def _numbers(constants: dict[str, Any]) -> dict[str, Any]:
+    """The constants of a launch by name, those in structs included."""
+    found: dict[str, Any] = {}
+    for name, value in constants.items():
+        value = getattr(value, "value", value)  # of a tl.constexpr
+        found |= _numbers(value._asdict()) if hasattr(value, "_asdict") else {name: value}
+    return found

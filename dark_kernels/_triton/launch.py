@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
-# From 3.3 on a compiled kernel takes all arguments, constants included. On AMD GPUs what is compiled depends on the
-# sizes of storages too, which no key of ours holds.
-_KEEPS_KERNELS = torch.version.hip is None and tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 3)
+from ..backends import triton_interprets
+
+# On AMD GPUs what is compiled depends on the sizes of storages too, which no key of ours holds.
+_KEEPS_KERNELS = torch.version.hip is None
 _MOST_KEPT = 1024
 
 
@@ -29,14 +31,18 @@ def register_limit(registers: int) -> dict[str, int]:
     return {} if elsewhere else {"maxnreg": registers}
 
 
+# Where a tensor stands among a kernel's arguments: a place, or that of a struct, what it holds, and the places in it.
+_Place = int | tuple[int, list[Any], list[int]]
+
+
 @dataclasses.dataclass(frozen=True)
 class _Kept:
-    """A compiled kernel and what it was launched with."""
+    """A compiled kernel and what it was launched with, but for tensors."""
 
     compiled: Any
     grid: tuple[int, int, int]
     arguments: list[Any]
-    tensors: list[int]  # where they stand among the arguments
+    tensors: list[_Place]
 
 
 _kept: dict[Hashable, _Kept] = {}
@@ -84,10 +90,35 @@ def launch_again(key: Hashable, tensors: tuple[Tensor, ...]) -> bool:
     if kept is None:
         return False
     arguments = kept.arguments.copy()
-    for place, tensor in zip(kept.tensors, tensors, strict=True):
-        arguments[place] = tensor
+    following = iter(tensors)
+    for place in kept.tensors:
+        if isinstance(place, int):
+            arguments[place] = next(following)
+        else:
+            struct, values, inside = place
+            values = values.copy()
+            for each in inside:
+                values[each] = next(following)
+            arguments[struct] = tuple(values)
     kept.compiled[kept.grid](*arguments)
     return True
+
+
+def constant(value: Any) -> Any:
+    """A struct of constants as a kernel takes it: fields wrapped in `tl.constexpr`, structs among them likewise.
+
+    Other values are returned as they are, and so are structs in the interpreter.
+    """
+    return _constant_struct(value) if _is_struct(value) and not triton_interprets() else value
+
+
+@functools.lru_cache(_MOST_KEPT)  # the same object each time: Triton compares those it has seen by identity
+def _constant_struct(struct: Any) -> Any:
+    return struct._make(tl.constexpr(constant(field)) for field in struct)
+
+
+def _is_struct(value: Any) -> bool:
+    return isinstance(value, tuple) and hasattr(value, "_make")
 
 
 def launch(
@@ -95,16 +126,33 @@ def launch(
 ) -> None:
     """Launch `kernel` on the current device: `arguments` in the order of its signature, `constants` by name.
 
+    Arguments may be structs (NamedTuples) of tensors and numbers, but no structs of structs; constants may be both.
+
     Triton looks a kernel up by the properties of every argument, which takes the host several times as long as
     launching it. A caller that can tell these properties by fewer names them in `key`, see `launch_key`.
     """
+    constants = {name: constant(value) for name, value in constants.items()}
     compiled = kernel[grid](*arguments, **constants)
     if key is None or compiled is None:  # a compile hook may have said no
         return
     if len(_kept) >= _MOST_KEPT:
         _kept.clear()
-    places = [place for place, argument in enumerate(arguments) if isinstance(argument, Tensor)]
-    # The tensors themselves are not kept.
-    held = [None if isinstance(argument, Tensor) else argument for argument in arguments]
+    held, places = _without_tensors(arguments)
     held += [constants[name] for name in kernel.arg_names[len(held) :]]
     _kept[key] = _Kept(compiled, grid, held, places)
+
+
+def _without_tensors(arguments: Sequence[Any]) -> tuple[list[Any], list[_Place]]:
+    """Arguments with None for tensors, and where these stood: one that is kept would hold its memory."""
+    held: list[Any] = []
+    places: list[_Place] = []
+    for place, argument in enumerate(arguments):
+        if isinstance(argument, Tensor):
+            places.append(place)
+            held.append(None)
+        elif _is_struct(argument) and (inside := [i for i, each in enumerate(argument) if isinstance(each, Tensor)]):
+            places.append((place, [None if i in inside else each for i, each in enumerate(argument)], inside))
+            held.append(None)
+        else:
+            held.append(argument)
+    return held, places
