@@ -18,7 +18,7 @@ import dataclasses
 import functools
 import math
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Literal, NamedTuple, get_type_hints
 
 __all__ = [
     "ALL",
@@ -105,6 +105,42 @@ def simcc_kernel_size(sigma: float) -> int:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+class OperatorRecipe(NamedTuple):
+    """A recipe as operators take it: plain numbers and flags, worked out once, of which None is none.
+
+    The one list of them. Schemas are written from it (`operator_schema`), and every backend reads fields by name.
+    """
+
+    kernel_size: int  # 1 where nothing is smoothed
+    sigma: float  # 0 for OpenCV's fixed tables
+    padding: str
+    rescale: bool
+    clip_min: float
+    clip_max: float
+    stencil: str
+    argmax_on_blurred: bool
+    invalid: float
+    max_offset: float
+    extra_shift: float
+    score_scale: float
+    score_offset: float
+    known_variance: float
+    fit_radius: int  # 0 for stencils that do not look at it
+    target_variance: float  # likewise
+    activation: str
+    mass_radius: int  # 0 where the score is the peak
+
+    @property
+    def taps(self) -> tuple[float, ...]:
+        """Half of the blur kernel, centre first (see `blur_taps`)."""
+        return blur_taps(self.kernel_size, self.sigma)
+
+
+def operator_schema() -> str:
+    """The fields of an `OperatorRecipe` as arguments in an operator's schema."""
+    return ", ".join(f"{kind.__name__} {field}" for field, kind in get_type_hints(OperatorRecipe).items())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,9 +261,9 @@ class Recipe:
         object.__setattr__(self, "_operator_arguments", self._resolve())
 
     @property
-    def operator_arguments(self) -> tuple[Any, ...]:
-        """What the operator takes in place of a recipe, in the order of its schema."""
-        arguments: tuple[Any, ...] = self.__dict__["_operator_arguments"]
+    def operator_arguments(self) -> OperatorRecipe:
+        """What operators take in place of a recipe."""
+        arguments: OperatorRecipe = self.__dict__["_operator_arguments"]
         return arguments
 
     @property
@@ -300,30 +336,30 @@ class Recipe:
     def _uses_table(self) -> bool:
         return self.blur == "none" or (self.blur == "opencv" and self.kernel_size <= 9)
 
-    def _resolve(self) -> tuple[Any, ...]:
+    def _resolve(self) -> OperatorRecipe:
         kernel_size = int(self.blur_kernel_size)
         # Without a blur the blurred map is the raw map, so one of the two names is enough below.
         smooths = kernel_size > 1
         fits = self.stencil == "fit"
-        return (
-            kernel_size,
-            0.0 if self._uses_table else float(self.blur_sigma),
-            self.padding,
-            bool(self.rescale and smooths),
-            float(self.clip_min),
-            float(self.clip_max),
-            self.stencil,
-            bool(self.argmax_on == "blurred" and smooths),
-            float(self.invalid),
-            math.inf if self.max_offset is None else float(self.max_offset),
-            float(self.extra_shift),
-            float(self.score_scale),
-            float(self.score_offset),
-            self.known_variance,
-            int(self.fit_radius) if fits else 0,
-            self.target_variance if fits else 0.0,
-            self.activation,
-            int(self.mass_radius),
+        return OperatorRecipe(
+            kernel_size=kernel_size,
+            sigma=0.0 if self._uses_table else float(self.blur_sigma),
+            padding=self.padding,
+            rescale=bool(self.rescale and smooths),
+            clip_min=float(self.clip_min),
+            clip_max=float(self.clip_max),
+            stencil=self.stencil,
+            argmax_on_blurred=bool(self.argmax_on == "blurred" and smooths),
+            invalid=float(self.invalid),
+            max_offset=math.inf if self.max_offset is None else float(self.max_offset),
+            extra_shift=float(self.extra_shift),
+            score_scale=float(self.score_scale),
+            score_offset=float(self.score_offset),
+            known_variance=self.known_variance,
+            fit_radius=int(self.fit_radius) if fits else 0,
+            target_variance=self.target_variance if fits else 0.0,
+            activation=self.activation,
+            mass_radius=int(self.mass_radius),
         )
 
 

@@ -186,10 +186,10 @@ def _decode(heatmaps: Tensor, recipe: Recipe, covariance: bool, backend: str, ex
         heatmaps = heatmaps.detach()
     if backend == "reference":
         return Keypoints(*decode_reference(heatmaps, recipe, covariance, **named(extras)))
-    arguments = recipe.operator_arguments
+    numbers = recipe.operator_arguments
     if is_plain(heatmaps) and (extras is NO_EXTRAS or is_plain(*[one for one in extras if isinstance(one, Tensor)])):
-        return Keypoints(*decode_directly(heatmaps, *arguments, covariance, backend, extras=extras))
-    coords, scores, covariances = decode_operator(heatmaps, *arguments, covariance, backend, **named(extras))
+        return Keypoints(*decode_directly(heatmaps, numbers, covariance, backend, extras))
+    coords, scores, covariances = decode_operator(heatmaps, *numbers, covariance, backend, **named(extras))
     return Keypoints(coords, scores, covariances if covariance else None)
 
 

@@ -12,13 +12,14 @@ an elimination that all maps go through together.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .._eager import argmax_of_lines
 from .._products import product
+from ..recipes import OperatorRecipe
 from .eager_plan import Plan, StencilPlan, make_plan, reflected
 from .eager_scores import Activation, activate_maps, activation_of, mass_around
 from .eager_steps import covariances_of, fit_gaussian, newton_step, quarter_step
@@ -39,12 +40,13 @@ _MERGED_PIXELS = 2**22
 
 def decode_fwd(
     heatmaps: Tensor,  # [B, C, H, W]
-    *arguments: Any,
+    recipe: OperatorRecipe,
+    covariance: bool,
     extras: Extras = NO_EXTRAS,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """coords [B, K, 2], scores [B, K] and covariances [B, K, 2, 2] (None unless asked for).
 
-    `arguments` as in `_decode_images`. float64 for float64 heatmaps, else float32.
+    float64 for float64 heatmaps, else float32.
     """
     batch = heatmaps.shape[0]
     images = batch
@@ -52,9 +54,9 @@ def decode_fwd(
         # The means of so many images take memory that is at hand; those of all would be handed out page by page.
         images = max(1, _MERGED_PIXELS // math.prod(heatmaps.shape[1:]))
     if images >= batch:
-        return _decode_images(heatmaps, *arguments, extras=extras)
+        return _decode_images(heatmaps, recipe, covariance, extras)
     parts = [
-        _decode_images(heatmaps[block], *arguments, extras=_extras_of(extras, block))
+        _decode_images(heatmaps[block], recipe, covariance, _extras_of(extras, block))
         for block in (slice(first, first + images) for first in range(0, batch, images))
     ]
     coords, scores, covariances = zip(*parts, strict=True)
@@ -73,66 +75,44 @@ def _extras_of(extras: Extras, images: slice) -> Extras:
 
 def _decode_images(
     heatmaps: Tensor,  # [B, C, H, W]
-    taps: tuple[float, ...],
-    padding: str,
-    rescale: bool,
-    clip_min: float,
-    clip_max: float,
-    stencil: str,
-    argmax_on_blurred: bool,
-    invalid: float,
-    max_offset: float,
-    extra_shift: float,
-    score_scale: float,
-    score_offset: float,
-    known_variance: float,
-    fit_radius: int,
-    target_variance: float,
-    activation: str,
-    mass_radius: int,
+    recipe: OperatorRecipe,
     covariance: bool,
-    *,
-    extras: Extras = NO_EXTRAS,
+    extras: Extras,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """`decode_fwd` of images whose merged maps are stored.
-
-    `taps` is half of the blur kernel, centre first; the other arguments are the fields of a Recipe.
-    """
+    """`decode_fwd` of images whose merged maps are stored."""
     if extras is not NO_EXTRAS:
         heatmaps = _chosen_and_merged(heatmaps, extras)
     batch, num_keypoints = heatmaps.shape[:2]
     output_dtype = torch.float64 if heatmaps.dtype == torch.float64 else torch.float32
+    on_blurred, activation = recipe.argmax_on_blurred, recipe.activation
     activate, largest = None, None
-    if argmax_on_blurred and activation != "none":
+    if on_blurred and activation != "none":
         largest = heatmaps.amax((-2, -1)).view(-1).to(output_dtype)
         heatmaps = activate_maps(heatmaps, largest, activation)
     searched = heatmaps
-    if argmax_on_blurred:
-        searched = blur(heatmaps.flatten(0, 1).to(output_dtype), taps, padding).view(heatmaps.shape)
-    plan = make_plan(heatmaps, taps, padding, stencil, fit_radius)
+    if on_blurred:
+        searched = blur(heatmaps.flatten(0, 1).to(output_dtype), recipe.taps, recipe.padding).view(heatmaps.shape)
+    plan = make_plan(heatmaps, recipe)
     if searched.stride() == heatmaps.stride() and searched.dtype == heatmaps.dtype:
         search_plan = plan
     else:
-        search_plan = make_plan(searched, taps, padding, stencil, fit_radius)
+        search_plan = make_plan(searched, recipe)
     peaks, y, x = _first_maximum(searched, search_plan)
     peaks = peaks.to(output_dtype)
-    if not argmax_on_blurred and activation != "none":
+    if not on_blurred and activation != "none":
         largest = peaks
         activate = activation_of(heatmaps, largest, activation)
         peaks = activate(peaks)
     scale, raw_maxima = None, peaks
-    if argmax_on_blurred:
+    if on_blurred:
         raw_maxima = heatmaps.amax((-2, -1)).view(-1).to(output_dtype)
-        if rescale:
+        if recipe.rescale:
             scale = torch.where(peaks > 0, raw_maxima / peaks, 1.0)
             peaks = peaks * scale
 
     coords = torch.stack([x, y])  # [2, N] up to the end: long rows are what vectors like
-    offset, covariances = refine(
-        heatmaps, searched, peaks, raw_maxima, y, x, scale, taps, padding, rescale, clip_min, clip_max, stencil,
-        max_offset, extra_shift, known_variance, fit_radius, target_variance, covariance, plan.stencil,
-        activate=activate,
-    )  # fmt: skip
+    found = Found(peaks, y, x, raw_maxima, scale)
+    offset, covariances = refine(heatmaps, searched, found, recipe, covariance, plan.stencil, activate)
     if largest is not None:  # an infinite logit is a finite peak, and stays on its pixel
         stays = largest == math.inf
         offset = None if offset is None else offset.masked_fill(stays, 0.0)
@@ -147,11 +127,11 @@ def _decode_images(
     if extras.image_transform is not None:
         coords, covariances = _transform(coords, covariances, extras.image_transform.to(output_dtype))
     valid = peaks > 0 if largest is None else largest > -math.inf  # a NaN is not
-    coords.masked_fill_(valid.logical_not_(), invalid)
-    if mass_radius > 0:
-        peaks = mass_around(heatmaps, raw_maxima, y, x, mass_radius, plan, activate)
-    if score_scale != 1.0 or score_offset != 0.0:
-        peaks = peaks * score_scale + score_offset
+    coords.masked_fill_(valid.logical_not_(), recipe.invalid)
+    if recipe.mass_radius > 0:
+        peaks = mass_around(heatmaps, raw_maxima, y, x, recipe.mass_radius, plan, activate)
+    if recipe.score_scale != 1.0 or recipe.score_offset != 0.0:
+        peaks = peaks * recipe.score_scale + recipe.score_offset
     return (
         coords.view(2, batch, num_keypoints).permute(1, 2, 0),
         peaks.view(batch, num_keypoints),
@@ -159,79 +139,79 @@ def _decode_images(
     )
 
 
+class Found(NamedTuple):
+    """N peaks on their pixels."""
+
+    peaks: Tensor  # [N]: their values
+    y: Tensor  # [N]
+    x: Tensor  # [N]
+    raw_maxima: Tensor  # [N]: the largest value of each one's map, activated like the peaks
+    scale: Tensor | None = None  # [N]: what the smoothed maps are multiplied with, if that is known already
+    map_index: Tensor | None = None  # [N]: which of the B K maps each is in; None: one in each map, in their order
+
+
 def refine(
     heatmaps: Tensor,  # [B, K, H, W]
-    searched: Tensor,  # [B, K, H, W]
-    peaks: Tensor,  # [N]
-    raw_maxima: Tensor,  # [N]
-    y: Tensor,  # [N]
-    x: Tensor,  # [N]
-    scale: Tensor | None,  # [N]
-    taps: tuple[float, ...],
-    padding: str,
-    rescale: bool,
-    clip_min: float,
-    clip_max: float,
-    stencil: str,
-    max_offset: float,
-    extra_shift: float,
-    known_variance: float,
-    fit_radius: int,
-    target_variance: float,
+    searched: Tensor,  # [B, K, H, W]: in which the peaks were found, the same or smoothed ones
+    found: Found,
+    recipe: OperatorRecipe,
     covariance: bool,
     plan: StencilPlan | None,
-    map_index: Tensor | None = None,  # [N]
-    activate: Activation | None = None,
+    activate: Activation | None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """The steps from the pixels of N peaks, and their covariances.
 
     Args:
         heatmaps: The maps.
         searched: Those in which the peaks were found: the same, or smoothed ones.
-        peaks: Values of the peaks.
-        raw_maxima: The largest value of each peak's map, activated like the peaks.
-        y, x: The peaks' pixels.
-        scale: What the smoothed maps are multiplied with, if that is known already.
-        taps: Half of the blur kernel, centre first; the other arguments up to `covariance` are fields of a Recipe.
+        found: The peaks.
+        recipe: How to refine them.
+        covariance: Whether covariances are wanted.
         plan: That of the maps, for a stencil that has one.
-        map_index: Which of the B K maps each peak is in. None: one peak in each map, in their order.
         activate: What is done to the maps' pixels, if they are logits.
 
     Returns:
         Steps [2, N], None for a recipe without; and covariances [N, 2, 2], None unless asked for.
     """
-    if stencil == "none":
+    if recipe.stencil == "none":
         return None, None
     covariances = None
     if plan is not None:
-        if map_index is not None:
-            plan = plan._replace(window_starts=plan.window_starts.index_select(0, map_index))
-        activate_peaks = None if activate is None else activate.of(map_index)
-        values = _blur_at_stencil(heatmaps, y, x, padding, plan, activate_peaks)
-        if rescale and scale is None:
-            scale = _scale_where_a_clip_binds(
-                values, heatmaps, raw_maxima, taps, padding, clip_min, clip_max, map_index, activate
-            )
+        activate_peaks = activate
+        if found.map_index is not None:
+            plan = plan._replace(window_starts=plan.window_starts.index_select(0, found.map_index))
+            activate_peaks = None if activate is None else activate.of(found.map_index)
+        values = _blur_at_stencil(heatmaps, found.y, found.x, recipe.padding, plan, activate_peaks)
+        scale = found.scale
+        if recipe.rescale and scale is None:
+            scale = _scale_where_a_clip_binds(values, heatmaps, found, recipe, activate)
         if scale is not None:
             values = values * scale[:, None]
-        logs = values.clamp_(clip_min, clip_max).log_()
+        logs = values.clamp_(recipe.clip_min, recipe.clip_max).log_()
         derivatives = product(plan.derivative_weights, logs.t())
         is_peak = None
         if plan.fit is not None:
-            fitted, is_peak = fit_gaussian(heatmaps, peaks, y, x, fit_radius, plan, plan.fit, activate_peaks)
+            fitted, is_peak = fit_gaussian(
+                heatmaps, found.peaks, found.y, found.x, recipe.fit_radius, plan, plan.fit, activate_peaks
+            )
             derivatives = torch.where(is_peak, fitted, derivatives)
         if covariance:
-            known_variances = derivatives.new_full((1,), known_variance)
+            known_variances = derivatives.new_full((1,), recipe.known_variance)
             if is_peak is not None:
-                known_variances = torch.where(is_peak, derivatives.new_full((1,), target_variance), known_variances)
-            covariances = covariances_of(derivatives, peaks, known_variances).to(peaks.dtype)
+                of_fit = derivatives.new_full((1,), recipe.target_variance)
+                known_variances = torch.where(is_peak, of_fit, known_variances)
+            covariances = covariances_of(derivatives, found.peaks, known_variances).to(found.peaks.dtype)
         # A singular Hessian makes both components infinite or NaN, and NaN comes from a peak too near the
         # border or from an infinite one (see _blur_at_stencil). The peak then stays where it is.
         offset = newton_step(derivatives, plan).nan_to_num_(0.0, 0.0, 0.0)
     else:
-        legacy = stencil == "quarter_legacy"
-        offset = quarter_step(searched, raw_maxima, y, x, extra_shift, legacy, map_index)
-    return offset if max_offset == math.inf else offset.clamp_(-max_offset, max_offset), covariances
+        offset = quarter_step(
+            searched, found.raw_maxima, found.y, found.x, recipe.extra_shift, recipe.stencil == "quarter_legacy",
+            found.map_index,
+        )  # fmt: skip
+    if recipe.max_offset != math.inf:
+        offset = offset.clamp_(-recipe.max_offset, recipe.max_offset)
+    return offset, covariances
 
 
 # --- what a call may take besides ------------------------------------------------------------------------
@@ -407,12 +387,8 @@ def _blur_block(maps: Tensor, taps: tuple[float, ...], padding: str) -> Tensor:
 def _scale_where_a_clip_binds(
     values: Tensor,  # [N, points]
     heatmaps: Tensor,  # [B, K, H, W]
-    raw_maxima: Tensor,  # [N]
-    taps: tuple[float, ...],
-    padding: str,
-    clip_min: float,
-    clip_max: float,
-    map_index: Tensor | None,  # [N], or None for one peak in each map
+    found: Found,
+    recipe: OperatorRecipe,
     activate: Activation | None,
 ) -> Tensor | None:
     """max(raw) / max(blurred) for the peaks whose step depends on it, 1 for the others: [N], or None for all 1.
@@ -423,8 +399,10 @@ def _scale_where_a_clip_binds(
     else needs the exact scale.
     """
     on_cpu = heatmaps.device.type == "cpu"
-    maps_of_chosen: Tensor | None
+    raw_maxima, map_index = found.raw_maxima, found.map_index
+    clip_min, clip_max = recipe.clip_min, recipe.clip_max
     lowest, highest = clip_min * (1 + _CLIP_MARGIN), clip_max * (1 - _CLIP_MARGIN)
+    maps_of_chosen: Tensor | None
     # The common case in few operations. Elsewhere than on CPU the host would have to wait for the device.
     if on_cpu and (
         values.numel() == 0  # which has no minimum
@@ -449,7 +427,7 @@ def _scale_where_a_clip_binds(
     maps = maps.to(values.dtype)
     if activate is not None:
         maps = activate.of(maps_of_chosen)(maps)
-    blurred_maxima = blur(maps, taps, padding).amax((1, 2))
+    blurred_maxima = blur(maps, recipe.taps, recipe.padding).amax((1, 2))
     if place is not None:
         blurred_maxima = blurred_maxima.index_select(0, place)
     scale = torch.where(blurred_maxima > 0, raw_maxima / blurred_maxima, 1.0)

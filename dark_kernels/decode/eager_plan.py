@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..recipes import OperatorRecipe
+
 # Elements of a group of rows whose maximum is taken at once: long enough to vectorise over, short enough to
 # search again. Vector reductions take 32 floats a step, and on halves pay more for each group.
 _GROUP_SIZE, _GROUP_SIZE_OF_HALVES = 192, 576
@@ -109,20 +111,17 @@ class Plan(NamedTuple):
     stencil: StencilPlan | None  # None for recipes that take no Taylor step
 
 
-def make_plan(maps: Tensor, taps: tuple[float, ...], padding: str, stencil: str, fit_radius: int = 0) -> Plan:
+def make_plan(maps: Tensor, recipe: OperatorRecipe) -> Plan:
     """What a call needs to know of maps of this shape, layout and place."""
     # A tensor made while a CUDA graph is captured belongs to that graph, so only plans on CPU are kept.
     make = _kept_plan if maps.device.type == "cpu" else _make_plan
-    return make(maps.shape, maps.stride(), taps, padding, stencil, fit_radius, maps.dtype, maps.device)
+    return make(maps.shape, maps.stride(), recipe, maps.dtype, maps.device)
 
 
 def _make_plan(
     shape: torch.Size,
     strides: tuple[int, ...],
-    taps: tuple[float, ...],
-    padding: str,
-    stencil: str,
-    fit_radius: int,
+    recipe: OperatorRecipe,
     dtype: torch.dtype,
     device: torch.device,
 ) -> Plan:
@@ -142,9 +141,7 @@ def _make_plan(
         map_starts=map_starts,
         group_step=rows * stride_h,
         line_starts=None if one_line else count(rows) * stride_h,
-        stencil=_make_stencil_plan(map_starts, shape, strides, taps, padding, stencil, fit_radius, dtype)
-        if stencil in _STENCILS
-        else None,
+        stencil=_make_stencil_plan(map_starts, shape, strides, recipe, dtype) if recipe.stencil in _STENCILS else None,
     )
 
 
@@ -158,16 +155,14 @@ def _make_stencil_plan(
     map_starts: Tensor,
     shape: torch.Size,
     strides: tuple[int, ...],
-    taps: tuple[float, ...],
-    padding: str,
-    stencil: str,
-    fit_radius: int,
+    recipe: OperatorRecipe,
     dtype: torch.dtype,
 ) -> StencilPlan:
     device, (height, width) = map_starts.device, shape[2:]
     window_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     step_dtype = torch.float64 if device.type == "cpu" else window_dtype  # not every accelerator has float64
 
+    stencil, taps, padding = recipe.stencil, recipe.taps, recipe.padding
     points, needs_room = _STENCILS[stencil], stencil != "compact"
     reach = max(dy for dy, _ in points)
     side = 2 * reach + 1
@@ -192,7 +187,7 @@ def _make_stencil_plan(
         epsilon=epsilon,
         left_factors=left_factors,
         right_factors=right_factors,
-        fit=_make_fit_plan(shape, strides, fit_radius, step_dtype, device) if stencil == "fit" else None,
+        fit=_make_fit_plan(shape, strides, recipe.fit_radius, step_dtype, device) if stencil == "fit" else None,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -10,17 +9,14 @@ from torch import Tensor
 
 from .._operators import run_eagerly
 from ..backends import choose
-from ..recipes import blur_taps
+from ..recipes import OperatorRecipe, operator_schema
 from . import eager
 from .options import NO_EXTRAS, Extras
 
 _library = torch.library.Library("dark_kernels", "FRAGMENT")
 
 _library.define(
-    "decode(Tensor heatmaps, int kernel_size, float sigma, str padding, bool rescale, float clip_min, "
-    "float clip_max, str stencil, bool argmax_on_blurred, float invalid, float max_offset, float extra_shift, "
-    "float score_scale, float score_offset, float known_variance, int fit_radius, "
-    "float target_variance, str activation, int mass_radius, bool covariance, str backend, *, "
+    f"decode(Tensor heatmaps, {operator_schema()}, bool covariance, str backend, *, "
     "Tensor? flipped=None, Tensor? flip_indices=None, bool shift_flipped=False, Tensor? keypoint_indices=None, "
     "Tensor? image_transform=None, Tensor? offsets=None, float offset_scale=0.0) "
     "-> (Tensor coords, Tensor scores, Tensor covariances)",
@@ -52,14 +48,12 @@ def empty_outputs(heatmaps: Tensor, covariance: bool, extras: Extras = NO_EXTRAS
 
 
 def decode_directly(
-    heatmaps: Tensor, *arguments: Any, extras: Extras = NO_EXTRAS
+    heatmaps: Tensor, recipe: OperatorRecipe, covariance: bool, backend: str, extras: Extras = NO_EXTRAS
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """What the operator computes, without the operator: for a plain call, which needs none of what it is for.
+    """Calls the backend, skipping the dispatcher, which costs the host as much as the rest of a call.
 
-    The dispatcher and a Python implementation behind it cost the host as much as the rest of a call.
+    Only for calls that nothing traces, transforms or watches (`backends.is_plain`).
     """
-    kernel_size, sigma, *options, backend = arguments
-    covariance = options[-1]
     serves = choose(backend, heatmaps.device.type, heatmaps.dtype).backend
     shape = heatmaps.shape[:2] if extras is NO_EXTRAS else output_shape(heatmaps, extras)
     if serves == "triton" and 0 not in shape:
@@ -69,17 +63,19 @@ def decode_directly(
         scores = heatmaps.new_empty(shape, dtype=torch.float32)
         covariances = heatmaps.new_empty((*shape, 2, 2), dtype=torch.float32) if covariance else None
         third = scores if covariances is None else covariances
-        kernels.decode_fwd(coords, scores, third, heatmaps, *arguments[:-1], extras=extras)
+        kernels.decode_fwd(coords, scores, third, heatmaps, *recipe, covariance, extras=extras)
         return coords, scores, covariances
     if 0 in shape:
         coords, scores, covariances = empty_outputs(heatmaps, covariance, extras)
         return coords, scores, covariances if covariance else None
-    decode_fwd = functools.partial(eager.decode_fwd, extras=extras)
-    return run_eagerly(decode_fwd, heatmaps, blur_taps(kernel_size, sigma), *options)
+    return run_eagerly(eager.decode_fwd, heatmaps, recipe, covariance, extras)
 
 
 def _decode(heatmaps: Tensor, *arguments: Any, **extras: Any) -> tuple[Tensor, Tensor, Tensor]:
-    coords, scores, covariances = decode_directly(heatmaps, *arguments, extras=Extras(**extras))
+    *numbers, covariance, backend = arguments
+    coords, scores, covariances = decode_directly(
+        heatmaps, OperatorRecipe(*numbers), covariance, backend, Extras(**extras)
+    )
     return coords, scores, scores.new_empty(0) if covariances is None else covariances
 
 

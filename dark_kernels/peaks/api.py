@@ -9,6 +9,7 @@ from ..backends import check_backend, is_plain
 from ..recipes import DARKPOSE, Recipe
 from ..types import Peaks
 from .library import find_peaks_directly, find_peaks_operator
+from .options import Rule
 from .reference import find_peaks_reference
 
 MOST_PEAKS = 128  # a list of that many fits in the registers of a warp
@@ -104,8 +105,8 @@ def find_peaks(
         heatmaps = heatmaps.detach()
     if backend == "reference":
         return Peaks(*find_peaks_reference(heatmaps, max_peaks, threshold, window, recipe, plateau, covariance))
-    arguments = (max_peaks, float(threshold), window, plateau, *recipe.operator_arguments, covariance, backend)
+    rule, numbers = Rule(max_peaks, float(threshold), window, plateau), recipe.operator_arguments
     if is_plain(heatmaps):
-        return Peaks(*find_peaks_directly(heatmaps, *arguments))
-    coords, scores, counts, covariances = find_peaks_operator(heatmaps, *arguments)
+        return Peaks(*find_peaks_directly(heatmaps, rule, numbers, covariance, backend))
+    coords, scores, counts, covariances = find_peaks_operator(heatmaps, *rule, *numbers, covariance, backend)
     return Peaks(coords, scores, counts, covariances if covariance else None)

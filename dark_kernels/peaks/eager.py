@@ -12,9 +12,11 @@ import math
 import torch
 from torch import Tensor
 
-from ..decode.eager import blur, refine
+from ..decode.eager import Found, blur, refine
 from ..decode.eager_plan import make_plan
 from ..decode.eager_scores import activate_maps, activation_of, mass_around
+from ..recipes import OperatorRecipe
+from .options import Rule
 
 # Pixels of the maps that are searched at once on CPU, so that a dozen passes find them in the cache.
 _SEARCH_BLOCK = 2**17
@@ -22,94 +24,78 @@ _SEARCH_BLOCK = 2**17
 
 def find_peaks_fwd(
     heatmaps: Tensor,  # [B, K, H, W]
-    max_peaks: int,
-    threshold: float,
-    window: int,
-    plateau: str,
-    taps: tuple[float, ...],
-    padding: str,
-    rescale: bool,
-    clip_min: float,
-    clip_max: float,
-    stencil: str,
-    argmax_on_blurred: bool,
-    invalid: float,
-    max_offset: float,
-    extra_shift: float,
-    score_scale: float,
-    score_offset: float,
-    known_variance: float,
-    fit_radius: int,
-    target_variance: float,
-    activation: str,
-    mass_radius: int,
+    rule: Rule,
+    recipe: OperatorRecipe,
     covariance: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """coords [B, K, P, 2], scores [B, K, P], counts [B, K] and covariances [B, K, P, 2, 2] (None unless asked for).
 
-    `taps` is half of the blur kernel, centre first; the arguments behind it are the fields of a Recipe. float64 for
-    float64 heatmaps, else float32.
+    float64 for float64 heatmaps, else float32.
     """
+    max_peaks, activation = rule.max_peaks, recipe.activation
     shape, width = heatmaps.shape[:2], heatmaps.shape[3]
     dtype = torch.float64 if heatmaps.dtype == torch.float64 else torch.float32
     maxima = heatmaps.amax((2, 3)).flatten().to(dtype)
     is_finite = maxima < math.inf
     activate = None
     if activation != "none":
-        if argmax_on_blurred:
+        if recipe.argmax_on_blurred:
             heatmaps = activate_maps(heatmaps, maxima, activation)
             maxima = heatmaps.amax((2, 3)).flatten()
         else:
             activate = activation_of(heatmaps, maxima, activation)
     searched, searched_maxima, scale = heatmaps, maxima, None
-    if argmax_on_blurred:
-        searched = blur(heatmaps.flatten(0, 1).to(dtype), taps, padding).view(heatmaps.shape)
+    if recipe.argmax_on_blurred:
+        searched = blur(heatmaps.flatten(0, 1).to(dtype), recipe.taps, recipe.padding).view(heatmaps.shape)
         searched_maxima = searched.amax((2, 3)).flatten()
-        if rescale:
+        if recipe.rescale:
             scale = torch.where(searched_maxima > 0, maxima / searched_maxima, 1.0)
-    lowest = threshold if scale is None and activate is None else -math.inf
-    values, index = _search(searched.flatten(0, 1), max_peaks, lowest, window, plateau, dtype)
+    lowest = rule.threshold if scale is None and activate is None else -math.inf
+    values, index = _search(searched.flatten(0, 1), rule._replace(threshold=lowest), dtype)
     exists = values > -math.inf
     if activate is not None:
         values, maxima = activate(values), activate(maxima)
     if scale is not None:
         values = values * scale[:, None]
-    found = exists & (values > threshold) & searched_maxima.isnan().logical_not_()[:, None]
+    found = exists & (values > rule.threshold) & searched_maxima.isnan().logical_not_()[:, None]
     y = index.div(width, rounding_mode="floor")
     x = index - y * width
 
     coords = torch.stack([x, y], -1).view(-1, 2)
     covariances = values.new_full((values.numel(), 2, 2), math.nan) if covariance else None
     refinable = (found & (values > 0) & is_finite[:, None]).view(-1)
-    plan = make_plan(heatmaps, taps, padding, stencil, fit_radius)
+    plan = make_plan(heatmaps, recipe)
     slots = torch.arange(values.numel(), device=values.device)
     if slots.device.type == "cpu":
         slots = slots[refinable]
-    if slots.numel() > 0 and stencil != "none":
+    if slots.numel() > 0 and recipe.stencil != "none":
         map_index = slots.div(max_peaks, rounding_mode="floor")
         peaks, peak_y, peak_x = (each.reshape(-1).index_select(0, slots) for each in (values, y, x))
-        offset, covariances_found = refine(
-            heatmaps, searched, peaks, maxima.index_select(0, map_index), peak_y, peak_x,
-            None if scale is None else scale.index_select(0, map_index), taps, padding, rescale, clip_min, clip_max,
-            stencil, max_offset, extra_shift, known_variance, fit_radius, target_variance, covariance,
-            plan.stencil, map_index, activate,
-        )  # fmt: skip
+        at_peaks = Found(
+            peaks,
+            peak_y,
+            peak_x,
+            maxima.index_select(0, map_index),
+            None if scale is None else scale.index_select(0, map_index),
+            map_index,
+        )
+        offset, covariances_found = refine(heatmaps, searched, at_peaks, recipe, covariance, plan.stencil, activate)
         assert offset is not None
         moves = refinable.index_select(0, slots)
         offset = torch.where(moves, offset, 0.0).t()
         coords = coords.to(offset.dtype).index_copy_(0, slots, coords.index_select(0, slots) + offset)
         if covariances is not None and covariances_found is not None:
             covariances.index_copy_(0, slots, torch.where(moves[:, None, None], covariances_found, math.nan))
-    if mass_radius > 0:
+    if recipe.mass_radius > 0:
         slots = torch.arange(values.numel(), device=values.device)
         if slots.device.type == "cpu":
             slots = slots[found.view(-1)]
         of_slots = slots.div(max_peaks, rounding_mode="floor")
         peak_y, peak_x = (each.reshape(-1).index_select(0, slots) for each in (y, x))
-        masses = mass_around(heatmaps, maxima, peak_y, peak_x, mass_radius, plan, activate, of_slots)
+        masses = mass_around(heatmaps, maxima, peak_y, peak_x, recipe.mass_radius, plan, activate, of_slots)
         values = torch.zeros_like(values).view(-1).index_copy_(0, slots, masses).view(found.shape)
-    scores = torch.where(found, values * score_scale + score_offset, 0.0)
-    coords = torch.where(found.view(-1, 1), coords.to(dtype), invalid)
+    scores = torch.where(found, values * recipe.score_scale + recipe.score_offset, 0.0)
+    coords = torch.where(found.view(-1, 1), coords.to(dtype), recipe.invalid)
     return (
         coords.view(*shape, max_peaks, 2),
         scores.view(*shape, max_peaks),
@@ -118,9 +104,7 @@ def find_peaks_fwd(
     )
 
 
-def _search(
-    maps: Tensor, max_peaks: int, threshold: float, window: int, plateau: str, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def _search(maps: Tensor, rule: Rule, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Values and flat indices of the best local maxima of [N, H, W] maps: [N, P] each, -inf in unused slots.
 
     They are in order, and those above the threshold come first: it is the caller's to draw the line.
@@ -129,12 +113,12 @@ def _search(
     block = maps.shape[0]
     if maps.device.type == "cpu":
         block = max(1, _SEARCH_BLOCK // num_pixels)
-    found = [
-        _best(_suppress(part.to(dtype), window, plateau).flatten(1), min(max_peaks, num_pixels), threshold)
-        for part in maps.split(block)
-    ]
+    found = []
+    for part in maps.split(block):
+        suppressed = _suppress(part.to(dtype), rule.window, rule.plateau)
+        found.append(_best(suppressed.flatten(1), min(rule.max_peaks, num_pixels), rule.threshold))
     values, index = (torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*found, strict=True))
-    missing = max(max_peaks - num_pixels, 0)
+    missing = max(rule.max_peaks - num_pixels, 0)
     return torch.nn.functional.pad(values, (0, missing), value=-math.inf), torch.nn.functional.pad(index, (0, missing))
 
 

@@ -9,17 +9,15 @@ from torch import Tensor
 
 from .._operators import arithmetic_dtype, run_eagerly
 from ..backends import choose
-from ..recipes import blur_taps
+from ..recipes import OperatorRecipe, operator_schema
 from . import eager
+from .options import Rule
 
 _library = torch.library.Library("dark_kernels", "FRAGMENT")
 
 _library.define(
-    "find_peaks(Tensor heatmaps, int max_peaks, float threshold, int window, str plateau, int kernel_size, "
-    "float sigma, str padding, bool rescale, float clip_min, float clip_max, str stencil, bool argmax_on_blurred, "
-    "float invalid, float max_offset, float extra_shift, float score_scale, float score_offset, "
-    "float known_variance, int fit_radius, float target_variance, str activation, int mass_radius, bool covariance, "
-    "str backend) "
+    f"find_peaks(Tensor heatmaps, int max_peaks, float threshold, int window, str plateau, {operator_schema()}, "
+    "bool covariance, str backend) "
     "-> (Tensor coords, Tensor scores, Tensor counts, Tensor covariances)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
@@ -38,28 +36,29 @@ def empty_outputs(heatmaps: Tensor, max_peaks: int, covariance: bool) -> tuple[T
     )
 
 
-def find_peaks_directly(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """What the operator computes, without the operator: for a plain call, which needs none of what it is for."""
-    max_peaks, threshold, window, plateau, kernel_size, sigma, *options, backend = arguments
-    covariance = options[-1]
+def find_peaks_directly(
+    heatmaps: Tensor, rule: Rule, recipe: OperatorRecipe, covariance: bool, backend: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Calls the backend, skipping the dispatcher: see `decode_directly`."""
     serves = choose(backend, heatmaps.device.type, heatmaps.dtype).backend
     if serves == "triton" or 0 in heatmaps.shape:
-        coords, scores, counts, covariances = empty_outputs(heatmaps, max_peaks, covariance)
+        coords, scores, counts, covariances = empty_outputs(heatmaps, rule.max_peaks, covariance)
         if 0 not in heatmaps.shape:
             from . import kernels  # Triton is imported when it first serves a call, not with the package
 
             fourth = covariances if covariance else scores
-            kernels.find_peaks_fwd(coords, scores, counts, fourth, heatmaps, *arguments[:-1])
+            kernels.find_peaks_fwd(coords, scores, counts, fourth, heatmaps, *rule, *recipe, covariance)
         return coords, scores, counts, covariances if covariance else None
-    taps = blur_taps(kernel_size, sigma)
     found: tuple[Tensor, Tensor, Tensor, Tensor | None] = run_eagerly(
-        eager.find_peaks_fwd, heatmaps, max_peaks, threshold, window, plateau, taps, *options
+        eager.find_peaks_fwd, heatmaps, rule, recipe, covariance
     )
     return found
 
 
 def _find_peaks(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    coords, scores, counts, covariances = find_peaks_directly(heatmaps, *arguments)
+    *numbers, covariance, backend = arguments
+    rule, recipe = Rule(*numbers[: len(Rule._fields)]), OperatorRecipe(*numbers[len(Rule._fields) :])
+    coords, scores, counts, covariances = find_peaks_directly(heatmaps, rule, recipe, covariance, backend)
     return coords, scores, counts, scores.new_empty(0) if covariances is None else covariances
 
 

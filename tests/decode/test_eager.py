@@ -88,7 +88,7 @@ def test_blurring_in_blocks_changes_nothing(padding: str, monkeypatch: pytest.Mo
 def test_groups_of_rows_find_the_same_maximum(kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     for layout in ("contiguous", "channels_last", "transposed"):
         maps = testing.with_layout(testing.heatmaps_of_kinds([kind], 2, 3, 48, 24, seed=5).to(dtype), layout)
-        plan = eager_plan.make_plan(maps, (1.0,), "zeros", "none")
+        plan = eager_plan.make_plan(maps, recipes.ARGMAX.operator_arguments)
         assert 1 < plan.rows < 48
         at_once = eager._first_maximum(maps, plan)
         monkeypatch.setattr(eager, "_FEW_PIXELS", 0)
