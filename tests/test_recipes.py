@@ -1,4 +1,4 @@
-"""Recipes as data: the rows of spec/decode.md, the taps they imply, and what is refused."""
+"""Recipes as data: the published rows, the taps they imply, and what is refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dark_kernels import Recipe, recipes
 from dark_kernels.recipes import blur_taps, opencv_sigma
 
 WIDE = ("opencv", 11, 2.0, "zeros", True, 1e-10, math.inf, "wide", "raw")
-# blur, kernel size, sigma, padding, rescale, clip, stencil, argmax on, invalid: spec/decode.md, section 6.
+# blur, kernel size, sigma, padding, rescale, clip, stencil, argmax on, invalid: as published.
 ROWS: dict[str, tuple[Any, ...]] = {
     "darkpose": (*WIDE, 0.0),
     "mmpose_dark": (*WIDE, -1.0),

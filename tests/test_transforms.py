@@ -1,4 +1,4 @@
-"""From heatmap pixels to the image: published outputs, and the formulas of spec/decode.md, section 7, per keypoint."""
+"""From heatmap pixels to the image: published outputs, and the formulas of that code, per keypoint."""
 
 from __future__ import annotations
 

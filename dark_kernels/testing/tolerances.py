@@ -389,7 +389,7 @@ def _log_errors(
     return logs, error + torch.where(difference < 0.5, 8 * roundoff * difference, absolute)
 
 
-# Points (dx, dy), the centre first, and their weights in dx, dy, dxx, dyy and dxy: spec/decode.md, section 3.
+# Points (dx, dy), the centre first, and their weights in dx, dy, dxx, dyy and dxy: decode/README.md, section 3.
 _POINTS: dict[str, dict[tuple[int, int], tuple[float, float, float, float, float]]] = {
     "wide": {
         (0, 0): (0, 0, -0.5, -0.5, 0),

@@ -86,7 +86,7 @@ def naive_mass(heatmap: Array, px: int, py: int, radius: int) -> float:
 
 
 def naive_decode(heatmap: Array, recipe: Recipe) -> tuple[float, float, float]:
-    """x, y and score of one finite map, as spec/decode.md tells it."""
+    """x, y and score of one finite map, as decode/README.md tells it."""
     height, width = heatmap.shape
     given, heatmap = heatmap, naive_activation(heatmap, recipe.activation)
     blurred = naive_blur(heatmap, recipe)
@@ -336,7 +336,7 @@ def test_finds_the_centre_of_a_blob(recipe: Recipe) -> None:
     blobs = testing.gaussian_blobs(4, 8, 64, 48, margin=10.0, seed=7)
     coords, _, _ = reference.decode_reference(blobs.heatmaps * (255 if recipe == recipes.MEGVII else 1), recipe)
     error = (coords - blobs.centers).norm(dim=-1).mean()
-    # spec/decode.md, section 9, without its noise.
+    # The blob of docs/accuracy.md, without its noise.
     limits = {"none": 0.45, "quarter": 0.25, "quarter_legacy": 0.25, "wide": 0.012, "compact": 0.012, "fit": 1e-9}
     limit = 0.9 if recipe == recipes.MEGVII else limits[recipe.stencil]
     assert error < limit
