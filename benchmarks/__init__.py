@@ -1,4 +1,4 @@
-"""What each operation costs, against whom, and how far it is from the floor.
+"""Times each operation, its peers and its floor.
 
 Run from the repository root: `python -m benchmarks.run`, `python -m benchmarks.report` and
 `python -m benchmarks.compile_report`.

@@ -1,4 +1,4 @@
-"""How far decoders are from the truth, and from what could be known of it: docs/accuracy.md.
+"""Measures how far decoders are from the truth, and from what could be known of it: docs/accuracy.md.
 
     python -m benchmarks.accuracy             measures, writes results/accuracy.json, docs/accuracy.md and its picture
     python -m benchmarks.accuracy --report    writes the page and the picture from the file
@@ -366,7 +366,7 @@ _BOUND = "Cramér-Rao bound"
 
 
 def page(record: Mapping[str, Any]) -> str:
-    """What docs/accuracy.md says."""
+    """Write docs/accuracy.md."""
     machine, options = record["machine"], record["options"]
     usual = [_row(record, USUAL[place]) for place in ("inside", "border")]
     table = [

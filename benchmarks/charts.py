@@ -71,7 +71,7 @@ def _peers(group: targets.Group) -> list[dict[str, Any]]:
 
 
 def _on_roofline(group: targets.Group) -> bool:
-    """Whether a group has a floor and is of the usual kind: others would lie on the same spot."""
+    """True for groups with a floor, of the usual kind: others would lie on the same spot."""
     row = group.ours
     if row is None or not row["floor_seconds"] or row["values"] not in ("blobs", "normal"):
         return False

@@ -1,4 +1,4 @@
-"""What the benchmarks share: which device, what machine, and numbers that follow from several rows."""
+"""Shared by the benchmarks: the device, the machine, and numbers that follow from several rows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def device(pytestconfig: pytest.Config) -> str:
 
 
 def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, Any]:
-    """What a time depends on. No host name: results are published."""
+    """Describe the machine, without a host name: results are published."""
     device = config.getoption("--bench-device", default="cpu")
     cpu, cores = cpu_name(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     on_gpu = device == "cuda" and torch.cuda.is_available()

@@ -1,4 +1,4 @@
-"""How times are taken: caches to leave, a read-only pass, CUDA-graph replays, host time a call."""
+"""Takes times: caches to leave, a read-only pass, CUDA-graph replays, host time a call."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def read_once(heatmaps: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def rounds_for(seconds_a_call: float, budget: float = 1.0, fewest: int = 3, most: int = 300) -> int:
-    """How often to repeat a call of that length within a budget of seconds."""
+    """Number of repetitions of a call of that length within a budget of seconds."""
     return max(fewest, min(most, int(budget / max(seconds_a_call, 1e-9))))
 
 
@@ -116,7 +116,7 @@ class GraphReplay:
 
 
 def calls_for(seconds_a_call: float, num_inputs: int) -> int:
-    """How many calls a replay holds: whole turns of the inputs, and long enough for the host's clock."""
+    """Number of calls in a replay: whole turns of the inputs, and long enough for the host's clock."""
     turns = math.ceil(_SHORTEST_REPLAY / max(seconds_a_call, 1e-7) / num_inputs)
     return num_inputs * max(1, min(turns, _MOST_CALLS // num_inputs))
 

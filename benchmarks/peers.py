@@ -175,7 +175,7 @@ def opencv_simcc_loop(sigma: tuple[float, float]) -> Callable[[Tensor, Tensor], 
 
 
 def transformers_vitpose(kernel_size: int = 11) -> Decoder:
-    """What `VitPoseImageProcessor.post_process_pose_estimation` of transformers does to heatmaps, before it maps the
+    """Heatmap half of transformers' `VitPoseImageProcessor.post_process_pose_estimation`, before it maps the
     keypoints to the image: NumPy and SciPy on the host."""
     module = _module(
         "transformers.models.vitpose.image_processing_vitpose",
@@ -193,7 +193,7 @@ def transformers_vitpose(kernel_size: int = 11) -> Decoder:
 
 
 def transformers_sapiens(kernel_size: int = 11) -> Decoder:
-    """What `Sapiens2ImageProcessor.post_process_pose_estimation` of transformers does to heatmaps, before it maps the
+    """Heatmap half of transformers' `Sapiens2ImageProcessor.post_process_pose_estimation`, before it maps the
     keypoints to the image: PyTorch, on the heatmaps' own device."""
     module = _module(
         "transformers.models.sapiens2.image_processing_sapiens2",

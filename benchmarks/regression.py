@@ -35,7 +35,7 @@ class Change:
 
     @property
     def is_regression(self) -> bool:
-        """Whether it is slower by more than the noise."""
+        """True if it is slower by more than the noise."""
         return self.slower > self.noise
 
 

@@ -234,7 +234,7 @@ def load_all(folder: Path) -> list[dict[str, Any]]:
 
 
 def summary(records: Sequence[dict[str, Any]]) -> str:
-    """What stands in the README."""
+    """Write the README's block."""
     sections = [_SHORT_METHOD]
     for record in records:
         sections += [short_section(record).rstrip(), *_unmeasured(record, records)]
@@ -244,7 +244,7 @@ def summary(records: Sequence[dict[str, Any]]) -> str:
 
 
 def page(records: Sequence[dict[str, Any]]) -> str:
-    """What docs/benchmarks.md says: everything."""
+    """Write docs/benchmarks.md: everything."""
     title = (
         "# Benchmarks\n\nWritten by `python -m benchmarks.report` from `benchmarks/results/`; changes here are lost."
     )

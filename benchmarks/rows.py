@@ -49,7 +49,7 @@ class Row:
 
 
 def device_of(metafunc: pytest.Metafunc) -> str:
-    """What the rows run on: "cpu" or "cuda"."""
+    """Device that the rows run on: "cpu" or "cuda"."""
     return str(metafunc.config.getoption("--bench-device", default="cpu"))
 
 

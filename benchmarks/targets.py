@@ -1,4 +1,4 @@
-"""What the numbers have to be, and whether they are: evaluated from a results file, never typed."""
+"""Sets targets for the numbers, and evaluates them from a results file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Group:
         return next((row for row in self.rows.values() if row["role"] == "ours"), None)
 
     def ratio(self, row: str) -> float | None:
-        """How many times as long as ours a row takes; None if it was not measured."""
+        """Time of a row over ours; None if it was not measured."""
         return self.rows[row]["ratio"] if row in self.rows else None
 
 
@@ -50,13 +50,13 @@ def over_launches(group: Group) -> float | None:
 
 
 def host_microseconds(group: Group) -> float | None:
-    """What issuing our call costs the host."""
+    """Host time of our call."""
     ours = group.ours
     return 1e6 * ours["host_seconds"] if ours and ours["host_seconds"] else None
 
 
 def over(*rows: str) -> Callable[[Group], float | None]:
-    """How many times as fast as the fastest of these rows we are."""
+    """Time of the fastest of these rows over ours."""
 
     def ratio(group: Group) -> float | None:
         return min((value for row in rows if (value := group.ratio(row)) is not None), default=None)
@@ -93,7 +93,7 @@ class Target:
     variant: str | None = "darkpose"
 
     def applies(self, group: Group) -> bool:
-        """Whether a group has to meet it."""
+        """True if a group has to meet it."""
         row = group.ours
         return row is not None and all(
             (
@@ -107,7 +107,7 @@ class Target:
         )
 
     def is_hit(self, number: float) -> bool:
-        """Whether a group's number is good enough."""
+        """True if a group's number is good enough."""
         return number <= self.limit if self.at_most else number >= self.limit
 
 
@@ -175,7 +175,7 @@ TARGETS: tuple[Target, ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What a results file says about a target.
+    """A target, and the numbers of a results file that meet or miss it.
 
     Attributes:
         target: Which.
@@ -187,7 +187,7 @@ class Verdict:
 
     @property
     def missed(self) -> tuple[tuple[Group, float], ...]:
-        """Those that are not good enough."""
+        """List the groups that are not good enough."""
         return tuple((group, number) for group, number in self.numbers if not self.target.is_hit(number))
 
     @property

@@ -146,7 +146,7 @@ def tiled_real_heatmaps(shape: tuple[int, int, int, int], seed: int = 0) -> Tens
 
 
 def num_copies(input_bytes: int, cache_bytes: int) -> int:
-    """How many copies of an input to rotate, so that together they are twice as large as the cache."""
+    """Number of copies of an input to rotate: together they are twice as large as the cache."""
     return min(max(1, math.ceil(2 * cache_bytes / max(input_bytes, 1))), _MOST_COPIES)
 
 

@@ -44,7 +44,7 @@ def check_tensor(name: str, tensor: Tensor, dim: int, shape: str, one_less: str 
 
 
 def check_shape(name: str, tensor: Tensor, shape: Sequence[int], what: str) -> None:
-    """Of exactly this shape; `what` it stands for ends the message."""
+    """Check for exactly this shape; `what` it stands for ends the message."""
     if list(tensor.shape) != list(shape):
         raise ValueError(f"{name}: got shape {list(tensor.shape)}, expected {list(shape)}, {what}")
 
@@ -227,7 +227,7 @@ def to_count(name: str, value: Any, least: int = 1) -> int:
 
 
 def to_partners(symmetric: Any, num_keypoints: int) -> list[int]:
-    """What takes the place of each keypoint [K], itself where nothing does: of pairs, or an array or tensor of them,
+    """Partner of each keypoint [K], itself where it has none: of pairs, or an array or tensor of them,
     [N, 2]."""
     if isinstance(symmetric, (str, dict)) or not isinstance(symmetric, Iterable):
         raise TypeError(f"symmetric: got {type(symmetric).__name__}, expected pairs (i, j) of keypoints")

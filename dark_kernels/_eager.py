@@ -1,4 +1,4 @@
-"""What the `eager.py` of several rooms needs."""
+"""Shared by the `eager.py` of several rooms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the `library.py` of several rooms needs: the ways past the dispatcher and autograd, the dtype of the arithmetic,
+"""Shared by the `library.py` of several rooms: the ways past the dispatcher and autograd, the dtype of the arithmetic,
 gradients' memory, autograd's limits."""
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def directly(operator: Callable[..., Any], implementation: Callable[..., Any]) -
 
 
 def run_eagerly(function: Callable[..., tuple[Tensor | None, ...]], maps: Tensor, *arguments: Any) -> Any:
-    """What `function` makes of maps, of which nothing is differentiated: contiguous tensors, or None.
+    """Call `function` on maps without autograd and autocast: contiguous tensors, or None.
 
     Under autocast matrix products are in float64, which takes longer, and a small batch feels autograd's bookkeeping of
     sixty small operations. The clones are ordinary tensors again.
@@ -56,7 +56,7 @@ def arithmetic_dtype(*tensors: Tensor | None) -> torch.dtype:
 
 
 def is_channels_last(maps: Tensor) -> bool:
-    """Whether the last channels lie closer together than pixels, in [..., C, H, W]."""
+    """True if the last channels of [..., C, H, W] lie closer together than pixels."""
     return maps.stride(-3) < maps.stride(-1)
 
 

@@ -50,7 +50,7 @@ def product(*matrices: Tensor) -> Tensor:
 
 
 def _is_exact_now(matrices: tuple[Tensor, ...]) -> bool:
-    """Whether a CPU computes products of float32 in float32, now and until the last that needs them."""
+    """True if a CPU computes products of float32 in float32, now and until the last that needs them."""
     return (
         _precision() in _EXACT
         and not (torch.is_grad_enabled() and any(matrix.requires_grad for matrix in matrices))
@@ -83,7 +83,7 @@ def _summed(products: Tensor) -> Tensor:
 
 
 def _getter() -> Callable[[], str]:
-    """What tells the precision in force of a CPU's products of float32.
+    """Find PyTorch's question for the precision of a CPU's products of float32.
 
     From 2.9 on each backend has its own, which an operation's, the backend's and all backends' setting and the older
     function make: ATen's rule is behind the getter. The older function's own raises there once both are in use.
@@ -98,7 +98,7 @@ _EXACT = frozenset({"highest", "ieee", "none"})
 
 
 def _environment_rounds() -> bool:
-    """Whether oneDNN, which reads it once, may round by default: on some CPUs that is all products of a process."""
+    """True if oneDNN, which reads it once, may round by default: on some CPUs that is all products of a process."""
     names = "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"
     return any(os.environ.get(name, "").lower() not in ("", "strict") for name in names)
 

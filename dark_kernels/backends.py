@@ -1,4 +1,4 @@
-"""Which implementation serves a call, and why.
+"""Chooses the implementation that serves a call, and says why.
 
 Every operation has up to three: `triton` (fused kernels), `eager` (vectorised PyTorch, any device) and
 `reference` (the definition). `"auto"` takes the fastest one that the tensor's device and dtype allow.
@@ -39,7 +39,7 @@ def triton_problem() -> str | None:
 
 
 def triton_interprets() -> bool:
-    """Whether Triton runs kernels in its interpreter, on CPU tensors (TRITON_INTERPRET=1)."""
+    """True if Triton runs kernels in its interpreter, on CPU tensors (TRITON_INTERPRET=1)."""
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
 
 
@@ -85,7 +85,7 @@ def choose(requested: str, device_type: str, dtype: torch.dtype) -> Choice:
 
 
 def is_plain(*tensors: Tensor) -> bool:
-    """Whether an operation on `tensors` runs now, on numbers: nothing traces, transforms, fakes or watches it.
+    """True if an operation on `tensors` runs now, on numbers: nothing traces, transforms, fakes or watches it.
 
     Where this holds an operator may be left out and its implementation called. False where in doubt.
     """
@@ -99,7 +99,7 @@ def is_plain(*tensors: Tensor) -> bool:
 
 
 def is_capturing(device: torch.device) -> bool:
-    """Whether the current stream's launches go into a graph, to run later."""
+    """True while the current stream's launches go into a graph, to run later."""
     if device.type == "cpu":
         return False
     asks = getattr(torch.get_device_module(device), "is_current_stream_capturing", None)

@@ -262,7 +262,7 @@ class Recipe:
 
     @property
     def operator_arguments(self) -> OperatorRecipe:
-        """What operators take in place of a recipe."""
+        """The recipe as operators take it."""
         arguments: OperatorRecipe = self.__dict__["_operator_arguments"]
         return arguments
 
@@ -291,24 +291,24 @@ class Recipe:
 
     @property
     def target_variance(self) -> float:
-        """What is known of the variance of an unsmoothed blob: `target_sigma` squared, or 0."""
+        """Known part of the variance of an unsmoothed blob: `target_sigma` squared, or 0."""
         return float((self.target_sigma or 0.0) ** 2)
 
     @property
     def known_variance(self) -> float:
-        """What is known of the variance of a smoothed blob: that of the blur and `target_variance`."""
+        """Known part of the variance of a smoothed blob: that of the blur and `target_variance`."""
         return float(self.blur_sigma**2 + self.target_variance)
 
     @property
     def mass_radius(self) -> int:
-        """Of the window whose share of the map is the score, in pixels from the peak's; 0 where the peak is."""
+        """Radius in pixels of the window whose share of the map is the score; 0 where the peak is the score."""
         if self.score == "peak":
             return 0
         return math.ceil(2 * (self.target_sigma or _USUAL_SIGMA)) if self.score_radius is None else self.score_radius
 
     @property
     def has_hessian(self) -> bool:
-        """Whether the stencil computes second derivatives, which a covariance needs."""
+        """True if the stencil computes second derivatives, which a covariance needs."""
         return self.stencil in ("wide", "compact", "fit")
 
     def summary(self) -> dict[str, str]:

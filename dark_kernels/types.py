@@ -1,4 +1,4 @@
-"""What the operations return."""
+"""Results of the operations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Keypoints(NamedTuple):
 class SimCCKeypoints(NamedTuple):
     """Keypoints decoded from classifications of the two axes, as `decode_simcc` returns them.
 
-    A type of its own, and no `Keypoints` with a fourth field: whoever unpacks those counts on three.
+    Separate from `Keypoints` so that `coords, scores, covariances = keypoints` keeps working.
 
     Attributes:
         coords: [B, K, 2], (x, y) in pixels: bins over the split ratio, centres of bins at integers.
@@ -62,7 +62,7 @@ class Peaks(NamedTuple):
 
 
 class KeptPoses(NamedTuple):
-    """What non-maximum suppression leaves of N poses in each of B images, as `oks_nms` and `soft_oks_nms` return it.
+    """Poses that non-maximum suppression leaves of N in each of B images, as `oks_nms` and `soft_oks_nms` return it.
 
     Without the batch dimension if the poses came without one.
 

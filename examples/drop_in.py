@@ -1,4 +1,4 @@
-"""What the three examples of integrations share: real heatmaps, and a report of two lines that do the same."""
+"""Shared by the three examples of integrations: real heatmaps, and a report of two lines that do the same."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def import_torchvision() -> None:
 
 @contextlib.contextmanager
 def needs(package: str) -> Iterator[None]:
-    """Where `package` is imported: if that fails, the program ends with a line that says what to do about it."""
+    """Guard an import of `package`: if it fails, the program ends with a line that says what to do about it."""
     try:
         yield
     except ImportError as error:
@@ -93,7 +93,7 @@ def compare(
 
 
 def _median_seconds(function: Callable[[], Any], maps: Tensor) -> float:
-    """Of one call. Results are on the host, so that a call has ended when it returns."""
+    """Median time of one call. Results are on the host, so that a call has ended when it returns."""
     times: list[float] = []
     while len(times) < 3 or (sum(times) < SECONDS and len(times) < 1000):
         if maps.is_cuda:

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _outputs(config: dict[str, Any], maps: Tensor) -> tuple[Tensor, ...]:
-    """What a network hands to the codec."""
+    """A network's output, as the codec takes it."""
     if config["type"] == "MegviiHeatmap":
         return (maps * 255,)
     if config["type"] != "SimCCLabel":

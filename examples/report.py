@@ -1,4 +1,4 @@
-"""What `train_distribution` and `train_heatmaps` write, and tables made of it: never typed.
+"""Reads what `train_distribution` and `train_heatmaps` write, and makes tables of it: never typed.
 
 python -m examples.report            rewrites docs/training.md between its markers
 python -m examples.report --print    prints the tables

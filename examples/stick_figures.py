@@ -34,7 +34,7 @@ _CLUTTER = 4  # lines behind the figure that could be limbs
 
 @dataclasses.dataclass(frozen=True)
 class Conditions:
-    """What is drawn.
+    """Conditions of a drawing.
 
     Attributes:
         occlusion: Whether in half of the images things are in front of the figure.
@@ -196,7 +196,7 @@ def _enlarge(texture: Tensor, size: int) -> Tensor:
 
 
 def _line(grid: Tensor, start: Tensor, end: Tensor, radius: Tensor) -> Tensor:
-    """How much of each pixel a line with round ends covers: [B, 1, S, S]."""
+    """Share of each pixel that a line with round ends covers: [B, 1, S, S]."""
     x = grid[None, None, :] - start[:, 0, None, None]  # [B, 1, S]
     y = grid[None, :, None] - start[:, 1, None, None]  # [B, S, 1]
     dx, dy = ((end - start)[:, i, None, None] for i in (0, 1))

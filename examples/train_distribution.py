@@ -137,7 +137,7 @@ def target_heatmaps(figures: Figures) -> Tensor:
 
 
 class Losses(NamedTuple):
-    """Of one step."""
+    """Losses of one step."""
 
     heatmap: float
     target: float
@@ -198,7 +198,7 @@ def train(
 
 
 class HeldOut(NamedTuple):
-    """What came out for the annotated keypoints of held-out images, N of them.
+    """Results for the annotated keypoints of held-out images, N of them.
 
     Attributes:
         figures: The last batch, for the picture.
@@ -262,7 +262,7 @@ def evaluate(
 
 
 def groups_of(held_out: HeldOut) -> dict[str, Tensor]:
-    """Which keypoints are in which group: bool [N] each."""
+    """Masks of the groups: bool [N] each."""
     hard = held_out.occluded | held_out.blurred
     return dict(zip(report.GROUPS, (torch.ones_like(hard), ~hard, held_out.occluded, held_out.blurred), strict=True))
 
@@ -386,7 +386,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def machine(device: torch.device, load: float) -> dict[str, Any]:
-    """What times depend on. No host name: results are published."""
+    """Describe the machine, without a host name: results are published."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_cpu_name()}, {cores} cores"
     return {

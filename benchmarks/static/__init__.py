@@ -1,4 +1,4 @@
-"""What can be said about kernels without a GPU: they are compiled for many, and what came out is read and judged.
+"""Judges kernels without a GPU: compiles them for many targets, reads what came out, and applies rules.
 
 `python -m benchmarks.compile_report` prints it. In the order in which a kernel goes through, and in which a module
 knows those above it:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """What a kernel takes of a GPU.
+    """Registers, shared memory and spills of a kernel.
 
     Attributes:
         registers: Of a thread; vector registers on AMD.
@@ -35,7 +35,7 @@ class Resources:
 
 
 def cubin_resources(cubin: bytes, arch: int, num_warps: int) -> Resources | None:
-    """What NVIDIA's cuobjdump names; None if it names nothing."""
+    """Read them from NVIDIA's cuobjdump; None if it names nothing."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
@@ -65,7 +65,7 @@ def _resident_warps(registers: int, arch: int, num_warps: int) -> int:
 
 
 def amdgcn_resources(assembly: str) -> Resources | None:
-    """What AMD's assembly names; None if it doesn't."""
+    """Read them from AMD's assembly; None if it doesn't name them."""
 
     def number(pattern: str) -> int | None:
         match = re.search(pattern, assembly)
@@ -158,7 +158,7 @@ _PTX_FUSED = re.compile(r"\bfma\.rn(?:\.ftz)?\.f32\s+%\w+, \S+, \S+, (%\w+);")
 
 
 def fused_exchanges(ptx: str) -> int:
-    """How many sums over lanes add what another lane has sent of its product, rounded, to an exact product."""
+    """Count sums over lanes that add another lane's product, rounded, to an exact product."""
     products, received, found = set(), set(), 0
     for line in ptx.splitlines():
         if match := _PTX_PRODUCT.search(line):

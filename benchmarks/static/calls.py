@@ -1,4 +1,4 @@
-"""What a room says about itself: where its kernels are, how their launchers are called, which loops are judged."""
+"""Describes a room: where its kernels are, how their launchers are called, which loops are judged."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from benchmarks.static.recording import Launch
 
 
 def compile_for(target: Any, launch: Launch) -> Any:
-    """What `kernel[grid](...)` would run on that target: a `CompiledKernel`."""
+    """Compile what `kernel[grid](...)` would run on that target: a `CompiledKernel`."""
     import triton
 
     source, options = _specialised(launch, target)

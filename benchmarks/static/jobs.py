@@ -17,7 +17,7 @@ Job = tuple[Launch, str]  # for the target of that name
 
 
 def jobs_of(rooms: Iterable[Room], targets: Sequence[str], full: bool = False, words: str = "") -> list[Job]:
-    """What is to be compiled, in the order of the table; only what has those words in its name."""
+    """List the launches to compile, in the order of the table; only those with these words in their names."""
     jobs = []
     for room in rooms:
         recorded = {lanes: record_launches(room, full, lanes) for lanes in {gpu_target(t).warp_size for t in targets}}

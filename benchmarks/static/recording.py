@@ -1,4 +1,4 @@
-"""What the launchers of a room would launch: each is called on fake tensors with its kernels replaced by recorders."""
+"""Records what the launchers of a room would launch: calls each on fake tensors, with recorders for kernels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.static.calls import Room
 
 
 class Pointer:
-    """What Triton's specialisation asks of a tensor, in a form that can be sent to another process.
+    """Stands for a tensor in another process: answers what Triton's specialisation asks.
 
     Allocators align to 16 bytes and more, so alignment follows from the storage offset.
     """

@@ -14,7 +14,7 @@ from benchmarks.static.targets import gpu_target
 
 @dataclasses.dataclass
 class Row:
-    """What was found. None where a number does not apply or was not found."""
+    """One line of the table. None for a number that does not apply or was not found."""
 
     kernel: str
     configuration: str

@@ -1,4 +1,4 @@
-"""What makes the report fail: each rule takes what was read and gives sentences that say what is wrong."""
+"""Rules that make the report fail: each takes what was read and gives sentences that say what is wrong."""
 
 from __future__ import annotations
 

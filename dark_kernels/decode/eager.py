@@ -64,7 +64,7 @@ def decode_fwd(
 
 
 def _extras_of(extras: Extras, images: slice) -> Extras:
-    """What belongs to some of the images."""
+    """Select what belongs to some of the images."""
     of_images = {
         name: value[images]
         for name in ("flipped", "image_transform", "offsets")

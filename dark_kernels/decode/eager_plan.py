@@ -1,4 +1,4 @@
-"""What decode in eager needs to know of the shape, the layout and the recipe, and nothing of the values.
+"""Plans for decode in eager: everything that follows from shape, layout and recipe.
 
 Index and weight tensors, made once for all calls that share them.
 """
@@ -71,7 +71,7 @@ class Equations(NamedTuple):
 
 
 class FitPlan(NamedTuple):
-    """Which pixels a Gaussian is fitted to around a peak, and the equations."""
+    """Pixels that a Gaussian is fitted to around a peak, and the equations."""
 
     rows: Tensor  # [H, side]: those around a peak in that row, held inside the map, in elements from its first pixel
     columns: Tensor  # [W, side]
@@ -83,7 +83,7 @@ class FitPlan(NamedTuple):
 
 
 class StencilPlan(NamedTuple):
-    """How to blur around a peak and step from it. Offsets are in elements from the tensor's first pixel."""
+    """Blur around a peak, and step from it. Offsets are in elements from the tensor's first pixel."""
 
     extent: int  # as in Plan
     window_starts: Tensor  # [N]: the first pixel of each peak's map
@@ -112,7 +112,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(maps: Tensor, recipe: OperatorRecipe) -> Plan:
-    """What a call needs to know of maps of this shape, layout and place."""
+    """Plan calls on maps of this shape, layout and device."""
     # A tensor made while a CUDA graph is captured belongs to that graph, so only plans on CPU are kept.
     make = _kept_plan if maps.device.type == "cpu" else _make_plan
     return make(maps.shape, maps.stride(), recipe, maps.dtype, maps.device)

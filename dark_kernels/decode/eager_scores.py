@@ -1,4 +1,4 @@
-"""What decode in eager does with logits, and what share of its map a peak has.
+"""Activations of logits, and scores by mass, for decode in eager.
 
 Logits stay as they are: what is read of them is activated, and a whole map only where all of it is needed.
 """
@@ -21,14 +21,14 @@ _MANY = 2.0**40
 
 
 class Activation(NamedTuple):
-    """What makes probabilities of the logits of N maps."""
+    """Makes probabilities of the logits of N maps."""
 
     kind: str  # "sigmoid" or "softmax"
     shifts: Tensor  # [N]: the largest logit of each
     factors: Tensor  # [N]: one over the sum of exp(logit - largest), which is the largest probability; for a softmax
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Those of pixels [N, ...] of the maps, in the dtype of the pixels."""
+        """Probabilities of pixels [N, ...] of the maps, in the dtype of the pixels."""
         if self.kind == "sigmoid":
             return logits.sigmoid()
         shape = (-1, *[1] * (logits.dim() - 1))
@@ -36,7 +36,7 @@ class Activation(NamedTuple):
         return _relative_weights(logits, shifts).mul_(factors)
 
     def of(self, map_index: Tensor | None) -> Activation:
-        """That of some of the maps, or of all."""
+        """Select some of the maps; None for all."""
         if map_index is None:
             return self
         return Activation(self.kind, *(each.index_select(0, map_index) for each in (self.shifts, self.factors)))
@@ -56,7 +56,7 @@ def activation_of(
     largest: Tensor,  # [B K]
     kind: str,
 ) -> Activation:
-    """That of whole maps, whose largest logits are known. A softmax takes a pass over them."""
+    """Make the activation of whole maps, whose largest logits are known. A softmax takes a pass over them."""
     if kind == "sigmoid":
         return Activation(kind, largest, largest)
     shifts = largest.view(*heatmaps.shape[:2], 1, 1)

@@ -1,4 +1,4 @@
-"""What a call may take besides heatmaps and a recipe."""
+"""Optional arguments of a call, besides heatmaps and a recipe."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Extras(NamedTuple):
 
     @property
     def flip(self) -> str:
-        """How maps and mirrored maps are put together: "none", "mean" or "shifted"."""
+        """Way to merge maps and mirrored maps: "none", "mean" or "shifted"."""
         if self.flipped is None:
             return "none"
         return "shifted" if self.shift_flipped else "mean"

@@ -109,7 +109,7 @@ def decode_reference(
 
 
 def activate(maps: Tensor, activation: str) -> Tensor:
-    """What logits [B, K, H, W] stand for: 1 / (1 + exp(-h)) of each pixel ("sigmoid"), exp(h) / sum(exp(h)) over each
+    """Activate logits [B, K, H, W]: 1 / (1 + exp(-h)) of each pixel ("sigmoid"), exp(h) / sum(exp(h)) over each
     map ("softmax"), or the maps themselves ("none").
 
     Beside pixels of +inf a softmax leaves no others anything, and of several each has the same; of -inf alone it makes
@@ -236,7 +236,7 @@ def source_index(size: int, radius: int, padding: str, device: torch.device) -> 
 
 
 def rescale_factor(blurred: Tensor, maps: Tensor) -> Tensor:
-    """What brings each blurred map's maximum back to that of the raw map (DARK, eq. 12): [B, K].
+    """Factor that brings each blurred map's maximum back to that of the raw map (DARK, eq. 12): [B, K].
 
     1 where the blurred maximum is <= 0: scaling would flip the map's sign.
     """
@@ -283,7 +283,7 @@ def _newton_step(gradient: Tensor, hessian: Tensor) -> Tensor:
 
 
 class Step(NamedTuple):
-    """Where a stencil sees the maximum of the log.
+    """The maximum of the log, as a stencil sees it.
 
     Attributes:
         hessian: [B, K, 2, 2], of the log.
@@ -446,7 +446,7 @@ def _fit_quadratic(weights: Tensor, logs: Tensor, terms: Tensor, radius: int) ->
 
 
 def _kept(values: Tensor, inside: Tensor, fit: Fit) -> Tensor:
-    """What share of its weight each pixel keeps: [B, K, pixels]."""
+    """Share of its weight that each pixel keeps: [B, K, pixels]."""
     residuals = torch.where(inside, values - fit.logs.exp(), 0.0)
     # As much noise lies above the fit as below it, where there is no neighbour.
     variance = 2 * residuals.clamp(max=0).square().sum(dim=-1) / inside.sum(dim=-1)

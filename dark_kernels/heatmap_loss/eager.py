@@ -86,7 +86,7 @@ def _zero_unless(counts: Tensor, maps: Tensor) -> None:
 
 
 def _factor(targets: Targets, weight: Tensor | None, options: Options) -> tuple[Tensor, Tensor]:
-    """What the sum over a map's pixels is multiplied by, and whether the map counts: [B, K] each."""
+    """Factor of the sum over a map's pixels, and a mask of the maps that count: [B, K] each."""
     counted = keypoint_weight(targets, weight, options.keeps_empty)
     factor = 0.5 * counted * counted if options.squares_weight else counted
     if options.is_mean:

@@ -1,4 +1,4 @@
-"""What a loss is: the names and numbers that the operators and both of their backends take."""
+"""Options of a loss: names and numbers that the operators and both of their backends take."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LOWEST_PROBABILITY, HIGHEST_PROBABILITY = 1e-30, 1 - 2**-24
 
 
 class Options(NamedTuple):
-    """What a loss is, in the order of the operators' arguments."""
+    """Options of a loss, in the order of the operators' arguments."""
 
     kind: str  # "mse", "adaptive_wing", "focal", "cross_entropy" or "js"
     encoding: str
@@ -22,12 +22,12 @@ class Options(NamedTuple):
 
     @property
     def is_mean(self) -> bool:
-        """Whether the loss of a map is a mean over its pixels, and not a sum."""
+        """True if the loss of a map is a mean over its pixels, and not a sum."""
         return self.kind in ("mse", "adaptive_wing")
 
     @property
     def compares_distributions(self) -> bool:
-        """Whether the softmax of a map is compared with its target over the target's sum."""
+        """True if the softmax of a map is compared with its target over the target's sum."""
         return self.kind in ("cross_entropy", "js")
 
     @property

@@ -1,4 +1,4 @@
-"""What the integrations share."""
+"""Shared by the integrations."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class _BatchDecoding:
     @property
     @abstractmethod
     def _recipe(self) -> Recipe:
-        """What is done to the maps."""
+        """The recipe of the codec."""
 
     def _decode_heatmaps(
         self,
@@ -88,7 +88,7 @@ class _BatchDecoding:
         self,
         encoded: Array,  # [C, H, W]
     ) -> tuple[Array, Array]:
-        """Of one sample: keypoints [1, K, 2] in input pixels and their scores [1, K].
+        """Decode one sample: keypoints [1, K, 2] in input pixels and their scores [1, K].
 
         Args:
             encoded: Heatmaps [C, H, W].

@@ -28,7 +28,7 @@ Pose = dict[str, Tensor]
 def post_process_pose_estimation(
     processor: Any, outputs: Any, boxes: Any, *args: Any, **kwargs: Any
 ) -> list[list[Pose]]:
-    """What `processor.post_process_pose_estimation(outputs, boxes, ...)` returns, with the same arguments.
+    """Same arguments and result as `processor.post_process_pose_estimation(outputs, boxes, ...)`.
 
     Args:
         processor: The image processor that made the crops. A Sapiens2ImageProcessor is served by
@@ -195,7 +195,7 @@ def _by_image(
 
 
 def _flatten(boxes: Any, heatmaps: Tensor) -> tuple[list[int], Tensor]:
-    """How many boxes each image has, and all of them, [N, 4] in float64 on the host."""
+    """Number of boxes of each image, and all of them, [N, 4] in float64 on the host."""
     per_image = [len(of_image) for of_image in boxes]
     flat = _rows([box[:4] for of_image in boxes for box in of_image], 4, "boxes", "(left, top, width, height)")
     if len(flat) != len(heatmaps):

@@ -1,4 +1,4 @@
-"""How far off keypoints are, how well poses are found, and how honest uncertainty is. All in float64.
+"""Metrics of keypoints, poses and uncertainty, in float64.
 
 What is compared: coords [..., 2] and covariances [..., 2, 2] of a prediction, such as `decode` and `nn.TwoStageDecoder`
 return them, with targets [..., 2] in the same pixels. A keypoint counts if its target is finite and its `mask`, if

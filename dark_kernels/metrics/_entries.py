@@ -20,7 +20,7 @@ _NO_NUMBERS = (str, bytes, bytearray, Mapping)
 
 
 def read_json(given: Any) -> Any:
-    """What is in a file, if it is the path of one. JSON says itself in which Unicode it is written."""
+    """Read a file, if it is the path of one. JSON says itself in which Unicode it is written."""
     return json.loads(Path(given).read_bytes()) if isinstance(given, (str, os.PathLike)) else given
 
 

@@ -1,4 +1,4 @@
-"""What the metrics share: which keypoints count, and means over them."""
+"""Shared by the metrics: the keypoints that count, and means over them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def distances_between(coords: Tensor, targets: Tensor) -> Tensor:
 
 
 def which_count(targets: Tensor, mask: Tensor | None) -> Tensor:
-    """Which keypoints count, [...]."""
+    """Mask of the keypoints that count, [...]."""
     counts = targets.isfinite().all(-1)
     _checks.check_flags("mask", mask, counts.shape, "one for each keypoint")
     _checks.check_devices(targets=targets, mask=mask)
@@ -62,7 +62,7 @@ def mean(values: Tensor, counts: Tensor) -> Tensor:
 
 
 def average_of(values: Tensor, counts: Tensor, average: str) -> Tensor:
-    """Of values [..., K] that count: one number over all keypoints ("micro"), the mean of the keypoints' means
+    """Average values [..., K] that count: one number over all keypoints ("micro"), the mean of the keypoints' means
     ("macro"), or those, [K] ("none"). NaN where none counts."""
     if average == "micro":
         return mean(values, counts)

@@ -1,4 +1,4 @@
-"""Whether results lie half a pixel or a whole one from the annotations."""
+"""Finds results that lie half a pixel or a whole one from the annotations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FROM_NONE, _FROM_SHIFT = 5.0, 3.0
 
 
 class Shift(NamedTuple):
-    """Of all results from the annotations."""
+    """Distance of all results from the annotations."""
 
     person: dict[str, Any]  # the first one it is seen at
     message: str
@@ -29,7 +29,7 @@ class Shift(NamedTuple):
 def find_shift(
     people: Sequence[dict[str, Any]], poses: Sequence[dict[str, Any]], kappas: Sequence[float]
 ) -> Shift | None:
-    """Whether keypoints lie half a pixel or a whole one from those of the annotations, in x and y alike.
+    """Find a shift of half a pixel or a whole one from the annotations, in x and y alike.
 
     The offsets of every annotation's best pose have a median of about that, which is known to a tenth of a pixel and
     five of its standard errors away from 0, and the poses without it are more similar.
@@ -93,5 +93,5 @@ def _tensor(numbers: Sequence[Any]) -> Tensor:
 
 
 def _similarity(offsets: Tensor, scale: Tensor) -> Tensor:
-    """Of offsets [..., K, 2]."""
+    """Similarity of keypoints with these offsets [..., K, 2]."""
     return torch.exp(-offsets.square().sum(-1) / scale).mean(-1)

@@ -1,4 +1,4 @@
-"""How far off keypoints are: PCK, PCKh, EPE, NME and AUC, as mmpose and the data sets report them.
+"""Distances of keypoints: PCK, PCKh, EPE, NME and AUC, as mmpose and the data sets report them.
 
 `pck`, `epe`, `nme` and `auc` take poses in 2 or 3 dimensions; `average` says of what the mean is:
 
@@ -260,7 +260,7 @@ def sizes_from_boxes(
     boxes: Tensor,  # [..., 4]
     kind: str = "longest",
 ) -> Tensor:
-    """What `pck`, `nme` and `auc` measure by, of boxes: float64 [...]. NaN where a box is not finite, or a side of it
+    """Sizes for `pck`, `nme` and `auc`, from boxes: float64 [...]. NaN where a box is not finite, or a side of it
     not positive.
 
     Args:
@@ -301,7 +301,7 @@ def sizes_from_keypoints(
     second: int,
     mask: Tensor | None = None,  # [..., K]
 ) -> Tensor:
-    """What `pck`, `nme` and `auc` measure by, of the distance between two keypoints: float64 [...], such as the torso
+    """Sizes for `pck`, `nme` and `auc`, from the distance between two keypoints: float64 [...], such as the torso
     from a shoulder to the hip of the other side, or the outer corners of the eyes. NaN where one is not annotated.
 
     Args:

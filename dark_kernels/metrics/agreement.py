@@ -1,4 +1,4 @@
-"""How far annotators agree about keypoints: the kappas of object keypoint similarity, of data sets and of one's own."""
+"""Agreement of annotators: the kappas of object keypoint similarity, of data sets and of one's own."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _KAPPAS = {
 
 
 def kappas(name: str) -> tuple[float, ...]:
-    """What `oks`, `oks_nms` and `oks_average_precision` take as kappas, of a data set. COCO's evaluation and mmpose
+    """Kappas of a data set, for `oks`, `oks_nms` and `oks_average_precision`. COCO's evaluation and mmpose
     call the same numbers sigmas.
 
     - `"coco"`, 17 keypoints: measured on images of COCO that several people have annotated.

@@ -1,4 +1,4 @@
-"""What a COCO file of annotations and a list of results have to be to be compared, and what is wrong if they are not.
+"""Checks that a COCO file of annotations and a list of results can be compared, and says what is wrong.
 
 What cannot be compared is an error, what is probably not meant a warning: both name the first annotation or result
 that they are about, and what to do.
@@ -38,7 +38,7 @@ class Comparison(NamedTuple):
 
 
 def read(annotations: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str, Any]:
-    """What is in a file, with lists of images, annotations and categories, and ids that can be looked up."""
+    """Read a file: lists of images, annotations and categories, and ids that can be looked up."""
     annotations = _entries.read_json(annotations)
     if not isinstance(annotations, Mapping):
         raise TypeError(
@@ -72,7 +72,7 @@ def read(annotations: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str, A
 
 
 def read_results(results: Any) -> list[Mapping[str, Any]]:
-    """What is in a file, or in a sequence or an array of dicts."""
+    """Read a file, or a sequence or an array of dicts."""
     results = _entries.read_json(results)
     if isinstance(results, (str, bytes, Mapping)) or not isinstance(results, Iterable):
         raise TypeError(
@@ -99,7 +99,7 @@ def compare(
     kappas: Sequence[float],
     area: str | float | None,
 ) -> Comparison:
-    """Of annotations that have been `read`."""
+    """Compare results with annotations that have been `read`."""
     notes = _Notes()
     images = {image["id"]: None for image in annotations["images"]}
     poses = _poses(results, images, len(kappas))
@@ -165,7 +165,7 @@ class _Notes:
 
 
 def _name(person: dict[str, Any]) -> str:
-    """What people find it by."""
+    """Name by which people find it."""
     identity = f"annotation {person['id']!r}" if "id" in person else f"annotation number {person['index']}"
     return f"{identity} (image {person.get('image_id')!r})"
 
@@ -291,7 +291,7 @@ def _complete_box(person: dict[str, Any], area: str | float | None, notes: _Note
 
 
 def _needs_area(person: dict[str, Any]) -> bool:
-    """Whether it has none that a similarity can be measured by."""
+    """True if it has none that a similarity can be measured by."""
     area = person.get("area")
     return area is None or _entries.is_missing(area) or not 0 < area < math.inf
 
@@ -376,7 +376,7 @@ def _poses(results: Sequence[Mapping[str, Any]], images: dict[Any, None], num_ke
 
 
 def _hint(value: Any, known: Iterable[Any]) -> str:
-    """How what is known differs, where that is only its type, or an example of it."""
+    """Hint at the difference where that is only a type, or give an example."""
     first = next(iter(known), None)
     if first is None:
         return ""

@@ -1,4 +1,4 @@
-"""How honest the uncertainty of keypoints is."""
+"""Calibration of the uncertainty of keypoints."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def has_distribution(
     coords: Tensor,  # [..., 2]
     covariances: Tensor,  # [..., 2, 2]
 ) -> Tensor:
-    """Whether a prediction is finite and its covariance positive definite: bool [...].
+    """True where a prediction is finite and its covariance positive definite: bool [...].
 
     Raises:
         TypeError: An argument is not a dense floating tensor.
@@ -101,7 +101,7 @@ def calibration_error(
     bins: int = 15,
     mask: Tensor | None = None,  # [...]
 ) -> Tensor:
-    """How far the cumulative distributions of each axis are from what they should be, [2] for x and y.
+    """Error of the cumulative distributions of each axis, [2] for x and y.
 
     With u the value of the predicted cumulative distribution (of the axis alone, with the square root of its
     variance) at the target, the share of targets with u <= p should be p: the error is the mean of their absolute
@@ -229,5 +229,5 @@ def _elements(covariances: Tensor, coords: Tensor | None = None) -> tuple[Tensor
 
 
 def _is_definite(xx: Tensor, yy: Tensor, determinant: Tensor) -> Tensor:
-    """Whether covariances are positive definite; NaN and infinite ones are not."""
+    """True for covariances that are positive definite; NaN and infinite ones are not."""
     return (xx > 0) & (yy > 0) & (determinant > 0) & (determinant < math.inf)

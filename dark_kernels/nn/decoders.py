@@ -153,7 +153,7 @@ class TwoStageDecoder(nn.Module):
         height: int,
         width: int,
     ) -> tuple[Tensor, Tensor]:
-        """Where the distribution head is read: for `distribution_head.loss(features, target, at=cells)`.
+        """Cells at which the distribution head is read: for `distribution_head.loss(features, target, at=cells)`.
 
         Args:
             heatmaps: [B, K, h, w], of `heatmap_head`.

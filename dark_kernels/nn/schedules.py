@@ -39,7 +39,7 @@ class VarianceSchedule:
         self._set(0)
 
     def __call__(self) -> float | None:
-        """What to give the loss as `fixed_log_var` in this step."""
+        """Value of the loss's `fixed_log_var` in this step."""
         return self._now
 
     def step(self) -> None:
@@ -47,7 +47,7 @@ class VarianceSchedule:
         self._set(self.step_count + 1)
 
     def state_dict(self) -> dict[str, int]:
-        """How many steps are done; the options are the constructor's."""
+        """Number of steps done; the options are the constructor's."""
         return {"step_count": self.step_count}
 
     def load_state_dict(self, state_dict: Mapping[str, int]) -> None:

@@ -1,4 +1,4 @@
-"""Which pixels of a map are peaks."""
+"""Options of a search for peaks."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def find_peaks_reference(
 
 
 def is_local_peak(maps: Tensor, window: int, plateau: str) -> Tensor:
-    """Which pixels of [B, K, H, W] stand out of the window x window square around them.
+    """Mask of the pixels of [B, K, H, W] that stand out of the window x window square around them.
 
     A pixel exceeds all its neighbours in the square, but an equal neighbour does no harm if `plateau` is "all", or
     "first" and the neighbour comes later in row-major order. Beyond the border there are no neighbours.

@@ -72,7 +72,7 @@ def decode_simcc_fwd(
 
 
 def _peak(axis: Tensor, largest: Tensor, activation: str, logit_scale: float) -> Tensor:
-    """What an axis holds where its first maximum is: [B, K]."""
+    """Value of an axis at its first maximum: [B, K]."""
     if activation == "none":
         return largest
     if activation == "sigmoid":
@@ -88,7 +88,7 @@ def _activated(
     activation: str,
     logit_scale: float,
 ) -> Tensor:
-    """What an axis holds at some of its bins. Logits equal to the largest give the peak, to the bit."""
+    """Values of an axis at some of its bins. Logits equal to the largest give the peak, to the bit."""
     if activation == "none":
         return values
     largest, peak = largest[..., None], peak[..., None]
@@ -136,7 +136,7 @@ def _dark_step(
     activation: str,
     logit_scale: float,
 ) -> Tensor:
-    """What to subtract from `index` to get to the maximum of the log of the smoothed axis: [B, K]."""
+    """Distance from the maximum of the log of the smoothed axis to `index`: [B, K]."""
     width = axis.shape[-1]
     half_window = len(taps) - 1 + _REACH
     seen = index[..., None] + torch.arange(-half_window, half_window + 1, device=axis.device)

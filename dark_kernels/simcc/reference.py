@@ -102,7 +102,7 @@ def blur(axis: Tensor, kernel_size: int) -> Tensor:
 
 
 def _dark_step(axis: Tensor, peak: Tensor, index: Tensor, sigma: float | None) -> Tensor:
-    """What to subtract from `index`: the first derivative of the log of the smoothed axis over the second, [B, K]."""
+    """Distance from the maximum to `index`: the first derivative of the smoothed axis' log over the second, [B, K]."""
     assert sigma is not None, "decode_simcc() refuses dark=True without sigma"
     blurred = blur(axis, simcc_kernel_size(sigma))
     largest = blurred.amax(dim=-1)

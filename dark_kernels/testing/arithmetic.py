@@ -1,4 +1,4 @@
-"""What backends compute in."""
+"""Arithmetic of the backends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 @dataclasses.dataclass(frozen=True)
 class Arithmetic:
-    """What a backend computes in.
+    """Arithmetic of a backend.
 
     Attributes:
         blur: dtype of the blurred map.
@@ -54,7 +54,7 @@ TRITON = Arithmetic(
 
 
 def arithmetic_of(backend: str, device_type: str, dtype: torch.dtype) -> Arithmetic:
-    """What `backend` ("eager", "triton" or "reference") computes in for heatmaps of that device and dtype."""
+    """Arithmetic of `backend` ("eager", "triton" or "reference") for heatmaps of that device and dtype."""
     if dtype == torch.float64:  # served by eager where Triton is asked for
         levelled = () if backend == "reference" else _REFLECTED
         return Arithmetic(torch.float64, torch.float64, subtracts_blurred_peak=levelled)

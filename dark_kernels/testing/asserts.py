@@ -17,7 +17,7 @@ from .tolerances import DecodeBounds, decode_bounds, other_peaks
 
 
 class Comparison(NamedTuple):
-    """What `assert_decodes_like_reference` has compared, so that a test can see that it was something.
+    """Counts what `assert_decodes_like_reference` has compared, so that a test can see that it was something.
 
     Attributes:
         maps: How many maps there were.
@@ -155,7 +155,7 @@ def _valid_peaks(heatmaps: Tensor, recipe: Recipe) -> Tensor:
 
 
 def _wrong(actual: Keypoints, expected: Keypoints, bounds: DecodeBounds, heatmaps: Tensor, recipe: Recipe) -> Tensor:
-    """Which maps are off: [B, K]."""
+    """Mask of the maps that are off: [B, K]."""
     invalid_is_nan = math.isnan(recipe.invalid)
     off = _exceeds(actual.coords, expected.coords, bounds.coords).any(-1)
     finite = actual.coords.isfinite().all(-1)
@@ -179,7 +179,7 @@ def _wrong(actual: Keypoints, expected: Keypoints, bounds: DecodeBounds, heatmap
 
 
 def _exceeds(actual: Tensor, expected: Tensor, bound: Tensor) -> Tensor:
-    """Whether two numbers differ by more than a bound; an infinite bound admits anything, NaN equals NaN."""
+    """True where two numbers differ by more than a bound. An infinite bound admits anything, and NaN equals NaN."""
     same = (actual == expected) | (actual.isnan() & expected.isnan())
     return ~(same | ((actual - expected).abs() <= bound) | (bound == math.inf))
 
@@ -195,7 +195,7 @@ def _is_covariance_or_nan(covariances: Tensor) -> Tensor:
 def _fits_another_peak(
     actual: Keypoints, heatmaps: Tensor, recipe: Recipe, arithmetic: Arithmetic, b: int, k: int
 ) -> bool:
-    """Whether the numbers of one map are right for another pixel that rounding may take for its maximum."""
+    """True if the numbers of one map are right for another pixel that rounding may take for its maximum."""
     candidates = other_peaks(heatmaps[b, k], recipe, arithmetic)
     if candidates.numel() < 2:
         return False
@@ -210,7 +210,7 @@ def _fits_another_peak(
 
 
 def _decode_at(maps: Tensor, recipe: Recipe, covariance: bool, x: Tensor, y: Tensor) -> Keypoints:
-    """What the reference would say if the maxima stood at x and y."""
+    """Decode by the reference, with maxima at x and y."""
     given, maps = maps, reference.activate(maps, recipe.activation)
     blurred = reference.blur(maps, recipe)
     if recipe.rescale:

@@ -1,4 +1,4 @@
-"""How far a fit's step and covariance may be from those of the float64 reference.
+"""Bounds a fit's distance from the float64 reference.
 
 In the notation of `tolerances.py`, whose steps these are. Each of the five solutions of a fit, three of a round
 Gaussian and two of one of any shape, has equations G c = b with G = sum w f f', b = sum w z f over pixels, weights w,
@@ -83,7 +83,7 @@ def bound_fit(
     out_roundoff: float,
     relative_errors: Tensor | None = None,  # [B, K, H, W]
 ) -> FitBounds:
-    """What this module's docstring derives. `relative_errors`: of the pixels that a backend fits to."""
+    """Bound a fit as derived above. `relative_errors`: of the pixels that a backend fits to."""
     radius, (height, width) = recipe.fit_radius, maps.shape[-2:]
     roundoff = unit_roundoff(arithmetic.step) + unit_roundoff(torch.float64)
     tiny = torch.finfo(arithmetic.step).tiny
@@ -181,7 +181,7 @@ class _Weights(NamedTuple):
 
 
 class _Kept(NamedTuple):
-    """What share of its weight each pixel keeps, and how far off that may be, as in _Weights."""
+    """Share of its weight that each pixel keeps, and its error, as in _Weights."""
 
     values: Tensor
     wrong: Tensor
@@ -197,7 +197,7 @@ def _pad(sensitivities: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _where(condition: Tensor, these: _Of, others: _Of) -> _Of:
-    """Of each map [B, K] these or the others."""
+    """Choose for each map [B, K] these or the others."""
     return type(these)(
         *(
             torch.where(condition.view(*condition.shape, *[1] * (a.dim() - condition.dim())), a, b)
@@ -297,19 +297,19 @@ def _bound_solution(
 
 
 def _reach(sensitivities: Tensor, boxes: Tensor) -> Tensor:
-    """How far errors up to `boxes` move what depends on them in that way."""
+    """Bound of sensitivities times errors that are up to `boxes`."""
     return product(sensitivities.abs(), boxes[..., None])[..., 0].nan_to_num(math.inf, math.inf)
 
 
 def _is_at_most(values: Tensor, errors: Tensor, limit: float) -> tuple[Tensor, Tensor]:
-    """Whether that is certain, and whether the contrary is."""
+    """Masks: where that is certain, and where the contrary is."""
     return values + errors <= limit, values - errors > limit
 
 
 def _bound_kept(
     values: Tensor, value_errors: Tensor, inside: Tensor, fit: _Solution, num_roundings: int, roundoff: float
 ) -> _Kept:
-    """What share of its weight each pixel keeps after a round solution."""
+    """Bound the share of its weight that each pixel keeps after a round solution."""
     boxes, maxima = fit.boxes, fit.maximum[..., None]
     rounded = fit.rounded + (8 + 4 * (fit.logs.abs() + maxima.abs())) * roundoff
     fitted = _exp(_Signed(fit.logs + maxima, fit.sensitivities, rounded), boxes)
@@ -380,7 +380,7 @@ def _noise(residuals: _Signed, count: Tensor, boxes: Tensor, rounded: float) -> 
 
 
 def _larger(one: _Signed, other: _Signed, boxes: Tensor) -> _Signed:
-    """Of two positive numbers the larger; where it is open which that is, the sign of its error is lost."""
+    """Larger of two positive numbers. Where it is open which that is, the sign of its error is lost."""
     errors, other_errors = one.error(boxes), other.error(boxes)
     is_one = one.value - errors > other.value + other_errors
     is_other = other.value - other_errors > one.value + errors
@@ -393,7 +393,7 @@ def _larger(one: _Signed, other: _Signed, boxes: Tensor) -> _Signed:
 
 
 def _quotient(number: _Signed, divisor: _Signed, boxes: Tensor) -> _Signed:
-    """Of what lies above zero in a number, and a positive one."""
+    """Quotient of a number's part above zero and a positive number."""
     value = number.value.clamp(min=0) / divisor.value
     sensitivities = (number.sensitivities - value[..., None] * divisor.sensitivities) / divisor.value[..., None]
     errors, divisor_errors = number.error(boxes), divisor.error(boxes)
@@ -446,7 +446,7 @@ def _quadratic_matrix(coefficients: Tensor, is_round: bool) -> Tensor:
 
 
 def _products_error(matrix: Tensor, off: Tensor) -> Tensor:
-    """How far off the determinant of a symmetric 2 x 2 matrix is, rounding aside."""
+    """Error of the determinant of a symmetric 2 x 2 matrix, rounding aside."""
     (xx, xy, yy), (dxx, dxy, dyy) = (
         (each[..., 0, 0].abs(), each[..., 0, 1].abs(), each[..., 1, 1].abs()) for each in (matrix, off)
     )
@@ -454,7 +454,7 @@ def _products_error(matrix: Tensor, off: Tensor) -> Tensor:
 
 
 def _weights_error(weights: _Weights, inverse: Tensor, terms: Tensor) -> Tensor:
-    """How far weights move the matrix G of the equations, relative to itself: ||G^-1/2 dG G^-1/2||.
+    """Relative error of the equations' matrix G by its weights: ||G^-1/2 dG G^-1/2||.
 
     That is no more than the largest relative error of a weight, and no more than the sum of all, each times the
     leverage w f' G^-1 f of its pixel: the second is better for pixels that hardly count.
@@ -488,7 +488,7 @@ def _solution_errors(
 def _pivots_are_certain(
     matrix: Tensor, relative: Tensor, matrix_errors: Tensor, roundoff: float
 ) -> tuple[Tensor, Tensor]:
-    """Whether all pivots of an elimination certainly are large enough, and whether one certainly is not: [B, K] each.
+    """Masks [B, K]: where all pivots of an elimination certainly are large enough, and where one certainly is not.
 
     A pivot is d = m - r' L^-1 r of the matrix [[L, r], [r', m]]. With y = (-L^-1 r, 1) the error is |y|' dG |y|, and
     more the closer L is to singular.

@@ -1,4 +1,4 @@
-"""How far a step, the solution of two equations, and a covariance, the inverse of their matrix, are off.
+"""Bounds of a step, the solution of two equations, and of a covariance, the inverse of their matrix.
 
 Step 5 of `tolerances.py`, and its words about covariances.
 """

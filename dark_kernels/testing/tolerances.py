@@ -1,4 +1,4 @@
-"""How far a backend's numbers may be from those of the float64 reference, derived and not tuned.
+"""Bounds a backend's distance from the float64 reference, derived and not tuned.
 
 The bounds hold for every input. Where a bound is larger than the number that it bounds says anything about,
 it is infinite, and callers can only ask for a finite result.
@@ -322,7 +322,7 @@ def _scale_interval(
 
 
 def _activation_errors(logits: Tensor, maps: Tensor, recipe: Recipe, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
-    """How far off the pixels are that a backend makes of logits, [B, K, H, W], and what relative error all pixels of a
+    """Errors of the pixels that a backend makes of logits, [B, K, H, W], and the relative error that all pixels of a
     map have in common, [B, K, 1, 1]."""
     nothing = torch.zeros_like(maps[..., :1, :1])
     if recipe.activation == "none":
