@@ -1,6 +1,7 @@
 # make demo   keypoints on a photograph, decoded from real heatmaps
 # make test   all tests (those marked gpu skip without one)
 # make test-integrations   the integrations against the packages that they stand in for, in an environment of its own
+# make test-oldest   what has to work with the oldest PyTorch, Triton and NumPy, in an environment of its own (6 GB)
 # make lint   formatting, lint and types
 # make compile-report   every kernel for every target: registers, spills, load widths; needs no GPU
 # make bench  CPU benchmarks
@@ -9,13 +10,14 @@
 PYTHON ?= python3
 VENV   ?= .venv
 VENV_INTEGRATIONS ?= .venv-integrations
+VENV_OLDEST ?= .venv-oldest
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PIP_INTEGRATIONS := $(VENV_INTEGRATIONS)/bin/python -m pip install --quiet --disable-pip-version-check
 # Where `make gpu` and `make bench` leave their results.
 OUT    ?= benchmarks/results
 
-.PHONY: demo test test-integrations lint compile-report bench gpu clean
+.PHONY: demo test test-integrations test-oldest lint compile-report bench gpu clean
 
 demo: $(VENV)/.cli
 	$(BIN)/dark-kernels demo
@@ -27,6 +29,12 @@ test: $(VENV)/.dev
 # Where they are asked for, a package that is missing is an error: elsewhere its tests are skipped.
 test-integrations: $(VENV_INTEGRATIONS)/.done
 	OMP_NUM_THREADS=1 DARK_KERNELS_REQUIRE_INTEGRATIONS=1 $(VENV_INTEGRATIONS)/bin/python -m pytest tests/integrations
+
+# Of each room what meets PyTorch and Triton: operators, one file of interpreted kernels, and the compiler.
+test-oldest: $(VENV_OLDEST)/.done
+	OMP_NUM_THREADS=1 $(VENV_OLDEST)/bin/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu" \
+		tests/*/test_library.py tests/decode/test_eager.py tests/decode/test_kernels.py tests/test_launch.py
+	$(VENV_OLDEST)/bin/python -m benchmarks.compile_report --targets sm_80,sm_90,gfx942 -k "W2 float32"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -61,5 +69,10 @@ $(VENV_INTEGRATIONS)/.done: pyproject.toml constraints.txt requirements/integrat
 	$(PIP_INTEGRATIONS) --no-deps --no-build-isolation --requirement requirements/integrations-no-deps.txt
 	touch $@
 
+$(VENV_OLDEST)/.done: pyproject.toml requirements/oldest.txt
+	test -x $(VENV_OLDEST)/bin/python || $(PYTHON) -m venv $(VENV_OLDEST)
+	$(VENV_OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements/oldest.txt --editable '.[test]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV_INTEGRATIONS) .pytest_cache .mypy_cache .ruff_cache .benchmarks build dist
+	rm -rf $(VENV) $(VENV_INTEGRATIONS) $(VENV_OLDEST) .pytest_cache .mypy_cache .ruff_cache .benchmarks build dist

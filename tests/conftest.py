@@ -29,6 +29,20 @@ settings.register_profile("search", settings.get_profile("ci"), derandomize=Fals
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+def pytest_sessionstart() -> None:
+    if not _is_interpreting():
+        return
+    import triton
+
+    versions = [tuple(map(int, module.__version__.split(".")[:2])) for module in (triton, np)]
+    if versions[0] < (3, 7) and versions[1] >= (2, 4):
+        pytest.exit(
+            f"the interpreter of Triton {triton.__version__} does not work with NumPy {np.__version__}, whose arrays of "
+            "one element are no numbers any more: expected NumPy before 2.4, or Triton 3.7 or newer",
+            returncode=4,
+        )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _nan_as_on_a_gpu() -> Iterator[None]:
     """A GPU's maximum and minimum of a NaN and a number are the number, unless the kernel asks for the NaN; those of
