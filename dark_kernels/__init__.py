@@ -12,14 +12,13 @@ from .heatmap_loss import (
 )
 from .mixture_nll import gaussian_mixture_nll
 from .nll import gaussian_nll, linear_gaussian_nll
-from .nms import COCO_KAPPAS, oks, oks_nms, soft_oks_nms
 from .peaks import find_peaks
+from .poses import COCO_KAPPAS, oks, oks_nms, soft_oks_nms, variance_voting, vote
 from .recipes import Recipe
 from .sampling import sample_keypoints
 from .simcc import decode_simcc
 from .soft_argmax import soft_argmax
 from .types import KeptPoses, Keypoints, Peaks, SimCCKeypoints
-from .voting import variance_voting, vote
 
 __version__ = "0.1.0"
 

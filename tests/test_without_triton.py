@@ -30,13 +30,16 @@ CALLS = {
         "slope(lambda m: dk.gaussian_nll(m, zeros(1, 1, 1, 2, 2), torch.ones(1, 1, 2)), 1, 1, 2, 2, 2).abs().sum()",
         2.0,
     ),
-    "nms": ("dk.oks_nms(zeros(1, 3, 17, 2), torch.ones(1, 3), torch.ones(1, 3)).counts", 1.0),
     # Along the diagonal all are equal: the first.
     "peaks": ("dk.find_peaks(torch.eye(5)[None, None], 3, recipe=dk.recipes.QUARTER).counts", 1.0),
+    "poses": (
+        "dk.vote(torch.full((1, 1, 3, 2), 7.0)).coords[0, 0, 0]"
+        " * dk.oks_nms(zeros(1, 3, 17, 2), torch.ones(1, 3), torch.ones(1, 3)).counts",
+        7.0,
+    ),
     "sampling": ("dk.sample_keypoints(torch.full((1, 2), 7.0), zeros(1, 2, 2), 3, seed=0).mean()", 7.0),
     "simcc": ("dk.decode_simcc(axis, axis, sigma=1.0, dark=True, visibility=True).scores", 1.0),
     "soft_argmax": ("slope(lambda m: dk.soft_argmax(m)[..., 0], 1, 1, 3, 5)[0, 0, 0, 4]", 2 / 15),
-    "voting": ("dk.vote(torch.full((1, 1, 3, 2), 7.0)).coords[0, 0, 0]", 7.0),
 }
 SCRIPT = """
 import json, sys

@@ -28,8 +28,27 @@ def _specialised(launch: Launch, target: Any) -> tuple[Any, dict[str, Any]]:
     # The launcher ran here, where PyTorch is not built for AMD; there it leaves out what is NVIDIA's alone.
     kwargs = {name: value for name, value in launch.kwargs.items() if target.backend == "cuda" or name != "maxnreg"}
     bound, specialisation, options = bind(*launch.args, **kwargs)
-    options, signature, constants, attributes = kernel._pack_args(backend, dict(kwargs), bound, specialisation, options)
+    if hasattr(kernel, "_pack_args"):
+        packed = kernel._pack_args(backend, dict(kwargs), bound, specialisation, options)
+    else:
+        packed = _pack_args(kernel, backend, dict(kwargs), bound, specialisation)
+    options, signature, constants, attributes = packed
     return ASTSource(kernel, signature, constants, attributes), options.__dict__
+
+
+def _pack_args(kernel: Any, backend: Any, kwargs: dict[str, Any], bound: Any, specialisation: Any) -> tuple[Any, ...]:
+    """The same from Triton 3.4, in which `kernel.run` does it in passing."""
+    from triton._utils import find_paths_if, get_iterable_path
+
+    kinds, attributes = ([each[i] for each in specialisation] for i in (0, 1))
+    constants = find_paths_if(kinds, lambda _, kind: kind == "constexpr")
+    names = find_paths_if(attributes, lambda _, attribute: isinstance(attribute, str))
+    return (
+        backend.parse_options(kwargs),
+        dict(zip((parameter.name for parameter in kernel.params), kinds, strict=True)),
+        {path: get_iterable_path(list(bound.values()), path) for path in constants},
+        {path: backend.parse_attr(get_iterable_path(attributes, path)) for path in names},
+    )
 
 
 def problem() -> str | None:
@@ -41,8 +60,6 @@ def problem() -> str | None:
         import triton
     except Exception as error:  # a broken install raises more than ImportError
         return f"triton cannot be imported ({type(error).__name__}: {error}): install it to compile"
-    from triton.runtime.jit import JITFunction
-
-    if not hasattr(JITFunction, "_pack_args"):
+    if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 4):
         return f"triton {triton.__version__} is too old for this report, which needs triton 3.4 or newer"
     return None

@@ -6,44 +6,11 @@ import torch
 from torch import Tensor
 
 from .. import _checks
-from ..nms.api import COCO_KAPPAS
-
-_FOOT = (0.068, 0.066, 0.066, 0.092, 0.094, 0.094)  # big toe, small toe and heel, left and right
-_FACE = (
-    0.042, 0.043, 0.044, 0.043, 0.040, 0.035, 0.031, 0.025, 0.020, 0.023, 0.029, 0.032, 0.037, 0.038, 0.043, 0.041,
-    0.045, 0.013, 0.012, 0.011, 0.011, 0.012, 0.012, 0.011, 0.011, 0.013, 0.015, 0.009, 0.007, 0.007, 0.007, 0.012,
-    0.009, 0.008, 0.016, 0.010, 0.017, 0.011, 0.009, 0.011, 0.009, 0.007, 0.013, 0.008, 0.011, 0.012, 0.010, 0.034,
-    0.008, 0.008, 0.009, 0.008, 0.008, 0.007, 0.010, 0.008, 0.009, 0.009, 0.009, 0.007, 0.007, 0.008, 0.011, 0.008,
-    0.008, 0.008, 0.010, 0.008,
-)  # fmt: skip
-_HAND = (
-    0.029, 0.022, 0.035, 0.037, 0.047, 0.026, 0.025, 0.024, 0.035, 0.018, 0.024, 0.022, 0.026, 0.017, 0.021, 0.021,
-    0.032, 0.020, 0.019, 0.022, 0.031,
-)  # fmt: skip
-_KAPPAS = {
-    "coco": COCO_KAPPAS,
-    "coco_wholebody": (*COCO_KAPPAS, *_FOOT, *_FACE, *_HAND, *_HAND),
-    "hand": _HAND,
-    "face": _FACE,
-    "crowdpose": (
-        0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089, 0.079, 0.079,
-    ),
-    "mpii": (
-        0.089, 0.083, 0.107, 0.107, 0.083, 0.089, 0.026, 0.026, 0.026, 0.026, 0.062, 0.072, 0.179, 0.179, 0.072, 0.062,
-    ),
-    "ap10k": (
-        0.025, 0.025, 0.026, 0.035, 0.035, 0.079, 0.072, 0.062, 0.079, 0.072, 0.062, 0.107, 0.087, 0.089, 0.107, 0.087,
-        0.089,
-    ),
-    "animalpose": (
-        0.025, 0.025, 0.026, 0.035, 0.035, 0.100, 0.100, 0.100, 0.107, 0.107, 0.107, 0.107, 0.087, 0.087, 0.087, 0.087,
-        0.089, 0.089, 0.089, 0.089,
-    ),
-}  # fmt: skip
+from .._kappas import KAPPAS
 
 
 def kappas(name: str) -> tuple[float, ...]:
-    """Kappas of a data set, for `oks`, `oks_nms` and `oks_average_precision`. COCO's evaluation and mmpose
+    """Look up the kappas of a data set, for `oks`, `oks_nms` and `oks_average_precision`. COCO's evaluation and mmpose
     call the same numbers sigmas.
 
     - `"coco"`, 17 keypoints: measured on images of COCO that several people have annotated.
@@ -74,11 +41,11 @@ def kappas(name: str) -> tuple[float, ...]:
         (133, (0.079, 0.079))
     """
     if not isinstance(name, str):
-        raise TypeError(f"name: got {type(name).__name__} {name!r}, expected one of {', '.join(map(repr, _KAPPAS))}")
-    for known, numbers in _KAPPAS.items():
+        raise TypeError(f"name: got {type(name).__name__} {name!r}, expected one of {', '.join(map(repr, KAPPAS))}")
+    for known, numbers in KAPPAS.items():
         if _plain(known) == _plain(name):
             return numbers
-    raise ValueError(f"name: got {name!r}, expected one of {', '.join(map(repr, _KAPPAS))}")
+    raise ValueError(f"name: got {name!r}, expected one of {', '.join(map(repr, KAPPAS))}")
 
 
 def _plain(name: str) -> str:

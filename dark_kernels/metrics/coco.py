@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from .. import _checks
-from ..nms.api import COCO_KAPPAS, SWAPS, oks
+from .._kappas import COCO_KAPPAS
+from ..poses.api import SWAPS, oks
 from ..types import Keypoints
 from . import annotations as files
 from .agreement import kappas as kappas_of

@@ -14,12 +14,11 @@ from benchmarks.static.rooms import (
     heatmap_loss,
     mixture_nll,
     nll,
-    nms,
     peaks,
+    poses,
     sampling,
     simcc,
     soft_argmax,
-    voting,
 )
 
 # In the order of the table.
@@ -29,9 +28,9 @@ ROOMS: tuple[Room, ...] = (
     nll.LINEAR_ROOM,
     mixture_nll.ROOM,
     simcc.ROOM,
-    nms.ROOM,
+    poses.ROOM,
+    poses.VOTING_ROOM,
     sampling.ROOM,
-    voting.ROOM,
     soft_argmax.ROOM,
     peaks.ROOM,
     encode.ROOM,

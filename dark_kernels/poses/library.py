@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._operators import arithmetic_dtype, directly
 from ..backends import choose, held_by_graphs, is_plain
-from . import eager
+from . import eager, eager_voting
 
 _library = torch.library.Library("dark_kernels", "FRAGMENT")
 
@@ -24,6 +24,11 @@ _library.define(
     "oks_nms(Tensor poses, Tensor scores, Tensor areas, Tensor kappas, Tensor? visible, Tensor? mask, "
     "Tensor? image_ids, float threshold, str method, int max_poses, str backend) "
     "-> (Tensor keep, Tensor indices, Tensor counts, Tensor scores)",
+    tags=_TAGS,
+)
+_library.define(
+    "vote(Tensor samples, Tensor? heatmaps, float? bandwidth, str backend) "
+    "-> (Tensor coords, Tensor scores, Tensor covariances)",
     tags=_TAGS,
 )
 
@@ -108,13 +113,46 @@ def _oks_nms_fake(
     )
 
 
-for _name, _implementation, _fake in (("oks", _oks, _oks_fake), ("oks_nms", _oks_nms, _oks_nms_fake)):
+def _vote(
+    samples: Tensor,  # [B, K, S, 2]
+    heatmaps: Tensor | None,  # [B, K, H, W]
+    bandwidth: float | None,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = arithmetic_dtype(samples, heatmaps)
+    outputs = _vote_fake(samples, heatmaps)
+    if outputs[1].numel() == 0:
+        return outputs
+    if choose(backend, samples.device.type, dtype).backend != "triton":
+        return eager_voting.vote_fwd(samples, heatmaps, bandwidth, dtype)
+    from . import kernels_voting
+
+    kernels_voting.vote_fwd(*outputs, samples, heatmaps, bandwidth)
+    return outputs
+
+
+def _vote_fake(samples: Tensor, heatmaps: Tensor | None, *unused: object) -> tuple[Tensor, Tensor, Tensor]:
+    """Uninitialised outputs."""
+    dtype, shape = arithmetic_dtype(samples, heatmaps), samples.shape[:2]
+    return (
+        samples.new_empty((*shape, 2), dtype=dtype),
+        samples.new_empty(shape, dtype=dtype),
+        samples.new_empty((*shape, 2, 2), dtype=dtype),
+    )
+
+
+for _name, _implementation, _fake in (
+    ("oks", _oks, _oks_fake),
+    ("oks_nms", _oks_nms, _oks_nms_fake),
+    ("vote", _vote, _vote_fake),
+):
     # One implementation for all devices: it asks `choose`, so a device without Triton is served by eager.
     _library.impl(_name, _implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(f"dark_kernels::{_name}", _fake, lib=_library)
 
 call_oks = directly(torch.ops.dark_kernels.oks.default, _oks)
 call_oks_nms = directly(torch.ops.dark_kernels.oks_nms.default, _oks_nms)
+call_vote = directly(torch.ops.dark_kernels.vote.default, _vote)
 
 
 def call_oks_symmetric(
@@ -141,6 +179,14 @@ def call_oks_symmetric(
     if not torch.compiler.is_compiling():  # its cache would be traced, with a warning
         choose(backend, poses_a.device.type, dtype)  # which says if there is no such backend
     return eager.oks_swapped_fwd(*arguments, partners, dtype)
+
+
+def variance_voting_eager(
+    poses: Tensor, variances: Tensor, similarities: Tensor, spread: float, mask: Tensor | None
+) -> Tensor:
+    """Eager, on any device: a few of PyTorch's own operations, which need no operator."""
+    dtype = arithmetic_dtype(poses, variances, similarities)
+    return eager_voting.variance_voting_fwd(poses, variances, similarities, spread, mask, dtype)
 
 
 def kappas_for(kappas: Sequence[float], *tensors: Tensor) -> Tensor:

@@ -129,7 +129,7 @@ def test_few_or_no_pairs(service: Service) -> None:
 def test_many_poses_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = scene()
     whole = oks(*tensors, KAPPAS, backend="eager", symmetric=PAIRS)
-    monkeypatch.setattr("dark_kernels.nms.eager._ELEMENTS", 1)
+    monkeypatch.setattr("dark_kernels.poses.eager._ELEMENTS", 1)
     assert torch.equal(oks(*tensors, KAPPAS, backend="eager", symmetric=PAIRS), whole)
 
 

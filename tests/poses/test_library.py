@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dark_kernels import KeptPoses, oks, oks_nms, soft_oks_nms
-from dark_kernels.nms import eager
+from dark_kernels.poses import eager
 
 from .. import launches
 from ..conftest import SERVICES
@@ -181,7 +181,7 @@ def test_eager_asks_the_device_for_nothing(has_ids: bool, method: str) -> None:
 @pytest.mark.parametrize("service", [SERVICES[2], SERVICES[4]], indirect=True)
 def test_a_batch_is_one_launch(function: Any, service: Service) -> None:
     """With image ids as well."""
-    from dark_kernels.nms import kernels
+    from dark_kernels.poses import kernels
 
     backend, device = service
     poses, scores, areas = some_poses(3, device)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dark_kernels import Keypoints, sample_keypoints, testing, vote
-from dark_kernels.voting import eager
+from dark_kernels.poses import eager_voting
 
 from ..conftest import SERVICES
 
@@ -200,7 +200,7 @@ def test_any_strides(layout: str, service: Service) -> None:
 def test_densities_take_keypoints_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     samples, _ = some_votes(2, 5, 30)
     whole = vote(samples, bandwidth=2.0, backend="eager")
-    monkeypatch.setattr(eager, "_PAIRS", 2 * 30**2 + 1)
+    monkeypatch.setattr(eager_voting, "_PAIRS", 2 * 30**2 + 1)
     for one, other in zip(vote(samples, bandwidth=2.0, backend="eager"), whole, strict=True):
         torch.testing.assert_close(one, other)
 

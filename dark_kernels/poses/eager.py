@@ -44,7 +44,7 @@ def oks_fwd(
 
 
 def _rows_at_once(poses: Tensor) -> int:
-    """How many poses of an image are compared with these at once."""
+    """Choose how many poses of an image are compared with these at once."""
     elements = _ELEMENTS if poses.device.type == "cpu" else _ELEMENTS_ON_DEVICE
     return max(1, elements // max(1, poses[..., 0].numel()))
 
@@ -64,14 +64,19 @@ def _similarities(
     kappas: Tensor,  # [K]
     dtype: torch.dtype,
 ) -> Tensor:
-    """[B, N, M]."""
+    """Compare all of N with all of M poses: [B, N, M]."""
     similarity = _keypoint_similarities(poses_a, areas_a, poses_b, areas_b, kappas, dtype)
     seen = [(visible_a > 0)[:, :, None]] if visible_a is not None else []
     seen += [(visible_b > 0)[:, None]] if visible_b is not None else []
     if not seen:
         return similarity.sum(-1) / max(similarity.shape[-1], 1)
     weight = functools.reduce(torch.logical_and, seen).to(dtype)
-    return (similarity * weight).sum(-1) / weight.sum(-1).clamp(min=1)
+    return _mean(similarity * weight, weight)
+
+
+def _mean(similarity: Tensor, weight: Tensor) -> Tensor:
+    """Average over the keypoints that count, 0 if none does."""
+    return similarity.sum(-1) / weight.sum(-1).clamp(min=1)
 
 
 def _keypoint_similarities(
@@ -82,7 +87,7 @@ def _keypoint_similarities(
     kappas: Tensor,  # [K]
     dtype: torch.dtype,
 ) -> Tensor:
-    """Of each keypoint [B, N, M, K]."""
+    """Compare keypoint by keypoint: [B, N, M, K]."""
     areas_a, areas_b = _area(areas_a.to(dtype))[:, :, None], _area(areas_b.to(dtype))[:, None, :]
     # Distances are squared after the scaling, where they no longer overflow.
     scale = (8.0 * (0.5 * areas_a + 0.5 * areas_b + _AREA_EPSILON)).rsqrt()[..., None] / kappas.to(dtype)
@@ -129,12 +134,12 @@ def oks_swapped_fwd(
         is_better = swapped + swapped[..., partner] > kept + kept[..., partner]
         similarity = torch.where(is_better, swapped, kept)
         weight = torch.where(is_better, swapped_weight, kept_weight)
-        found.append(similarity.sum(-1) / weight.sum(-1).clamp(min=1))
+        found.append(_mean(similarity, weight))
     return torch.cat(found, dim=1)
 
 
 def _area(areas: Tensor) -> Tensor:
-    """NaN for what is no area."""
+    """Replace what is no area by NaN."""
     return torch.where((areas >= 0) & (areas < math.inf), areas, math.nan)
 
 
@@ -179,7 +184,7 @@ def oks_nms_fwd(
 
 
 class _Images(NamedTuple):
-    """What poses N belong to, and the poses image by image."""
+    """Image of each pose, and the poses image by image."""
 
     of_poses: Tensor  # [N], int64: 0 for the lowest id, 1 for the next
     order: Tensor  # [N], the poses image by image
@@ -203,7 +208,7 @@ def _hard_ranks(
     threshold: float,
     dtype: torch.dtype,
 ) -> Tensor:
-    """The place of each pose among the kept ones [B, N], -1 if it is dropped."""
+    """Find the place of each pose among the kept ones [B, N], -1 if it is dropped."""
     num_poses = scores.shape[1]
     order = scores.argsort(dim=-1, descending=True, stable=True)
     batch = torch.arange(scores.shape[0], device=scores.device)[:, None]
@@ -233,7 +238,7 @@ def _hard_ranks_of_images(
     threshold: float,
     dtype: torch.dtype,
 ) -> Tensor:
-    """The place of each pose among the kept ones of its image [1, N], -1 if it is dropped.
+    """Find the place of each pose among the kept ones of its image [1, N], -1 if it is dropped.
 
     Images are padded to the fullest. How many there are and how full that is, the host has to know, and waits for it:
     poses are dropped one after the other, so without a wait there would be as many steps as poses in all images.
@@ -268,7 +273,7 @@ def _soft_ranks(
     max_poses: int,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """Decayed scores and the place of each pose among the kept ones of its image [B, N], -1 if it is dropped."""
+    """Find decayed scores and the place of each pose among the kept ones of its image [B, N], -1 if it is dropped."""
     num_rounds = min(max_poses, scores.shape[1])
     if images is not None and scores.device.type == "cpu":  # elsewhere the host would wait for it
         num_rounds = min(num_rounds, int(images.place.amax()) + 1)
@@ -292,7 +297,7 @@ def _soft_ranks(
 
 
 def _best_of_images(scores: Tensor, image: Tensor) -> Tensor:
-    """The best pose of each pose's image [N], the first of equal ones."""
+    """Find the best pose of each pose's image [N], the first of equal ones."""
     num_poses = len(scores)
     largest = torch.full_like(scores, -math.inf).scatter_reduce_(0, image, scores, "amax")
     index = torch.arange(num_poses, device=scores.device)
@@ -308,7 +313,7 @@ def _similarity_to(
     kappas: Tensor,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Of each pose and the best one [B, N]."""
+    """Compare each pose with the best one [B, N]."""
     if best.shape[1] == 1:
         batch = torch.arange(len(best), device=best.device)[:, None]
         best_visible = None if visible is None else visible[batch, best]

@@ -270,7 +270,7 @@ def test_image_ids_are_a_batch(method: str, masked: bool, service: Service) -> N
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ids take several blocks, though poses are few."""
     pytest.importorskip("triton", reason="Triton is not installed")
-    from dark_kernels.nms import kernels
+    from dark_kernels.poses import kernels
 
     monkeypatch.setattr(kernels, "BLOCK_IDS", 4)
 

@@ -1,5 +1,5 @@
 """oks and oks_nms: a few and many poses an image; each method, with image ids and without, with and without what is
-optional."""
+optional. vote: by heatmap, by density and with equal weights; few samples and many."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from types import ModuleType
 import torch
 
 from benchmarks import workloads
-from benchmarks.static.calls import Call, Room
+from benchmarks.static.calls import Call, Room, empty_maps
+from benchmarks.workloads import W1, W3, W4, Workload
 
 
 def _calls(full: bool) -> Iterator[Call]:
@@ -61,4 +62,24 @@ def _oks_call(num_a: int, num_b: int) -> Call:
     return Call(f"OKS of {num_a} and {num_b} float32", launch)
 
 
-ROOM = Room("nms", "dark_kernels.nms.kernels", _calls)
+def _voting_calls(full: bool) -> Iterator[Call]:
+    yield _vote_call(W1, "float32", 100)
+    for dtype in workloads.DTYPES if full else ("float16",):
+        yield _vote_call(W3, dtype, 1000)
+    yield _vote_call(W4, "float32", 16)
+
+
+def _vote_call(workload: Workload, dtype: str, num_samples: int) -> Call:
+    def launch(module: ModuleType) -> None:
+        shape = workload.shape[:2]
+        heatmaps = empty_maps(workload.shape, dtype)
+        outputs = torch.empty(*shape, 2), torch.empty(shape), torch.empty(*shape, 2, 2)
+        samples = torch.empty(*shape, num_samples, 2)
+        for maps, bandwidth in ((heatmaps, None), (None, 2.0), (None, None)):
+            module.vote_fwd(*outputs, samples, maps, bandwidth)
+
+    return Call(f"{num_samples} votes {workload.name} {dtype}", launch, everywhere=workload is not W4)
+
+
+ROOM = Room("poses", "dark_kernels.poses.kernels", _calls)
+VOTING_ROOM = Room("poses, voting", "dark_kernels.poses.kernels_voting", _voting_calls)

@@ -1,10 +1,12 @@
-"""The definitions: plain PyTorch, one image and one round at a time.
+"""The definitions: plain PyTorch, one image and one round, or one step of a formula, at a time.
 
 Readable on purpose. Every other backend is proved against this file in float64.
 
 Sources: object keypoint similarity as in COCO's keypoint evaluation, between two poses instead of a pose and an
 annotation (G. Papandreou et al., "Towards Accurate Multi-person Pose Estimation in the Wild", CVPR 2017, section 3.2);
-the soft forms are those of N. Bodla et al., "Soft-NMS", ICCV 2017, eq. 3 to 5.
+the soft forms are those of N. Bodla et al., "Soft-NMS", ICCV 2017, eq. 3 to 5. Variance voting: Y. He et al.,
+"Bounding Box Regression with Uncertainty for Accurate Object Detection", CVPR 2019, eq. 11, with the similarity of
+poses in the place of the overlap of boxes.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# What COCO's evaluation adds to an area.
+# COCO's evaluation adds it to an area.
 AREA_EPSILON = 2.2e-16
 
 
@@ -28,10 +30,10 @@ def oks_reference(
     visible_a: Tensor | None = None,  # [..., N, K]
     visible_b: Tensor | None = None,  # [..., M, K]
 ) -> Tensor:
-    """The similarities of `dark_kernels.oks`, [..., N, M], step by step. Arguments and result as there; computed in
+    """Compare poses as `dark_kernels.oks` does, [..., N, M], step by step. Arguments and result as there; computed in
     float32, in float64 if poses or areas are float64."""
     similarity, visible = _of_keypoints(poses_a, poses_b, areas_a, areas_b, kappas, visible_a, visible_b)
-    return similarity.sum(-1) / visible.sum(-1).clamp(min=1)
+    return _mean(similarity, visible)
 
 
 def _of_keypoints(
@@ -43,7 +45,7 @@ def _of_keypoints(
     visible_a: Tensor | None,
     visible_b: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """The similarity of each keypoint, 0 where it is not visible in both poses, and whether it is: [..., N, M, K]."""
+    """Compare keypoint by keypoint, 0 where it is not visible in both poses, and tell where it is: [..., N, M, K]."""
     tensors = (poses_a, poses_b, areas_a, areas_b)
     dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
     poses_a, poses_b, areas_a, areas_b = (tensor.to(dtype) for tensor in tensors)
@@ -62,6 +64,11 @@ def _of_keypoints(
     if visible_b is not None:
         visible = visible & (visible_b > 0)[..., None, :, :]
     return torch.where(visible, similarity, 0.0), visible
+
+
+def _mean(similarity: Tensor, visible: Tensor) -> Tensor:
+    """Average over the keypoints that are visible, 0 if none is."""
+    return similarity.sum(-1) / visible.sum(-1).clamp(min=1)
 
 
 def oks_symmetric_reference(
@@ -84,9 +91,7 @@ def oks_symmetric_reference(
     kept = _of_keypoints(poses_a, poses_b, areas_a, areas_b, kappas, visible_a, visible_b)
     swapped = _of_keypoints(poses_a[..., order, :], poses_b, areas_a, areas_b, kappas, swapped_visible, visible_b)
     if swap == "pose":
-        return torch.maximum(
-            *(similarity.sum(-1) / visible.sum(-1).clamp(min=1) for similarity, visible in (kept, swapped))
-        )
+        return torch.maximum(_mean(*kept), _mean(*swapped))
     similarity, visible = (each.clone() for each in kept)
     for pair in pairs:
         places = list(pair)
@@ -94,7 +99,7 @@ def oks_symmetric_reference(
         for place in places:
             similarity[..., place] = torch.where(is_better, swapped[0][..., place], kept[0][..., place])
             visible[..., place] = torch.where(is_better, swapped[1][..., place], kept[1][..., place])
-    return similarity.sum(-1) / visible.sum(-1).clamp(min=1)
+    return _mean(similarity, visible)
 
 
 def oks_nms_reference(
@@ -157,3 +162,94 @@ def oks_nms_reference(
 def _decayed(scores: Tensor, members: Tensor, factors: Tensor) -> Tensor:
     """`scores` [N] with those of some members multiplied; nothing is left of an infinite one times 0."""
     return scores.index_put((members,), torch.where(factors == 0, 0.0, scores[members] * factors))
+
+
+# --- votes ---
+
+
+def bilinear(
+    heatmaps: Tensor,  # [B, K, H, W]
+    samples: Tensor,  # [B, K, S, 2]
+) -> Tensor:
+    """Values of the maps between their pixels [B, K, S]; beyond the border they fall to 0 within a pixel."""
+    height, width = heatmaps.shape[-2:]
+    batch = torch.arange(heatmaps.shape[0], device=heatmaps.device)[:, None, None]
+    keypoint = torch.arange(heatmaps.shape[1], device=heatmaps.device)[:, None]
+    corner = samples.floor()
+    values = torch.zeros_like(samples[..., 0])
+    for dx in (0, 1):
+        for dy in (0, 1):
+            pixel = corner + torch.tensor([dx, dy], device=samples.device)
+            column, row = pixel.unbind(-1)
+            share = (1 - (samples - pixel).abs()).prod(-1)
+            # A pixel without a share is not looked at, whatever it holds.
+            counts = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (share > 0)
+            column, row = torch.where(counts, column, 0).long(), torch.where(counts, row, 0).long()
+            values = values + torch.where(counts, share * heatmaps[batch, keypoint, row, column], 0.0)
+    return values
+
+
+def density(
+    samples: Tensor,  # [B, K, S, 2]
+    valid: Tensor,  # [B, K, S]
+    bandwidth: float,
+) -> Tensor:
+    """Density at each sample [B, K, S] of all S of them, its own kernel included, in units of a kernel's peak."""
+    squares = ((samples[..., :, None, :] - samples[..., None, :, :]) ** 2).sum(-1)  # [B, K, S, S]
+    kernels = torch.where(valid[..., None, :], torch.exp(-squares / (2 * bandwidth**2)), 0.0)
+    return kernels.mean(-1)
+
+
+def vote_reference(
+    samples: Tensor,  # [B, K, S, 2]
+    heatmaps: Tensor | None,  # [B, K, H, W]
+    bandwidth: float | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """coords [B, K, 2], scores [B, K] and covariances [B, K, 2, 2] of `dark_kernels.vote`, step by step."""
+    is_double = samples.dtype == torch.float64 or (heatmaps is not None and heatmaps.dtype == torch.float64)
+    samples = samples.to(torch.float64 if is_double else torch.float32)
+    valid = samples.isfinite().all(-1)
+    samples = torch.where(valid[..., None], samples, 0.0)
+    if heatmaps is not None:
+        weights = bilinear(heatmaps.to(samples.dtype), samples)
+    elif bandwidth is not None:
+        weights = density(samples, valid, bandwidth)
+    else:
+        weights = torch.ones_like(samples[..., 0])
+    weights = torch.where(valid & (weights > 0) & (weights < math.inf), weights, 0.0)
+
+    # What gives no vote is nowhere: far away its square would be infinite, and NaN times a weight of 0.
+    samples = torch.where((weights > 0)[..., None], samples, 0.0)
+    total = weights.sum(-1)
+    shares = weights / total[..., None]  # NaN where nothing votes
+    coords = (shares[..., None] * samples).sum(-2)
+    difference = samples - coords[..., None, :]
+    products = difference[..., :, None] * difference[..., None, :]
+    products = torch.where((weights > 0)[..., None, None], products, 0.0)
+    covariances = (shares[..., None, None] * products).sum(2)
+    return coords, total / samples.shape[2], covariances
+
+
+def variance_voting_reference(
+    poses: Tensor,  # [..., N, K, 2]
+    variances: Tensor,  # [..., N, K, 1 or 2]
+    similarities: Tensor,  # [..., M, N]
+    spread: float,
+    mask: Tensor | None,  # [..., N]
+) -> Tensor:
+    """The poses [..., M, K, 2] of `dark_kernels.variance_voting`: sum p_i x_i / v_i over sum p_i / v_i, in float64."""
+    is_double = torch.float64 in (poses.dtype, variances.dtype, similarities.dtype)
+    dtype = torch.float64 if is_double else torch.float32
+    if poses.shape[-3] == 0:
+        return poses.new_full((*similarities.shape[:-1], *poses.shape[-2:]), math.nan, dtype=dtype)
+    x, v = poses.double()[..., None, :, :, :], variances.double()[..., None, :, :, :]
+    similarity = similarities.double()[..., None, None]  # [..., M, N, 1, 1]
+    votes = x.isfinite() & (v > 0) & (v < math.inf) & ~similarity.isnan()
+    if mask is not None:
+        votes = votes & (mask > 0)[..., None, :, None, None]
+    # Logarithms, relative to the largest weight, which is in the sum above and below: where poses have little in common
+    # all would underflow, and 1 / v overflows where v is tiny.
+    log_weights = torch.where(votes, -((1 - similarity) ** 2) / spread - torch.where(votes, v, 1.0).log(), -math.inf)
+    largest = log_weights.amax(-3, keepdim=True).detach()
+    weights = torch.exp(log_weights - torch.where(largest == -math.inf, 0.0, largest))
+    return ((weights * torch.where(votes, x, 0.0)).sum(-3) / weights.sum(-3)).to(dtype)

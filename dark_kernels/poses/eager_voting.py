@@ -39,7 +39,7 @@ def vote_fwd(
 
 
 def _bilinear(heatmaps: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """[B, K, S]: the four pixels around, those outside of the map with a share of 0."""
+    """Read maps between their pixels [B, K, S]: of the four around, those outside of the map have a share of 0."""
     height, width = heatmaps.shape[-2:]
     pixels = heatmaps.flatten(2)  # one index is found several times as fast as four
     columns, rows = _neighbours(x, width), _neighbours(y, height)
@@ -53,7 +53,7 @@ def _bilinear(heatmaps: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _neighbours(position: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
-    """Index and share of the pixels before and behind, a share of 0 if there is no such pixel."""
+    """Find index and share of the pixels before and behind, a share of 0 if there is no such pixel."""
     before = position.floor()
     share = position - before
     found = []
@@ -64,7 +64,7 @@ def _neighbours(position: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def _densities(x: Tensor, y: Tensor, weights: Tensor, bandwidth: float) -> Tensor:
-    """[B, K, S]: the mean of the kernels of all samples, some keypoints at a time."""
+    """Average the kernels of all samples at each [B, K, S], some keypoints at a time."""
     num_samples = x.shape[-1]
     rows = max(1, (_PAIRS if x.device.type == "cpu" else _PAIRS_ON_DEVICE) // num_samples**2)
     found = []
