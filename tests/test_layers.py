@@ -184,6 +184,7 @@ def test_backends_know_no_recipe_by_name(path: Path) -> None:
         ("recipes.py", set()),
         ("transforms.py", {"_checks"}),
         ("types.py", set()),
+        ("_triton/batch.py", {"_triton"}),
         ("_triton/blur.py", {"_triton"}),
         ("_triton/cells.py", {"_triton"}),
         ("_triton/covariance.py", {"_triton"}),

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._triton.launch import on_device_of
+from .._triton.launch import launch, on_device_of
 
 TURN = tl.constexpr(2 * 3.141592653589793 / 2**24)  # radians of one step of 24 bits
+
+
+class Means(NamedTuple):
+    """Means [P, 2] of keypoints."""
+
+    ptr: Any
+    stride_p: Any
+    stride_c: Any
+
+
+class Covariances(NamedTuple):
+    """Covariances [P, 2, 2] of keypoints."""
+
+    ptr: Any
+    stride_p: Any
+    stride_r: Any
+    stride_c: Any
 
 
 @triton.jit
@@ -56,13 +75,8 @@ def two_normals(to_radius, to_angle):
 @triton.jit(do_not_specialize=["num_pairs", "n", "seed_low", "seed_high", "offset_low", "offset_high"])
 def _sample_keypoints_fwd_kernel(
     samples_ptr,  # [P, n, 2], contiguous
-    means_ptr,  # [P, 2]
-    means_stride_p,
-    means_stride_c,
-    covariances_ptr,  # [P, 2, 2]
-    covariances_stride_p,
-    covariances_stride_r,
-    covariances_stride_c,
+    means,  # Means
+    covariances,  # Covariances
     num_pairs,  # P times (n + 1) // 2
     n,
     seed_low,
@@ -84,14 +98,14 @@ def _sample_keypoints_fwd_kernel(
     keypoint = index // pairs
     pair = index % pairs
 
-    pointer = means_ptr + keypoint * means_stride_p
+    pointer = means.ptr + keypoint * means.stride_p
     mean_x = tl.load(pointer, mask=exists, other=0.0).to(tl.float32)
-    mean_y = tl.load(pointer + means_stride_c, mask=exists, other=0.0).to(tl.float32)
-    pointer = covariances_ptr + keypoint * covariances_stride_p
+    mean_y = tl.load(pointer + means.stride_c, mask=exists, other=0.0).to(tl.float32)
+    pointer = covariances.ptr + keypoint * covariances.stride_p
     xx = tl.load(pointer, mask=exists, other=0.0).to(tl.float32)
-    pointer += covariances_stride_r
+    pointer += covariances.stride_r
     yx = tl.load(pointer, mask=exists, other=0.0).to(tl.float32)
-    yy = tl.load(pointer + covariances_stride_c, mask=exists, other=0.0).to(tl.float32)
+    yy = tl.load(pointer + covariances.stride_c, mask=exists, other=0.0).to(tl.float32)
 
     # Rounded as every other backend rounds: a few units more, and a covariance on the edge would be none.
     across = tl.sqrt_rn(tl.where(xx > 0, xx, 0.0))
@@ -146,17 +160,14 @@ def sample_keypoints_fwd(
     num_pairs = num_keypoints * ((n + 1) // 2)
     block_size = min(256, triton.next_power_of_2(num_pairs))
     with on_device_of(samples):
-        _sample_keypoints_fwd_kernel[(triton.cdiv(num_pairs, block_size),)](
-            samples,
-            means,
-            *means.stride(),
-            covariances,
-            *covariances.stride(),
-            num_pairs,
-            n,
-            *_words(seed),
-            *_words(offset),
-            tolerance,
-            BLOCK_SIZE=block_size,
-            num_warps=max(1, block_size // 64),
+        launch(
+            _sample_keypoints_fwd_kernel,
+            (triton.cdiv(num_pairs, block_size), 1, 1),
+            (
+                samples,
+                Means(means, *means.stride()),
+                Covariances(covariances, *covariances.stride()),
+                *(num_pairs, n, *_words(seed), *_words(offset), tolerance),
+            ),
+            {"BLOCK_SIZE": block_size, "num_warps": max(1, block_size // 64)},
         )

@@ -7,66 +7,96 @@ block's lines: where a pixel is costs nothing on the way. Maps wider than a bloc
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .._triton.batch import batch_of, is_flat, map_of
 from .._triton.launch import lanes_of, launch, launch_again, launch_key, on_device_of, register_limit
 
 # Stands for an infinity, so that two of them differ by 0.
 LARGEST = tl.constexpr(3.4028234663852886e38)
 
 
-@triton.jit
-def _lanes(WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr):
-    """Line and column of a block's pixels: [BLOCK_SIZE]."""
-    lane = tl.arange(0, BLOCK_SIZE)
-    line = tl.zeros([BLOCK_SIZE], dtype=tl.int32)
-    if WIDTH < BLOCK_SIZE:
-        line = lane // WIDTH
-    return line, lane - line * WIDTH
+class Outputs(NamedTuple):
+    """Outputs of the forward pass, contiguous, which the backward pass takes."""
+
+    coords_ptr: Any  # [B, K, 2]
+    peaks_ptr: Any  # [B, K]
+    totals_ptr: Any  # [B, K]
+
+
+class Coords(NamedTuple):
+    """Vectors [B, K, 2]."""
+
+    ptr: Any
+    stride_b: Any
+    stride_k: Any
+    stride_c: Any
+
+
+class Walk(NamedTuple):
+    """How a program walks over a map: a constant."""
+
+    WIDTH: int  # of the map
+    LINES: int  # a block
+    BLOCK_SIZE: int  # pixels
+    WIDE_INDEX: bool  # offsets inside a block take 64 bits
+
+
+class Lanes(NamedTuple):
+    """Places of a block's pixels in the block: [BLOCK_SIZE]."""
+
+    line: Any
+    column: Any
+
+
+class Offsets(NamedTuple):
+    """Offsets of a block's pixels from its first one, and from that to those of the next blocks."""
+
+    pixels: Any  # [BLOCK_SIZE]
+    lines: Any  # int64
+    columns: Any  # int64
 
 
 @triton.jit
-def _offsets(
-    line,
-    column,
-    stride_h,
-    stride_w,
-    WIDTH: tl.constexpr,
-    LINES: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    IS_FLAT: tl.constexpr,
-    WIDE_INDEX: tl.constexpr,
-):
-    """Where a block's pixels lie, from its first one: [BLOCK_SIZE]. And how far it is to the next block of lines, and
-    to that of columns: int64."""
+def _lanes(WALK: tl.constexpr):
+    """Line and column of a block's pixels."""
+    lane = tl.arange(0, WALK.BLOCK_SIZE)
+    line = tl.zeros([WALK.BLOCK_SIZE], dtype=tl.int32)
+    if WALK.WIDTH < WALK.BLOCK_SIZE:
+        line = lane // WALK.WIDTH
+    return Lanes(line, lane - line * WALK.WIDTH)
+
+
+@triton.jit
+def _offsets(lanes, source, IS_FLAT: tl.constexpr, WALK: tl.constexpr):
+    """Offsets in a map. IS_FLAT: its rows follow each other in memory."""
     zero = tl.zeros([], dtype=tl.int64)  # strides may be constants, which have no type to change
-    column_step = (zero + stride_w) * BLOCK_SIZE
-    if WIDE_INDEX:
+    line = lanes.line
+    column = lanes.column
+    if WALK.WIDE_INDEX:
         line = line.to(tl.int64)
         column = column.to(tl.int64)
-    if IS_FLAT or WIDTH >= BLOCK_SIZE:
-        offsets = (line * WIDTH + column) * stride_w
+    if IS_FLAT or WALK.WIDTH >= WALK.BLOCK_SIZE:
+        pixels = (line * WALK.WIDTH + column) * source.stride_w
     else:
-        offsets = line * stride_h + column * stride_w
+        pixels = line * source.stride_h + column * source.stride_w
     if IS_FLAT:  # how many pixels a line has is known when the kernel is compiled, and so is what that divides by
-        line_step = (zero + stride_w) * (WIDTH * LINES)
+        lines = (zero + source.stride_w) * (WALK.WIDTH * WALK.LINES)
     else:
-        line_step = (zero + stride_h) * LINES
-    return offsets, line_step, column_step
+        lines = (zero + source.stride_h) * WALK.LINES
+    return Offsets(pixels, lines, (zero + source.stride_w) * WALK.BLOCK_SIZE)
 
 
 @triton.jit
-def _exists(
-    row, first_column, line, column, height, WIDTH: tl.constexpr, LINES: tl.constexpr, BLOCK_SIZE: tl.constexpr
-):
-    """Which lanes have a pixel of the map in the block from (row, first_column) on."""
-    exists = line < tl.minimum(LINES, height - row)
-    if WIDTH > BLOCK_SIZE:
-        exists = exists & (first_column + column < WIDTH)
+def _exists(lanes, row, first_column, height, WALK: tl.constexpr):
+    """True for lanes with a pixel of the map in the block from (row, first_column) on."""
+    exists = lanes.line < tl.minimum(WALK.LINES, height - row)
+    if WALK.WIDTH > WALK.BLOCK_SIZE:
+        exists = exists & (first_column + lanes.column < WALK.WIDTH)
     return exists
 
 
@@ -90,22 +120,13 @@ def _largest(one, other):
 
 @triton.jit(do_not_specialize=["num_keypoints"])
 def _soft_argmax_fwd_kernel(
-    coords_ptr,  # [B, K, 2]
-    peaks_ptr,  # [B, K]
-    totals_ptr,  # [B, K]
-    heatmaps_ptr,  # [B, K, H, W]
-    heatmaps_stride_b,
-    heatmaps_stride_k,
-    heatmaps_stride_h,
-    heatmaps_stride_w,
+    outputs,  # Outputs
+    heatmaps,  # Batch [B, K, H, W]
     num_keypoints,
     height,
-    WIDTH: tl.constexpr,
     EXPONENT: tl.constexpr,
-    LINES: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
     IS_FLAT: tl.constexpr,
-    WIDE_INDEX: tl.constexpr,
+    WALK: tl.constexpr,
 ):
     """One program reads one map, in one pass: a softmax relative to the largest value that each lane has seen so far.
 
@@ -115,27 +136,27 @@ def _soft_argmax_fwd_kernel(
     map_index = tl.program_id(0).to(tl.int64)
     batch = map_index // num_keypoints
     keypoint = map_index - batch * num_keypoints
-    line, column = _lanes(WIDTH, BLOCK_SIZE)
-    row_ptr = heatmaps_ptr + batch * heatmaps_stride_b + keypoint * heatmaps_stride_k
-    offsets, line_step, column_step = _offsets(
-        line, column, heatmaps_stride_h, heatmaps_stride_w, WIDTH, LINES, BLOCK_SIZE, IS_FLAT, WIDE_INDEX
-    )
+    lanes = _lanes(WALK)
+    heatmap = map_of(heatmaps, batch, keypoint)
+    offsets = _offsets(lanes, heatmap, IS_FLAT, WALK)
 
-    best = tl.full([BLOCK_SIZE], -LARGEST, dtype=tl.float32)
-    total = tl.zeros([BLOCK_SIZE], dtype=tl.float32)  # of the lane's weights, relative to its best
+    LINES: tl.constexpr = WALK.LINES
+    best = tl.full([WALK.BLOCK_SIZE], -LARGEST, dtype=tl.float32)
+    total = tl.zeros([WALK.BLOCK_SIZE], dtype=tl.float32)  # of the lane's weights, relative to its best
     sum_x = total  # of these times the block's first column
     sum_y = total  # of these times the block's first row
+    row_ptr = heatmap.ptr
     for row in range(0, height, 4 * LINES):
         pointer = row_ptr
-        for first_column in range(0, WIDTH, BLOCK_SIZE):
-            exists_0 = _exists(row, first_column, line, column, height, WIDTH, LINES, BLOCK_SIZE)
-            exists_1 = _exists(row + LINES, first_column, line, column, height, WIDTH, LINES, BLOCK_SIZE)
-            exists_2 = _exists(row + 2 * LINES, first_column, line, column, height, WIDTH, LINES, BLOCK_SIZE)
-            exists_3 = _exists(row + 3 * LINES, first_column, line, column, height, WIDTH, LINES, BLOCK_SIZE)
-            value_0 = _load_pixels(pointer + offsets, exists_0)
-            value_1 = _load_pixels(pointer + line_step + offsets, exists_1)
-            value_2 = _load_pixels(pointer + 2 * line_step + offsets, exists_2)
-            value_3 = _load_pixels(pointer + 3 * line_step + offsets, exists_3)
+        for first_column in range(0, WALK.WIDTH, WALK.BLOCK_SIZE):
+            exists_0 = _exists(lanes, row, first_column, height, WALK)
+            exists_1 = _exists(lanes, row + LINES, first_column, height, WALK)
+            exists_2 = _exists(lanes, row + 2 * LINES, first_column, height, WALK)
+            exists_3 = _exists(lanes, row + 3 * LINES, first_column, height, WALK)
+            value_0 = _load_pixels(pointer + offsets.pixels, exists_0)
+            value_1 = _load_pixels(pointer + offsets.lines + offsets.pixels, exists_1)
+            value_2 = _load_pixels(pointer + 2 * offsets.lines + offsets.pixels, exists_2)
+            value_3 = _load_pixels(pointer + 3 * offsets.lines + offsets.pixels, exists_3)
             better = _largest(best, _largest(_largest(value_0, value_1), _largest(value_2, value_3)))
             scale = _weight(best, better, EXPONENT)
             best = better
@@ -146,23 +167,23 @@ def _soft_argmax_fwd_kernel(
             weight = (weight_0 + weight_1) + (weight_2 + weight_3)
             total = total * scale + weight
             sum_y = sum_y * scale + (row * weight + LINES * (weight_1 + 2.0 * weight_2 + 3.0 * weight_3))
-            if WIDTH > BLOCK_SIZE:
+            if WALK.WIDTH > WALK.BLOCK_SIZE:
                 sum_x = sum_x * scale + first_column * weight
-            pointer += column_step
-        row_ptr += 4 * line_step
+            pointer += offsets.columns
+        row_ptr += 4 * offsets.lines
 
     # A NaN stays in its lane up to here, and from here on it is in all sums.
     peak = tl.max(tl.where(best != best, -LARGEST, best), axis=0)
     scale = _weight(best, peak, EXPONENT)
     total = total * scale
-    x = tl.sum(sum_x * scale + column * total, axis=0)
-    y = tl.sum(sum_y * scale + line * total, axis=0)
+    x = tl.sum(sum_x * scale + lanes.column * total, axis=0)
+    y = tl.sum(sum_y * scale + lanes.line * total, axis=0)
     total = tl.sum(total, axis=0)
     # Nothing but -inf: no pixel before another. Rounded, for a single pixel to be where it is, and none beyond the map.
-    tl.store(coords_ptr + map_index * 2, tl.where(total == 0, 0.5 * (WIDTH - 1), tl.div_rn(x, total)))
-    tl.store(coords_ptr + map_index * 2 + 1, tl.where(total == 0, 0.5 * (height - 1), tl.div_rn(y, total)))
-    tl.store(peaks_ptr + map_index, peak)
-    tl.store(totals_ptr + map_index, total)
+    tl.store(outputs.coords_ptr + map_index * 2, tl.where(total == 0, 0.5 * (WALK.WIDTH - 1), tl.div_rn(x, total)))
+    tl.store(outputs.coords_ptr + map_index * 2 + 1, tl.where(total == 0, 0.5 * (height - 1), tl.div_rn(y, total)))
+    tl.store(outputs.peaks_ptr + map_index, peak)
+    tl.store(outputs.totals_ptr + map_index, total)
 
 
 @triton.jit
@@ -173,33 +194,17 @@ def _store_pixels(pointers, gradient, exists):
 
 @triton.jit(do_not_specialize=["num_keypoints"])
 def _soft_argmax_bwd_kernel(
-    grad_heatmaps_ptr,  # [B, K, H, W]
-    grad_heatmaps_stride_b,
-    grad_heatmaps_stride_k,
-    grad_heatmaps_stride_h,
-    grad_heatmaps_stride_w,
-    grad_coords_ptr,  # [B, K, 2]
-    grad_coords_stride_b,
-    grad_coords_stride_k,
-    grad_coords_stride_c,
-    heatmaps_ptr,  # [B, K, H, W]
-    heatmaps_stride_b,
-    heatmaps_stride_k,
-    heatmaps_stride_h,
-    heatmaps_stride_w,
-    coords_ptr,  # [B, K, 2], contiguous
-    peaks_ptr,  # [B, K], contiguous
-    totals_ptr,  # [B, K], contiguous
+    grad_heatmaps,  # Batch [B, K, H, W]
+    grad_coords,  # Coords
+    heatmaps,  # Batch [B, K, H, W]
+    outputs,  # Outputs
     num_keypoints,
     height,
-    WIDTH: tl.constexpr,
     BETA: tl.constexpr,
     EXPONENT: tl.constexpr,
-    LINES: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
     IS_FLAT: tl.constexpr,
     GRAD_IS_FLAT: tl.constexpr,
-    WIDE_INDEX: tl.constexpr,
+    WALK: tl.constexpr,
 ):
     """One program reads one map and writes its gradient, beta p ((x, y) - mean) . grad.
 
@@ -208,38 +213,36 @@ def _soft_argmax_bwd_kernel(
     map_index = tl.program_id(0).to(tl.int64)
     batch = map_index // num_keypoints
     keypoint = map_index - batch * num_keypoints
-    line, column = _lanes(WIDTH, BLOCK_SIZE)
-    row_ptr = heatmaps_ptr + batch * heatmaps_stride_b + keypoint * heatmaps_stride_k
-    offsets, line_step, column_step = _offsets(
-        line, column, heatmaps_stride_h, heatmaps_stride_w, WIDTH, LINES, BLOCK_SIZE, IS_FLAT, WIDE_INDEX
-    )
-    grad_row_ptr = grad_heatmaps_ptr + batch * grad_heatmaps_stride_b + keypoint * grad_heatmaps_stride_k
-    grad_offsets, grad_line_step, grad_column_step = _offsets(
-        line, column, grad_heatmaps_stride_h, grad_heatmaps_stride_w, WIDTH, LINES, BLOCK_SIZE, GRAD_IS_FLAT, WIDE_INDEX
-    )
+    lanes = _lanes(WALK)
+    heatmap = map_of(heatmaps, batch, keypoint)
+    offsets = _offsets(lanes, heatmap, IS_FLAT, WALK)
+    grad_heatmap = map_of(grad_heatmaps, batch, keypoint)
+    grad_offsets = _offsets(lanes, grad_heatmap, GRAD_IS_FLAT, WALK)
 
-    peak = tl.load(peaks_ptr + map_index)
-    total = tl.load(totals_ptr + map_index)
+    peak = tl.load(outputs.peaks_ptr + map_index)
+    total = tl.load(outputs.totals_ptr + map_index)
     # Without a finite largest value nothing depends on the map. A NaN is seen in the coordinates.
     factor = tl.where((peak == LARGEST) | (total == 0), 0.0, BETA / total)
-    grad_ptr = grad_coords_ptr + batch * grad_coords_stride_b + keypoint * grad_coords_stride_k
+    grad_ptr = grad_coords.ptr + batch * grad_coords.stride_b + keypoint * grad_coords.stride_k
     along_x = factor * tl.load(grad_ptr).to(tl.float32)
-    along_y = factor * tl.load(grad_ptr + grad_coords_stride_c).to(tl.float32)
+    along_y = factor * tl.load(grad_ptr + grad_coords.stride_c).to(tl.float32)
     # The slope at the lane's pixel of the map's first block.
-    slope = along_x * (column - tl.load(coords_ptr + map_index * 2))
-    slope += along_y * (line - tl.load(coords_ptr + map_index * 2 + 1))
-    for row in range(0, height, LINES):
+    slope = along_x * (lanes.column - tl.load(outputs.coords_ptr + map_index * 2))
+    slope += along_y * (lanes.line - tl.load(outputs.coords_ptr + map_index * 2 + 1))
+    row_ptr = heatmap.ptr
+    grad_row_ptr = grad_heatmap.ptr
+    for row in range(0, height, WALK.LINES):
         pointer = row_ptr
         grad_pointer = grad_row_ptr
-        for first_column in range(0, WIDTH, BLOCK_SIZE):
-            exists = _exists(row, first_column, line, column, height, WIDTH, LINES, BLOCK_SIZE)
-            weight = _weight(_load_pixels(pointer + offsets, exists), peak, EXPONENT)
+        for first_column in range(0, WALK.WIDTH, WALK.BLOCK_SIZE):
+            exists = _exists(lanes, row, first_column, height, WALK)
+            weight = _weight(_load_pixels(pointer + offsets.pixels, exists), peak, EXPONENT)
             gradient = weight * (slope + (along_y * row + along_x * first_column))
-            _store_pixels(grad_pointer + grad_offsets, gradient, exists)
-            pointer += column_step
-            grad_pointer += grad_column_step
-        row_ptr += line_step
-        grad_row_ptr += grad_line_step
+            _store_pixels(grad_pointer + grad_offsets.pixels, gradient, exists)
+            pointer += offsets.columns
+            grad_pointer += grad_offsets.columns
+        row_ptr += offsets.lines
+        grad_row_ptr += grad_offsets.lines
 
 
 def launch_shape(height: int, width: int, lanes: int = 32, is_dense: bool = True) -> dict[str, Any]:
@@ -254,21 +257,18 @@ def launch_shape(height: int, width: int, lanes: int = 32, is_dense: bool = True
     return {"LINES": num_lines, "BLOCK_SIZE": block_size, "num_warps": num_warps}
 
 
-def _is_flat(maps: Tensor) -> bool:
-    return maps.stride(2) == maps.shape[3] * maps.stride(3)
-
-
 def _constants(heatmaps: Tensor, beta: float) -> dict[str, Any]:
     height, width = heatmaps.shape[2:]
     stride_h, stride_w = heatmaps.stride()[2:]
     shape = launch_shape(height, width, lanes_of(heatmaps.device), stride_w == 1)
+    lines, block_size = shape["LINES"], shape["BLOCK_SIZE"]
+    # 32-bit offsets inside a block unless its last pixel lies beyond 2^31.
+    wide_index = lines * stride_h + max(width, block_size) * stride_w >= 2**31
     return {
-        "WIDTH": width,
         "EXPONENT": beta * math.log2(math.e),
-        "IS_FLAT": _is_flat(heatmaps),
-        **shape,
-        # 32-bit offsets inside a block unless its last pixel lies beyond 2^31.
-        "WIDE_INDEX": shape["LINES"] * stride_h + max(width, shape["BLOCK_SIZE"]) * stride_w >= 2**31,
+        "IS_FLAT": is_flat(heatmaps),
+        "WALK": Walk(width, lines, block_size, wide_index),
+        "num_warps": shape["num_warps"],
         **register_limit(96),
     }
 
@@ -290,7 +290,7 @@ def soft_argmax_fwd(
         if launch_again(key, tensors):
             return
         batch, num_keypoints, height, _ = heatmaps.shape
-        arguments = (*tensors, *strides, num_keypoints, height)
+        arguments = (Outputs(coords, peaks, totals), batch_of(heatmaps), num_keypoints, height)
         launch(_soft_argmax_fwd_kernel, (batch * num_keypoints, 1, 1), arguments, _constants(heatmaps, beta), key)
 
 
@@ -311,11 +311,8 @@ def soft_argmax_bwd(
         if launch_again(key, tensors):
             return
         batch, num_keypoints, height, _ = heatmaps.shape
-        strided = [part for tensor in tensors[:3] for part in (tensor, *tensor.stride())]
-        launch(
-            _soft_argmax_bwd_kernel,
-            (batch * num_keypoints, 1, 1),
-            (*strided, coords, peaks, totals, num_keypoints, height),
-            {"BETA": beta, "GRAD_IS_FLAT": _is_flat(gradient), **_constants(heatmaps, beta)},
-            key,
-        )
+        grad = Coords(grad_coords, *grad_coords.stride())
+        outputs = Outputs(coords, peaks, totals)
+        arguments = (batch_of(gradient), grad, batch_of(heatmaps), outputs, num_keypoints, height)
+        constants = {"BETA": beta, "GRAD_IS_FLAT": is_flat(gradient), **_constants(heatmaps, beta)}
+        launch(_soft_argmax_bwd_kernel, (batch * num_keypoints, 1, 1), arguments, constants, key)

@@ -121,9 +121,9 @@ def test_rows_of_any_map_are_found(pixels: str, service: Service, monkeypatch: p
     """By float32 in maps of few pixels and by integers in maps of many."""
     backend, device = service
     if backend == "triton":
-        from dark_kernels.heatmap_loss import kernels
+        from dark_kernels._triton import targets
 
-        monkeypatch.setattr(kernels, "EXACT_PIXELS", 0 if pixels == "many" else 2**19)
+        monkeypatch.setattr(targets, "EXACT_PIXELS", 0 if pixels == "many" else 2**19)
     case = Case("mse", "unbiased")
     for height, width in ((7, 3), (1, 40), (31, 29)):
         assert_like_truth(make_inputs(case, 1, 1, height, width, seed=26), case, backend, device)

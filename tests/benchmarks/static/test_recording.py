@@ -10,17 +10,30 @@ from tests.benchmarks.processes import run
 
 pytest.importorskip("triton", reason="kernels are Triton's")
 
+# Constants are flags, those in structs included, and so is whether an optional argument is given.
 FLAGS = """\
-import collections, json
+import collections, importlib, json
 from benchmarks.static.recording import record_launches
 from benchmarks.static.rooms import ROOMS
+
+def fields(name, value):
+    value = getattr(value, "value", value)  # of a tl.constexpr
+    if not hasattr(value, "_asdict"):
+        return [(name, value)]
+    return [each for inside, field in value._asdict().items() for each in fields(inside, field)]
 
 values = collections.defaultdict(set)
 for room in ROOMS:
     for launch in record_launches(room):
-        for name, value in launch.kwargs.items():
+        for name, value in (each for constant in launch.kwargs.items() for each in fields(*constant)):
             if isinstance(value, (bool, str)):
                 values[f"{launch.kernel} {name}"].add(value)
+        names = getattr(importlib.import_module(launch.module), launch.kernel).arg_names
+        for name, value in zip(names, launch.args):
+            values[f"{launch.kernel} {name} is None"].add(value is None)
+            for inside, field in value._asdict().items() if hasattr(value, "_asdict") else ():
+                values[f"{launch.kernel} {name}.{inside} is None"].add(field is None)
+values = {name: found for name, found in values.items() if found != {False} or not name.endswith("is None")}
 print(json.dumps({name: sorted(map(str, found)) for name, found in values.items()}))
 """
 # Flags that launchers give one value only, but for inputs that nobody has.
