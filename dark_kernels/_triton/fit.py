@@ -16,6 +16,9 @@ from .maps import load_pixels
 from .peak import Step
 from .sums import sum_of_products
 
+# Of a diagonal element so much must be left as a pivot, or the equations are singular.
+_PIVOT = tl.constexpr(1e-3)
+
 
 class Moments(NamedTuple):
     """Sums over the pixels of weights times powers of u and v: `uuv` is that of u^2 v."""
@@ -119,7 +122,6 @@ def _solve(matrix, right):
     need: L D L^T, with the pivots D, `factors` L and `rows` L D. Tuples are known to the compiler, and so all of it is
     unrolled.
     """
-    PIVOT: tl.constexpr = 1e-3  # of a diagonal element that must be left of it, or the equations are singular
     rows = ()
     factors = ()
     pivots = ()
@@ -143,7 +145,7 @@ def _solve(matrix, right):
         factors += (row_factors,)
         pivots += (pivot,)
         reduced_right += (reduced,)
-        is_definite = is_definite & (pivot > PIVOT * matrix[i][i])
+        is_definite = is_definite & (pivot > _PIVOT * matrix[i][i])
 
     solution = ()
     for i in tl.static_range(len(right) - 1, -1, -1):

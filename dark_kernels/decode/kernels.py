@@ -45,11 +45,14 @@ class Offsets(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """First maxima and totals of the parts of maps: [B, K, num_parts] each."""
+    """First maxima and totals of the parts of maps: [B, K, num_parts] each; None where there are no parts.
 
-    peaks_ptr: Any
-    indices_ptr: Any
-    totals_ptr: Any  # or None if TOTAL is "none"
+    It is a field that is asked for: Triton before 3.7 compares no struct that holds a None.
+    """
+
+    peaks_ptr: Any = None
+    indices_ptr: Any = None
+    totals_ptr: Any = None  # if TOTAL is not "none"
 
 
 class Channels(NamedTuple):
@@ -333,7 +336,7 @@ def _decode_fwd_kernel(
     transform_ptr,  # [B, 2, 3] contiguous, or None
     keypoint_indices_ptr,  # [K], or None if K = C
     flip_indices_ptr,  # [C], or None without `flipped`
-    parts,  # Parts, or None
+    parts,  # Parts, of None where this kernel reads the maps
     num_keypoints,
     num_channels,
     num_parts,
@@ -359,7 +362,7 @@ def _decode_fwd_kernel(
     BLUR: tl.constexpr = RECIPE.BLUR
     ACTIVATION: tl.constexpr = BLUR.READING.ACTIVATION
     map_index = tl.program_id(0).to(tl.int64)
-    if parts is not None:  # the last maps first: they are in the cache still
+    if parts.peaks_ptr is not None:  # the last maps first: they are in the cache still
         map_index = tl.num_programs(0) - 1 - map_index
     batch = map_index // num_keypoints
     keypoint = map_index - batch * num_keypoints
@@ -370,7 +373,7 @@ def _decode_fwd_kernel(
     if flipped is not None:
         mirrored = _mirrored_map_of(flipped, channels, batch, channel, width)
 
-    if parts is not None:
+    if parts.peaks_ptr is not None:
         scanned = _join_parts(parts, map_index, num_parts, 16, SCAN.TOTAL)
     else:
         scanned = _scan_map(Maps(plain, mirrored, height, width, None), num_pixels, SCAN)
@@ -478,11 +481,11 @@ def decode_fwd(
         if extras is not NO_EXTRAS:
             extras = _contiguous(extras)
             about_extras = _properties(extras)
-        parts = None
+        parts = Parts()
         if is_interleaved:
             parts = _scan_parts(scores.shape, heatmaps, extras, about_extras, total_of(recipe_constants(*arguments)))
         outputs = (coords, scores, covariances if arguments[-1] else None)
-        tensors = _present(*outputs, heatmaps, *_tensors_of(extras), *(parts or ()))
+        tensors = _present(*outputs, heatmaps, *_tensors_of(extras), *parts)
         key = launch_key(_decode_fwd_kernel, tensors, device, dtype, shape, strides, arguments, about_extras)
         if launch_again(key, tensors):
             return
@@ -496,7 +499,7 @@ def decode_fwd(
         reading = recipe.BLUR.READING._replace(SHIFTS_FLIPPED=extras.flip == "shifted")
         blur = recipe.BLUR._replace(POINTS_AT_ONCE=program["POINTS_AT_ONCE"], READING=reading)
         offsets = None if extras.offsets is None else Offsets(extras.offsets, *extras.offsets.stride())
-        num_parts = 0 if parts is None else parts.peaks_ptr.shape[2]
+        num_parts = parts.peaks_ptr.shape[2] if is_interleaved else 0
         launch(
             _decode_fwd_kernel,
             (batch * num_keypoints, 1, 1),

@@ -355,7 +355,7 @@ from dark_kernels._triton.maps import Heatmaps, Scan
 from dark_kernels.decode import kernels
 
 kernel = kernels._decode_fwd_kernel
-absent = ("covariances_ptr", "flipped", "offsets", "transform_ptr", "keypoint_indices_ptr", "flip_indices_ptr", "parts")
+absent = ("covariances_ptr", "flipped", "offsets", "transform_ptr", "keypoint_indices_ptr", "flip_indices_ptr")
 for name in ("darkpose", "megvii"):
     for ones in (set(), {"width", "height"}):
         recipe = kernels.recipe_constants(*recipes.get(name).operator_arguments, False)
@@ -367,7 +367,9 @@ for name in ("darkpose", "megvii"):
         types = {argument: "constexpr" if argument in constants else "*fp32" if argument.endswith("_ptr") else "i64"
                  for argument in kernel.arg_names}
         types["heatmaps"] = Heatmaps("*fp32", "i64", "i64", "i64", "constexpr")
+        types["parts"] = kernels.Parts("constexpr", "constexpr", "constexpr")
         constants[(kernel.arg_names.index("heatmaps"), Heatmaps._fields.index("stride_w"))] = 1
+        constants |= {(kernel.arg_names.index("parts"), field): None for field in range(3)}
         triton.compile(ASTSource(kernel, types, constants), target=GPUTarget("cuda", 90, 32), options=options)
 print("compiled")
 """
