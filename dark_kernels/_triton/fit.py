@@ -145,7 +145,7 @@ def _solve(matrix, right):
         factors += (row_factors,)
         pivots += (pivot,)
         reduced_right += (reduced,)
-        is_definite = is_definite & (pivot > _PIVOT * matrix[i][i])
+        is_definite = is_definite & (pivot > matrix[i][i] * _PIVOT)
 
     solution = ()
     for i in tl.static_range(len(right) - 1, -1, -1):
