@@ -193,6 +193,7 @@ def test_backends_know_no_recipe_by_name(path: Path) -> None:
         ("_triton/launch.py", {"_triton", "backends"}),
         ("_triton/logs.py", {"_triton"}),
         ("_triton/maps.py", {"_triton"}),
+        ("_triton/peak.py", {"_triton"}),
         ("_triton/refine.py", {"_triton", "recipes"}),
         ("_triton/targets.py", {"_triton"}),
         ("_triton/totals.py", {"_triton"}),

@@ -17,9 +17,9 @@ row_of = maps.row_of
 
 
 @triton.jit
-def _rows_kernel(rows_ptr, index_ptr, width, BLOCK_SIZE: tl.constexpr, IS_SMALL: tl.constexpr):
+def _rows_kernel(rows_ptr, index_ptr, width, BLOCK_SIZE: tl.constexpr, USES_RECIPROCAL: tl.constexpr):
     lane = tl.arange(0, BLOCK_SIZE)
-    tl.store(rows_ptr + lane, row_of(tl.load(index_ptr + lane), width, IS_SMALL))
+    tl.store(rows_ptr + lane, row_of(tl.load(index_ptr + lane), width, USES_RECIPROCAL))
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -27,9 +27,9 @@ def triton_device(request: pytest.FixtureRequest) -> torch.device:
     return require_service("triton", request.param)
 
 
-def is_small(height: int, width: int, step: int = 0) -> bool:
+def uses_reciprocal(height: int, width: int, step: int = 0) -> bool:
     heatmaps = torch.empty((1, 1, height, width), device="meta")
-    return maps.index_flags(heatmaps, heatmaps, step)["IS_SMALL"]
+    return maps.index_flags(heatmaps, heatmaps, step)["USES_RECIPROCAL"]
 
 
 # The last one: the largest that two rows can have.
@@ -40,25 +40,25 @@ WIDTHS = (2, 3, 7, 48, 64, 72, 191, 192, 193, 255, 257, 333, 511, 720, 1023, 162
 def test_products_find_the_rows_of_the_largest_maps(dtype: torch.dtype, triton_device: torch.device) -> None:
     for width in WIDTHS:
         height = 2**32 // width**2
-        assert is_small(height, width)
-        assert not is_small(height + 1, width)
+        assert uses_reciprocal(height, width)
+        assert not uses_reciprocal(height + 1, width)
         # The first and the last pixels of 512 rows, of which the last is the map's.
         rows = torch.linspace(0, height - 1, 512, dtype=torch.float64).long()
         index = torch.cat([rows * width, rows * width + width - 1]).to(dtype)
         index = index.clamp(max=torch.iinfo(torch.int32).max)
         found = torch.empty_like(index, device=triton_device)
-        _rows_kernel[(1,)](found, index.to(triton_device), width, BLOCK_SIZE=1024, IS_SMALL=True)
+        _rows_kernel[(1,)](found, index.to(triton_device), width, BLOCK_SIZE=1024, USES_RECIPROCAL=True)
         assert torch.equal(found.cpu(), index // width), width
 
 
 def test_maps_that_rows_are_divided_for() -> None:
-    assert is_small(64, 48)
-    assert is_small(1024, 1024)
-    assert not is_small(64, 1)  # the reciprocal is 2^32
-    assert not is_small(2048, 2048)
-    assert is_small(1290, 1290)
-    assert is_small(1290, 1290, step=2**20)
-    assert not is_small(1290, 1290, step=2**21)
+    assert uses_reciprocal(64, 48)
+    assert uses_reciprocal(1024, 1024)
+    assert not uses_reciprocal(64, 1)  # the reciprocal is 2^32
+    assert not uses_reciprocal(2048, 2048)
+    assert uses_reciprocal(1290, 1290)
+    assert uses_reciprocal(1290, 1290, step=2**20)
+    assert not uses_reciprocal(1290, 1290, step=2**21)
 
 
 @pytest.mark.parametrize("layout", ["transposed", "flip test"])
@@ -80,7 +80,7 @@ def test_both_ways_give_the_same_keypoints(
 
     def divided(*arguments: object) -> dict[str, bool]:
         flags.append(maps.index_flags(*arguments))
-        return {**flags[-1], "IS_SMALL": False}
+        return {**flags[-1], "USES_RECIPROCAL": False}
 
     expected = found()
     with monkeypatch.context() as patch:
@@ -90,4 +90,4 @@ def test_both_ways_give_the_same_keypoints(
         atol = 0 if triton_device.type == "cpu" else 1e-4
         for one, other in zip(found(), expected, strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=atol)
-    assert [each["IS_SMALL"] for each in flags] == [True]
+    assert [each["USES_RECIPROCAL"] for each in flags] == [True]

@@ -8,11 +8,12 @@ equal maxima the first is found.
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
 
-from .maps import load_pixels
+from .maps import Reading, load_pixels
 from .sums import sum_of_products
 
 # Up to this radius `blur_stencil` takes the level that it is given.
@@ -21,20 +22,80 @@ NARROW_RADIUS = tl.constexpr(5)
 # Stands for infinities where pixels are averaged: a quarter of the largest float32, so that no average overflows.
 _LIMIT = tl.constexpr(3.4028234663852886e38 / 4)
 
+# The blurred map is searched in square tiles.
+_TILE_SIDE = 16
 
-def tap_constants(taps: tuple[float, ...]) -> dict[str, float]:
-    """The constexprs of a blur whose weights at the distances 0, 1, ... are `taps`: a table or a sampled Gaussian.
+# Points of a stencil on the blurred map, by the lane that holds them. Lane 0 holds the centre, and the compact stencil
+# has the first seven.
+RIGHT = tl.constexpr(1)
+LEFT = tl.constexpr(2)
+BELOW = tl.constexpr(3)
+ABOVE = tl.constexpr(4)
+BELOW_RIGHT = tl.constexpr(5)
+ABOVE_LEFT = tl.constexpr(6)
+ABOVE_RIGHT = tl.constexpr(7)
+BELOW_LEFT = tl.constexpr(8)
+TWO_RIGHT = tl.constexpr(9)
+TWO_LEFT = tl.constexpr(10)
+TWO_BELOW = tl.constexpr(11)
+TWO_ABOVE = tl.constexpr(12)
+POINTS_OF_COMPACT = tl.constexpr(7)
+POINTS_OF_WIDE = tl.constexpr(13)
 
-    OpenCV's tables have at most five distinct weights. A Gaussian is computed where it is needed; its first two weights
-    tell the rest.
+
+class Taps(NamedTuple):
+    """The weights of a blur, a constant.
+
+    OpenCV's tables have at most five distinct weights. A Gaussian is computed where it is needed, as
+    TABLE[0] * 2^(EXPONENT distance^2); its first two weights tell the rest.
     """
-    is_table = len(taps) <= 5 or taps[1] == 0.0
-    table = [*taps, 0.0, 0.0, 0.0, 0.0][:5] if is_table else [taps[0], 0.0, 0.0, 0.0, 0.0]
-    return {
-        "RADIUS": len(taps) - 1,
-        "EXPONENT": 0.0 if is_table else math.log2(taps[1] / taps[0]),
-        **{f"TAP_{i}": weight for i, weight in enumerate(table)},
-    }
+
+    RADIUS: int
+    EXPONENT: float  # 0 of a table
+    TABLE: tuple[float, ...]  # of the distances 0 to 4; of a Gaussian the first alone
+
+
+class Blur(NamedTuple):
+    """A blur and how a program goes about it, a constant."""
+
+    TAPS: Taps
+    PADDING: str
+    LANES: int  # a power of two, more than the radius
+    WINDOW: int  # a power of two, more than 2 (radius + reach of the stencil)
+    TILE_SIDE: int
+    HALO_SIDE: int  # a power of two, at least TILE_SIDE + 2 radius
+    POINTS_AT_ONCE: int  # that are blurred where the whole map is searched
+    READING: Reading  # of the pixels that are blurred
+
+
+class Maximum(NamedTuple):
+    """The first of the largest values."""
+
+    value: Any
+    index: Any
+
+
+def taps_of(weights: tuple[float, ...]) -> Taps:
+    """Pass weights at the distances 0, 1, ... to a kernel: as a table, or as a sampled Gaussian."""
+    is_table = len(weights) <= 5 or weights[1] == 0.0
+    table = (*weights, 0.0, 0.0, 0.0, 0.0)[:5] if is_table else (weights[0], 0.0, 0.0, 0.0, 0.0)
+    exponent = 0.0 if is_table else math.log2(weights[1] / weights[0])
+    return Taps(len(weights) - 1, exponent, table)
+
+
+def blur_of(weights: tuple[float, ...], padding: str, reach: int, reading: Reading) -> Blur:
+    """Choose a program for a blur. `reach`: of the stencil, from the peak on the blurred map."""
+    taps = taps_of(weights)
+    return Blur(
+        TAPS=taps,
+        PADDING=padding,
+        LANES=triton.next_power_of_2(taps.RADIUS + 1),
+        WINDOW=max(16, triton.next_power_of_2(2 * (taps.RADIUS + reach) + 1)),
+        TILE_SIDE=_TILE_SIDE,
+        HALO_SIDE=triton.next_power_of_2(_TILE_SIDE + 2 * taps.RADIUS),
+        POINTS_AT_ONCE=8,
+        READING=reading,
+    )
 
 
 @triton.jit
@@ -54,28 +115,17 @@ def source_index(index, size, PADDING: tl.constexpr):
 
 
 @triton.jit
-def tap_weight(
-    distance,
-    RADIUS: tl.constexpr,
-    EXPONENT: tl.constexpr,
-    TAP_0: tl.constexpr,
-    TAP_1: tl.constexpr,
-    TAP_2: tl.constexpr,
-    TAP_3: tl.constexpr,
-    TAP_4: tl.constexpr,
-):
-    """Weight of a tap at `distance`: a Gaussian TAP_0 * 2^(EXPONENT distance^2), or a table if EXPONENT is 0."""
+def tap_weight(distance, TAPS: tl.constexpr):
+    """Weight of a tap at `distance`."""
     distance = tl.abs(distance)
-    if EXPONENT != 0.0:
+    if TAPS.EXPONENT != 0.0:
         square = (distance * distance).to(tl.float32)
-        weight = TAP_0 * tl.exp2(square * EXPONENT)
+        weight = TAPS.TABLE[0] * tl.exp2(square * TAPS.EXPONENT)
     else:
-        weight = tl.where(distance == 0, TAP_0, 0.0)
-        weight = tl.where(distance == 1, TAP_1, weight)
-        weight = tl.where(distance == 2, TAP_2, weight)
-        weight = tl.where(distance == 3, TAP_3, weight)
-        weight = tl.where(distance == 4, TAP_4, weight)
-    return tl.where(distance <= RADIUS, weight, 0.0)
+        weight = tl.where(distance == 0, TAPS.TABLE[0], 0.0)
+        for place in tl.static_range(1, 5):
+            weight = tl.where(distance == place, TAPS.TABLE[place], weight)
+    return tl.where(distance <= TAPS.RADIUS, weight, 0.0)
 
 
 @triton.jit
@@ -86,164 +136,89 @@ def _finite(value):
 
 
 @triton.jit
-def blur_points(
-    map_ptr,  # this and the next five: see `maps.py`
-    stride_h,
-    stride_w,
-    flipped_ptr,
-    flipped_stride_h,
-    flipped_stride_w,
-    shift,
-    factor,
-    height,
-    width,
-    y,  # [N] where the blurred map is wanted, inside the map
-    x,  # [N]
-    LANES: tl.constexpr,  # a power of two, more than RADIUS
-    FLIP: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    PADDING: tl.constexpr,
-    RADIUS: tl.constexpr,
-    EXPONENT: tl.constexpr,
-    TAP_0: tl.constexpr,
-    TAP_1: tl.constexpr,
-    TAP_2: tl.constexpr,
-    TAP_3: tl.constexpr,
-    TAP_4: tl.constexpr,
-):
-    """The blurred map at N points: [N], float32. Reads k^2 pixels for each, which should be in cache."""
+def blur_points(maps, y, x, BLUR: tl.constexpr):
+    """The blurred map at N points inside it: [N], float32. Reads k^2 pixels for each, which should be in cache."""
     # Of the pixels at distance (dy, dx) the mean of four is weighted: four times the weight off the axes, twice
     # on them. Halves are exact, so a mean is the same in whichever order the hardware fuses its two halves.
-    lane = tl.arange(0, LANES)
-    weights = tap_weight(lane, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
+    TAPS: tl.constexpr = BLUR.TAPS
+    PADDING: tl.constexpr = BLUR.PADDING
+    lane = tl.arange(0, BLUR.LANES)
+    weights = tap_weight(lane, TAPS)
     weights = tl.where(lane == 0, weights, 2.0 * weights)[None, :]
     left = x[:, None] - lane[None, :]
     right = x[:, None] + lane[None, :]
-    left_exists = lane[None, :] <= RADIUS
+    left_exists = lane[None, :] <= TAPS.RADIUS
     right_exists = left_exists
     if PADDING == "zeros":
         left_exists = left_exists & (left >= 0)
-        right_exists = right_exists & (right < width)
+        right_exists = right_exists & (right < maps.width)
     else:
-        left = source_index(left, width, PADDING)
-        right = source_index(right, width, PADDING)
+        left = source_index(left, maps.width, PADDING)
+        right = source_index(right, maps.width, PADDING)
 
-    blurred = tl.zeros([y.shape[0], LANES], dtype=tl.float32)
-    for distance in range(0, RADIUS + 1):
+    blurred = tl.zeros([y.shape[0], BLUR.LANES], dtype=tl.float32)
+    for distance in range(0, TAPS.RADIUS + 1):
         above = (y - distance)[:, None]
         below = (y + distance)[:, None]
-        above_exists = above > -(RADIUS + 1)
+        above_exists = above > -(TAPS.RADIUS + 1)
         below_exists = above_exists
         if PADDING == "zeros":
             above_exists = above >= 0
-            below_exists = below < height
+            below_exists = below < maps.height
         else:
-            above = source_index(above, height, PADDING)
-            below = source_index(below, height, PADDING)
-        above_left = load_pixels(
-            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor, above, left,
-            left_exists & above_exists, FLIP, ACTIVATION,
-        )  # fmt: skip
-        above_right = load_pixels(
-            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor, above, right,
-            right_exists & above_exists, FLIP, ACTIVATION,
-        )  # fmt: skip
-        below_left = load_pixels(
-            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor, below, left,
-            left_exists & below_exists, FLIP, ACTIVATION,
-        )  # fmt: skip
-        below_right = load_pixels(
-            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor, below, right,
-            right_exists & below_exists, FLIP, ACTIVATION,
-        )  # fmt: skip
-        above_left = _finite(above_left)
-        above_right = _finite(above_right)
-        below_left = _finite(below_left)
-        below_right = _finite(below_right)
+            above = source_index(above, maps.height, PADDING)
+            below = source_index(below, maps.height, PADDING)
+        above_left = _finite(load_pixels(maps, above, left, left_exists & above_exists, BLUR.READING))
+        above_right = _finite(load_pixels(maps, above, right, right_exists & above_exists, BLUR.READING))
+        below_left = _finite(load_pixels(maps, below, left, left_exists & below_exists, BLUR.READING))
+        below_right = _finite(load_pixels(maps, below, right, right_exists & below_exists, BLUR.READING))
         mean = 0.5 * (0.5 * above_left + 0.5 * above_right) + 0.5 * (0.5 * below_left + 0.5 * below_right)
         step = tl.full([1, 1], 0, dtype=tl.int32) + distance
-        weight = tap_weight(step, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
+        weight = tap_weight(step, TAPS)
         blurred += tl.where(step == 0, weight, 2.0 * weight) * (weights * mean)
     return tl.sum(blurred, axis=1)
 
 
 @triton.jit
-def _load_rows(
-    map_ptr,
-    stride_h,
-    stride_w,
-    flipped_ptr,
-    flipped_stride_h,
-    flipped_stride_w,
-    shift,
-    factor,
-    height,
-    row,  # [ROWS]
-    column,  # [WINDOW], inside the map or masked
-    column_exists,  # [WINDOW]
-    FLIP: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    PADDING: tl.constexpr,
-):
-    """Rows of pixels as a blur sees them, beyond the border as well: [ROWS, WINDOW]."""
+def _load_rows(maps, row, column, column_exists, BLUR: tl.constexpr):
+    """Rows of pixels as a blur sees them, beyond the border as well: [ROWS, WINDOW].
+
+    `column`: inside the map or masked.
+    """
+    PADDING: tl.constexpr = BLUR.PADDING
     exists = None
     if PADDING == "zeros":
-        exists = ((row >= 0) & (row < height))[:, None] & column_exists[None, :]
+        exists = ((row >= 0) & (row < maps.height))[:, None] & column_exists[None, :]
     else:
-        row = source_index(row, height, PADDING)
-    return load_pixels(
-        map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor,
-        row[:, None], column[None, :], exists, FLIP, ACTIVATION,
-    )  # fmt: skip
+        row = source_index(row, maps.height, PADDING)
+    return load_pixels(maps, row[:, None], column[None, :], exists, BLUR.READING)
 
 
 @triton.jit
-def _sum_of_rows(window, distance, RADIUS: tl.constexpr, EXPONENT: tl.constexpr, TAP_0: tl.constexpr,
-                 TAP_1: tl.constexpr, TAP_2: tl.constexpr, TAP_3: tl.constexpr, TAP_4: tl.constexpr):  # fmt: skip
+def _sum_of_rows(window, distance, TAPS: tl.constexpr):
     """Rows of [ROWS, WINDOW] weighted by their distance [ROWS]: [WINDOW]."""
-    weight = tap_weight(distance, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
-    return sum_of_products(window, weight[:, None])
+    return sum_of_products(window, tap_weight(distance, TAPS)[:, None])
 
 
 @triton.jit
-def _put(points, lane, number: tl.constexpr, row, weight, level):
-    """The sum of a row with weights, above `level`, in lane `number` of 16 points."""
-    return tl.where(lane == number, sum_of_products(row, weight) + level, points)
+def _put(points, lane, POINT: tl.constexpr, row, weight, level):
+    """16 points with one more: the sum of a row with weights, above `level`."""
+    return tl.where(lane == POINT, sum_of_products(row, weight) + level, points)
 
 
 @triton.jit
 def blur_stencil(
-    map_ptr,
-    stride_h,
-    stride_w,
-    flipped_ptr,
-    flipped_stride_h,
-    flipped_stride_w,
-    shift,
-    factor,
-    height,
-    width,
+    maps,
     y,  # inside the map
     x,
     level,  # the map's value at (y, x), or another that is close to those around it
     lane,  # [16]
-    WINDOW: tl.constexpr,  # a power of two, more than 2 * (RADIUS + reach of the stencil)
     IS_WIDE: tl.constexpr,
-    FLIP: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    PADDING: tl.constexpr,
-    RADIUS: tl.constexpr,
-    EXPONENT: tl.constexpr,
-    TAP_0: tl.constexpr,
-    TAP_1: tl.constexpr,
-    TAP_2: tl.constexpr,
-    TAP_3: tl.constexpr,
-    TAP_4: tl.constexpr,
+    BLUR: tl.constexpr,
 ):
-    """The blurred map at the points of a stencil around (y, x), in lanes, and at (y, x) itself: [16] and a number.
+    """The blurred map at the points of a stencil around (y, x), and at (y, x) itself: [16] and a number.
 
-    Lanes: 0 the centre; 1 right, 2 left, 3 below, 4 above; 5 below right, 6 above left; if IS_WIDE 7 above right,
-    8 below left; 9 and 10 two pixels right and left; 11 and 12 two pixels below and above.
+    Lanes: the centre, RIGHT to ABOVE_LEFT, and if IS_WIDE ABOVE_RIGHT to TWO_ABOVE.
 
     Every pixel around is read, rows are summed for the (three or five) lines of the stencil, and those sums for
     its points. What is blurred is the distance from `level`, so that where the map is flat all points are equal to the
@@ -252,35 +227,34 @@ def blur_stencil(
     to mean anything, the compact one is held at the border.
     """
     LARGEST: tl.constexpr = 3.4028234663852886e38
+    TAPS: tl.constexpr = BLUR.TAPS
+    PADDING: tl.constexpr = BLUR.PADDING
     REACH: tl.constexpr = 2 if IS_WIDE else 1
-    HALF: tl.constexpr = RADIUS + REACH
-    column = tl.arange(0, WINDOW) - HALF
+    HALF: tl.constexpr = TAPS.RADIUS + REACH
+    column = tl.arange(0, BLUR.WINDOW) - HALF
     seen = x + column
-    column_exists = (seen >= 0) & (seen < width)
+    column_exists = (seen >= 0) & (seen < maps.width)
     if PADDING != "zeros":
-        seen = source_index(seen, width, PADDING)
+        seen = source_index(seen, maps.width, PADDING)
     below = 1
     above = -1
     right = 1
     left = -1
     if not IS_WIDE:
-        below = tl.minimum(y + 1, height - 1) - y
+        below = tl.minimum(y + 1, maps.height - 1) - y
         above = tl.maximum(y - 1, 0) - y
-        right = tl.minimum(x + 1, width - 1) - x
+        right = tl.minimum(x + 1, maps.width - 1) - x
         left = tl.maximum(x - 1, 0) - x
 
-    nothing = tl.zeros([WINDOW], dtype=tl.float32)
-    at_0 = tap_weight(column, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
-    if RADIUS > NARROW_RADIUS:
+    nothing = tl.zeros([BLUR.WINDOW], dtype=tl.float32)
+    at_0 = tap_weight(column, TAPS)
+    if TAPS.RADIUS > NARROW_RADIUS:
         row_0 = nothing
-        for top in range(0, WINDOW, 16):
+        for top in range(0, BLUR.WINDOW, 16):
             row = tl.arange(0, 16) + (top - HALF)
-            window = _load_rows(
-                map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor,
-                height, y + row, seen, column_exists, FLIP, ACTIVATION, PADDING,
-            )  # fmt: skip
+            window = _load_rows(maps, y + row, seen, column_exists, BLUR)
             window = tl.maximum(window, -LARGEST)
-            row_0 += _sum_of_rows(window, row, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
+            row_0 += _sum_of_rows(window, row, TAPS)
         level = tl.maximum(sum_of_products(row_0, at_0), 0.0)
 
     row_0 = nothing
@@ -288,39 +262,36 @@ def blur_stencil(
     row_above = nothing
     row_2_below = nothing
     row_2_above = nothing
-    for top in range(0, WINDOW, 16):
+    for top in range(0, BLUR.WINDOW, 16):
         row = tl.arange(0, 16) + (top - HALF)
-        window = _load_rows(
-            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor,
-            height, y + row, seen, column_exists, FLIP, ACTIVATION, PADDING,
-        )  # fmt: skip
+        window = _load_rows(maps, y + row, seen, column_exists, BLUR)
         window = tl.maximum(window - level, -LARGEST)
-        row_0 += _sum_of_rows(window, row, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
-        row_below += _sum_of_rows(window, row - below, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
-        row_above += _sum_of_rows(window, row - above, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
+        row_0 += _sum_of_rows(window, row, TAPS)
+        row_below += _sum_of_rows(window, row - below, TAPS)
+        row_above += _sum_of_rows(window, row - above, TAPS)
         if IS_WIDE:
-            row_2_below += _sum_of_rows(window, row - 2, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
-            row_2_above += _sum_of_rows(window, row + 2, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
+            row_2_below += _sum_of_rows(window, row - 2, TAPS)
+            row_2_above += _sum_of_rows(window, row + 2, TAPS)
 
-    at_right = tap_weight(column - right, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
-    at_left = tap_weight(column - left, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
+    at_right = tap_weight(column - right, TAPS)
+    at_left = tap_weight(column - left, TAPS)
     center = sum_of_products(row_0, at_0) + level
     points = tl.zeros([16], dtype=tl.float32) + center
-    points = _put(points, lane, 1, row_0, at_right, level)
-    points = _put(points, lane, 2, row_0, at_left, level)
-    points = _put(points, lane, 3, row_below, at_0, level)
-    points = _put(points, lane, 4, row_above, at_0, level)
-    points = _put(points, lane, 5, row_below, at_right, level)
-    points = _put(points, lane, 6, row_above, at_left, level)
+    points = _put(points, lane, RIGHT, row_0, at_right, level)
+    points = _put(points, lane, LEFT, row_0, at_left, level)
+    points = _put(points, lane, BELOW, row_below, at_0, level)
+    points = _put(points, lane, ABOVE, row_above, at_0, level)
+    points = _put(points, lane, BELOW_RIGHT, row_below, at_right, level)
+    points = _put(points, lane, ABOVE_LEFT, row_above, at_left, level)
     if IS_WIDE:
-        points = _put(points, lane, 7, row_above, at_right, level)
-        points = _put(points, lane, 8, row_below, at_left, level)
-        at_2_right = tap_weight(column - 2, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
-        at_2_left = tap_weight(column + 2, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
-        points = _put(points, lane, 9, row_0, at_2_right, level)
-        points = _put(points, lane, 10, row_0, at_2_left, level)
-        points = _put(points, lane, 11, row_2_below, at_0, level)
-        points = _put(points, lane, 12, row_2_above, at_0, level)
+        points = _put(points, lane, ABOVE_RIGHT, row_above, at_right, level)
+        points = _put(points, lane, BELOW_LEFT, row_below, at_left, level)
+        at_2_right = tap_weight(column - 2, TAPS)
+        at_2_left = tap_weight(column + 2, TAPS)
+        points = _put(points, lane, TWO_RIGHT, row_0, at_2_right, level)
+        points = _put(points, lane, TWO_LEFT, row_0, at_2_left, level)
+        points = _put(points, lane, TWO_BELOW, row_2_below, at_0, level)
+        points = _put(points, lane, TWO_ABOVE, row_2_above, at_0, level)
     return points, center
 
 
@@ -332,132 +303,65 @@ def first_maximum(values, index, NO_INDEX: tl.constexpr):
     largest = tl.max(tl.where(is_nan, float("-inf"), values), axis=0)
     holds_it = tl.where(has_nan, is_nan, values == largest)
     first = tl.min(tl.where(holds_it, index, NO_INDEX), axis=0)
-    return tl.where(has_nan, float("nan"), largest), first
+    return Maximum(tl.where(has_nan, float("nan"), largest), first)
 
 
 @triton.jit
-def bound_of_tile(
-    map_ptr,
-    stride_h,
-    stride_w,
-    flipped_ptr,
-    flipped_stride_h,
-    flipped_stride_w,
-    shift,
-    factor,
-    height,
-    width,
-    top,
-    left,
-    TILE_SIDE: tl.constexpr,
-    HALO_SIDE: tl.constexpr,  # a power of two, at least TILE_SIDE + 2 * RADIUS
-    FLIP: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    PADDING: tl.constexpr,
-    RADIUS: tl.constexpr,
-):
-    """What no pixel of a tile of the blurred map exceeds: the largest of the pixels that are averaged there."""
+def bound_of_tile(maps, top, left, BLUR: tl.constexpr):
+    """A bound of a tile of the blurred map: the largest of the pixels that are averaged there."""
     MARGIN: tl.constexpr = 1e-5  # for the rounding of the average
+    RADIUS: tl.constexpr = BLUR.TAPS.RADIUS
+    PADDING: tl.constexpr = BLUR.PADDING
+    SIDE: tl.constexpr = BLUR.TILE_SIDE + 2 * RADIUS
     halo_row = tl.arange(0, 16)
-    halo_column = tl.arange(0, HALO_SIDE)
+    halo_column = tl.arange(0, BLUR.HALO_SIDE)
     # Beyond its end the halo repeats its last pixel: no harm to a maximum.
-    columns = left - RADIUS + tl.minimum(halo_column, TILE_SIDE + 2 * RADIUS - 1)
-    columns_exist = (columns >= 0) & (columns < width)
-    columns = source_index(columns, width, PADDING)[None, :]
-    seen = tl.full([16, HALO_SIDE], -_LIMIT, dtype=tl.float32)  # as blur_points reads -inf
-    for row_step in range(0, TILE_SIDE + 2 * RADIUS, 16):
-        rows = top - RADIUS + tl.minimum(row_step + halo_row, TILE_SIDE + 2 * RADIUS - 1)
-        rows_exist = (rows >= 0) & (rows < height)
-        rows = source_index(rows, height, PADDING)[:, None]
+    columns = left - RADIUS + tl.minimum(halo_column, SIDE - 1)
+    columns_exist = (columns >= 0) & (columns < maps.width)
+    columns = source_index(columns, maps.width, PADDING)[None, :]
+    seen = tl.full([16, BLUR.HALO_SIDE], -_LIMIT, dtype=tl.float32)  # as blur_points reads -inf
+    for row_step in range(0, SIDE, 16):
+        rows = top - RADIUS + tl.minimum(row_step + halo_row, SIDE - 1)
+        rows_exist = (rows >= 0) & (rows < maps.height)
+        rows = source_index(rows, maps.height, PADDING)[:, None]
         exists = None
         if PADDING == "zeros":
             exists = rows_exist[:, None] & columns_exist[None, :]
-        pixels = load_pixels(
-            map_ptr,
-            stride_h,
-            stride_w,
-            flipped_ptr,
-            flipped_stride_h,
-            flipped_stride_w,
-            shift,
-            factor,
-            rows,
-            columns,
-            exists,
-            FLIP,
-            ACTIVATION,
-        )
-        seen = tl.maximum(seen, pixels)
+        seen = tl.maximum(seen, load_pixels(maps, rows, columns, exists, BLUR.READING))
     bound = tl.max(tl.max(seen, axis=1), axis=0)
     return bound + MARGIN * tl.abs(bound)
 
 
 @triton.jit
-def scan_blurred_map(
-    map_ptr,
-    stride_h,
-    stride_w,
-    flipped_ptr,
-    flipped_stride_h,
-    flipped_stride_w,
-    shift,
-    factor,
-    height,
-    width,
-    largest,
-    first_y,
-    first_x,
-    TILE_SIDE: tl.constexpr,
-    HALO_SIDE: tl.constexpr,
-    POINTS: tl.constexpr,  # that are blurred at once
-    LANES: tl.constexpr,
-    FLIP: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    PADDING: tl.constexpr,
-    RADIUS: tl.constexpr,
-    EXPONENT: tl.constexpr,
-    TAP_0: tl.constexpr,
-    TAP_1: tl.constexpr,
-    TAP_2: tl.constexpr,
-    TAP_3: tl.constexpr,
-    TAP_4: tl.constexpr,
-):
-    """Value and flat index of the first maximum of the whole blurred map, for a map without NaN.
+def scan_blurred_map(maps, largest, first_y, first_x, BLUR: tl.constexpr):
+    """The first maximum of the whole blurred map, for a map without NaN.
 
     `largest` is a value of the blurred map that is known already, or -inf; where nothing exceeds it, the index
     may be meaningless. A tile is blurred only if one of the pixels that it sees reaches what has been found. The
     search starts in the tile of (first_y, first_x): if that is a large pixel of the map, one blob costs a tile or two.
     """
     NO_INDEX: tl.constexpr = 0x7FFFFFFFFFFFFFFF
-    largest_index = tl.full([], NO_INDEX, dtype=tl.int64)
-    lane = tl.arange(0, POINTS)
-    tiles_across = tl.cdiv(width, TILE_SIDE)
-    num_tiles = tl.cdiv(height, TILE_SIDE) * tiles_across
-    first_tile = first_y // TILE_SIDE * tiles_across + first_x // TILE_SIDE
+    SIDE: tl.constexpr = BLUR.TILE_SIDE
+    found = Maximum(largest, tl.full([], NO_INDEX, dtype=tl.int64))
+    lane = tl.arange(0, BLUR.POINTS_AT_ONCE)
+    tiles_across = tl.cdiv(maps.width, SIDE)
+    num_tiles = tl.cdiv(maps.height, SIDE) * tiles_across
+    first_tile = first_y // SIDE * tiles_across + first_x // SIDE
     for step in range(0, num_tiles):
         tile = (first_tile + step) % num_tiles
-        top = tile // tiles_across * TILE_SIDE
-        left = tile % tiles_across * TILE_SIDE
-        bound = bound_of_tile(
-            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor, height, width,
-            top, left, TILE_SIDE, HALO_SIDE, FLIP, ACTIVATION, PADDING, RADIUS,
-        )  # fmt: skip
-        if bound >= largest:
-            for part in range(0, TILE_SIDE * TILE_SIDE, POINTS):
-                y = top + (part + lane) // TILE_SIDE
-                x = left + (part + lane) % TILE_SIDE
-                inside = (y < height) & (x < width)
-                blurred = blur_points(
-                    map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor,
-                    height, width, tl.minimum(y, height - 1), tl.minimum(x, width - 1),
-                    LANES, FLIP, ACTIVATION, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
-                )  # fmt: skip
-                value, index = first_maximum(
-                    tl.where(inside, blurred, float("-inf")),
-                    tl.where(inside, y.to(tl.int64) * width + x, NO_INDEX),
-                    NO_INDEX,
-                )
-                first = tl.where(value == largest, tl.minimum(index, largest_index), largest_index)
-                largest_index = tl.where(value > largest, index, first)
-                largest = tl.maximum(value, largest)
-    return largest, largest_index
+        top = tile // tiles_across * SIDE
+        left = tile % tiles_across * SIDE
+        bound = bound_of_tile(maps, top, left, BLUR)
+        if bound >= found.value:
+            for part in range(0, SIDE * SIDE, BLUR.POINTS_AT_ONCE):
+                y = top + (part + lane) // SIDE
+                x = left + (part + lane) % SIDE
+                inside = (y < maps.height) & (x < maps.width)
+                blurred = blur_points(maps, tl.minimum(y, maps.height - 1), tl.minimum(x, maps.width - 1), BLUR)
+                blurred = tl.where(inside, blurred, float("-inf"))
+                index = tl.where(inside, y.to(tl.int64) * maps.width + x, NO_INDEX)
+                best = first_maximum(blurred, index, NO_INDEX)
+                first = tl.where(best.value == found.value, tl.minimum(best.index, found.index), found.index)
+                index = tl.where(best.value > found.value, best.index, first)
+                found = Maximum(tl.maximum(best.value, found.value), index)
+    return found

@@ -1,4 +1,4 @@
-"""Logarithms of a smoothed map around its peak: whether a clip could be seen in them, and their differences."""
+"""Logarithms of a smoothed map around its peak: if a clip could be seen in them, and their differences."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import triton.language as tl
 
 @triton.jit
 def clip_may_bind(lowest, peak, CLIP_MIN: tl.constexpr, CLIP_MAX: tl.constexpr):
-    """Whether the step depends on the scale that a clipped, rescaled map has: on the largest value of the whole blurred
-    map. `lowest`: of the blurred values that the step depends on. `peak`: of the raw map.
+    """Tell if the step depends on the scale of a clipped map: on the largest value of the whole blurred map.
+
+    `lowest`: of the blurred values that the step depends on. `peak`: of the raw map.
 
     The log of a rescaled map differs from the log of the map by a constant, which the derivatives do not see, unless
     a clip binds. The scale lies between 1 (an average never exceeds the largest value) and peak / max(points). So no

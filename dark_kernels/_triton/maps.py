@@ -1,23 +1,80 @@
 """Reading pixels of a map, or of the mean of a map and a mirrored one, which a flip test asks for; and walking over a
 whole map in blocks.
 
-Functions that can merge a flip test take both maps. A mirrored one is given by its last column and by the step from
-there to the left, so that a column counts from its right:
-
-    map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor, ..., FLIP, ACTIVATION
-
-FLIP is "none" (the map alone), "mean", or "shifted": the mirrored map, flipped back, moves one pixel to the right, and
-its column 0 stays.
-
-ACTIVATION is what is done to a pixel, or to the mean, once it is read: "none", "sigmoid" or "softmax". For a softmax
-`shift` is the largest logit of the map and `factor` one over the sum of exp(logit - shift); others don't look at them.
+A launcher makes `Heatmaps` of a tensor, and a program `Maps` of those that it reads. `Reading` and `Scan` are
+constants: how single pixels are read, and how whole maps.
 """
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 from torch import Tensor
+
+
+class Heatmaps(NamedTuple):
+    """Maps [B, C, H, W] as an argument of a kernel."""
+
+    ptr: Any
+    stride_b: Any
+    stride_k: Any
+    stride_h: Any
+    stride_w: Any
+
+
+class Map(NamedTuple):
+    """A map whose pixel (y, x) lies at ptr + y stride_h + x stride_w, or several such maps: `ptr` is a block then."""
+
+    ptr: Any
+    stride_h: Any
+    stride_w: Any
+
+
+class Softmax(NamedTuple):
+    """The softmax of a map: exp(logit - largest) * factor."""
+
+    largest: Any
+    factor: Any  # one over the sum of exp(logit - largest)
+
+
+class Maps(NamedTuple):
+    """The map that a program decodes, with the mirrored one of a flip test.
+
+    The mirrored one is given by its last column and by the step from there to the left, so that a column counts from
+    its right.
+    """
+
+    plain: Any  # a Map
+    flipped: Any  # a Map, or None
+    height: Any
+    width: Any
+    softmax: Any  # a Softmax, or None: of another activation, and until a scan has found it
+
+
+class Reading(NamedTuple):
+    """The way to read a pixel, a constant."""
+
+    ACTIVATION: str = "none"  # or "sigmoid" or "softmax": of the pixel, or of the mean of both maps
+    SHIFTS_FLIPPED: bool = False  # the mirrored map, flipped back, moves one pixel to the right, and its column 0 stays
+
+
+class Scan(NamedTuple):
+    """A program's walk over whole maps, a constant."""
+
+    BLOCK_SIZE: int
+    LOADS: int  # blocks under way at once
+    IS_FLAT: bool  # rows follow each other in memory
+    USES_RECIPROCAL: bool  # rows are found by a product, see `row_of`
+    WIDE_INDEX: bool  # offsets inside a map have 64 bits
+    TOTAL: str = "none"  # see `totals.py`
+    SHIFTS_FLIPPED: bool = False  # as in `Reading`
+
+
+def heatmaps_of(maps: Tensor | None) -> Heatmaps | None:
+    """Pass maps to a kernel; None stays None."""
+    return None if maps is None else Heatmaps(maps, *maps.stride())
 
 
 @triton.jit
@@ -27,65 +84,67 @@ def mean_of(value, flipped):
 
 
 @triton.jit
-def flipped_column(x, FLIP: tl.constexpr):
+def flipped_column(x, SHIFTS_FLIPPED: tl.constexpr):
     """Where the flipped map's pixel for column `x` lies, counted from its right."""
-    if FLIP == "shifted":
+    if SHIFTS_FLIPPED:
         x = tl.maximum(x - 1, 0)
     return x
 
 
 @triton.jit
-def activated(value, shift, factor, ACTIVATION: tl.constexpr):
-    """What logits stand for, in float32. Two infinities of one sign differ by nothing."""
+def clamped(place, size):
+    """A row or column, or the nearest one of the map."""
+    return tl.minimum(tl.maximum(place, 0), size - 1)
+
+
+@triton.jit
+def activated(value, softmax, ACTIVATION: tl.constexpr):
+    """Logits to probabilities, in float32. Two infinities of one sign differ by nothing."""
     if ACTIVATION == "sigmoid":
         value = 1.0 / (1.0 + tl.exp(-value))
     elif ACTIVATION == "softmax":
-        value = tl.where(value == shift, factor, tl.exp(value - shift) * factor)
+        value = tl.where(value == softmax.largest, softmax.factor, tl.exp(value - softmax.largest) * softmax.factor)
     return value
 
 
 @triton.jit
-def load_pixels(
-    map_ptr,
-    stride_h,
-    stride_w,
-    flipped_ptr,
-    flipped_stride_h,
-    flipped_stride_w,
-    shift,
-    factor,
-    y,
-    x,
-    exists,  # or None, if all do
-    FLIP: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-):
-    """The pixels at rows `y` and columns `x`, inside the map or masked by `exists`, in float32; 0 where masked."""
-    y = y.to(tl.int64)
-    pixel_ptr = map_ptr + (y * stride_h + x.to(tl.int64) * stride_w)
+def _load(source, y, x, exists):
+    pixel_ptr = source.ptr + (y * source.stride_h + x.to(tl.int64) * source.stride_w)
     if exists is None:
-        value = tl.load(pixel_ptr).to(tl.float32)
+        value = tl.load(pixel_ptr)
     else:
-        value = tl.load(pixel_ptr, mask=exists, other=0.0).to(tl.float32)
-    if FLIP != "none":
-        column = flipped_column(x, FLIP).to(tl.int64)
-        pixel_ptr = flipped_ptr + (y * flipped_stride_h + column * flipped_stride_w)
-        if exists is None:
-            flipped = tl.load(pixel_ptr).to(tl.float32)
-        else:
-            flipped = tl.load(pixel_ptr, mask=exists, other=0.0).to(tl.float32)
-        value = mean_of(value, flipped)
-    if ACTIVATION != "none":
-        value = activated(value, shift, factor, ACTIVATION)
+        value = tl.load(pixel_ptr, mask=exists, other=0.0)
+    return value.to(tl.float32)
+
+
+@triton.jit
+def load_logits(maps, y, x, exists, SHIFTS_FLIPPED: tl.constexpr):
+    """Pixels as they are, without an activation, in float32.
+
+    `exists`: which of them lie inside the map, the others are 0; None if all do.
+    """
+    y = y.to(tl.int64)
+    value = _load(maps.plain, y, x, exists)
+    if maps.flipped is not None:
+        value = mean_of(value, _load(maps.flipped, y, flipped_column(x, SHIFTS_FLIPPED), exists))
+    return value
+
+
+@triton.jit
+def load_pixels(maps, y, x, exists, READING: tl.constexpr):
+    """Pixels in float32. `exists`: as in `load_logits`."""
+    value = load_logits(maps, y, x, exists, READING.SHIFTS_FLIPPED)
+    if READING.ACTIVATION != "none":
+        value = activated(value, maps.softmax, READING.ACTIVATION)
         if exists is not None:
             value = tl.where(exists, value, 0.0)
     return value
 
 
 @triton.jit
-def row_of(index, width, IS_SMALL: tl.constexpr):
-    """The rows of flat indices, in their type. IS_SMALL: see `index_flags`."""
-    if IS_SMALL:
+def row_of(index, width, USES_RECIPROCAL: tl.constexpr):
+    """The rows of flat indices, in their type. USES_RECIPROCAL: only where `index_flags` says that it is exact."""
+    if USES_RECIPROCAL:
         # A product in place of a division, for which a GPU has no instruction. The reciprocal is 2^32 / width, rounded
         # up, so the quotient is too large by less than index / 2^32: by less than the 1 / width to the next row.
         reciprocal = 0xFFFFFFFF // (tl.zeros([], dtype=tl.uint32) + width) + 1
@@ -96,13 +155,13 @@ def row_of(index, width, IS_SMALL: tl.constexpr):
 
 
 @triton.jit
-def offset_of(index, stride_h, stride_w, width, IS_FLAT: tl.constexpr, IS_SMALL: tl.constexpr):
+def offset_of(maps, index, SCAN: tl.constexpr):
     """Where pixels lie, from the start of their map."""
-    if IS_FLAT:
-        offset = index * stride_w
+    if SCAN.IS_FLAT:
+        offset = index * maps.plain.stride_w
     else:
-        row = row_of(index, width, IS_SMALL)
-        offset = row * stride_h + (index - row * width) * stride_w
+        row = row_of(index, maps.width, SCAN.USES_RECIPROCAL)
+        offset = row * maps.plain.stride_h + (index - row * maps.width) * maps.plain.stride_w
     return offset
 
 
@@ -115,30 +174,32 @@ def comparable(value):
 
 
 @triton.jit
-def load_whole(map_ptr, stride_h, stride_w, index, width, IS_FLAT: tl.constexpr, IS_SMALL: tl.constexpr):
+def load_whole(maps, index, SCAN: tl.constexpr):
     """Pixels of maps, all of which exist: the loads of the streaming loop."""
-    return comparable(tl.load(map_ptr + offset_of(index, stride_h, stride_w, width, IS_FLAT, IS_SMALL)))
+    return comparable(tl.load(maps.plain.ptr + offset_of(maps, index, SCAN)))
 
 
 @triton.jit
-def load_rest(map_ptr, stride_h, stride_w, index, exists, width, IS_FLAT: tl.constexpr, IS_SMALL: tl.constexpr):
+def load_rest(maps, index, exists, SCAN: tl.constexpr):
     """Pixels of maps, of which some may not exist; these are -inf."""
-    offset = offset_of(index, stride_h, stride_w, width, IS_FLAT, IS_SMALL)
-    return comparable(tl.load(map_ptr + offset, mask=exists, other=float("-inf")))
+    return comparable(tl.load(maps.plain.ptr + offset_of(maps, index, SCAN), mask=exists, other=float("-inf")))
 
 
-def index_flags(heatmaps: Tensor, flipped: Tensor, step: int) -> dict[str, bool]:
-    """How the pixels of maps [B, K, H, W] are counted. `step`: how many beyond a map's last one are computed with."""
+def index_flags(heatmaps: Tensor, flipped: Tensor | None, step: int) -> dict[str, bool]:
+    """Fields of `Scan`: how the pixels of maps [B, K, H, W] are counted.
+
+    `step`: how many beyond a map's last pixel are computed with.
+    """
     height, width = heatmaps.shape[2:]
     furthest = height * width + step
-    for maps in (heatmaps, flipped):
+    for maps in (heatmaps, heatmaps if flipped is None else flipped):
         stride_h, stride_w = maps.stride()[2:]
         furthest = max(furthest, (height - 1) * stride_h + (width - 1) * stride_w + step * max(stride_w, 1))
     stride_h, stride_w = heatmaps.stride()[2:]
     return {
         "IS_FLAT": stride_h == width * stride_w,
-        # Rows are found by multiplying: by a reciprocal below 2^32, exactly.
-        "IS_SMALL": width > 1 and width * (height * width + step) <= 2**32,
+        # Below 2^32 the reciprocal is exact.
+        "USES_RECIPROCAL": width > 1 and width * (height * width + step) <= 2**32,
         # 32-bit offsets inside a map unless its last pixel, or the step behind it, lies beyond 2^31.
         "WIDE_INDEX": furthest >= 2**31,
     }

@@ -8,31 +8,45 @@ Estimation", CVPR 2020 (compact); for fit see `fit.py`.
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import triton
 import triton.language as tl
 
 from ..recipes import blur_taps
-from .blur import blur_points, blur_stencil, scan_blurred_map, tap_constants
-from .covariance import covariance_of
+from .blur import (
+    ABOVE,
+    ABOVE_LEFT,
+    ABOVE_RIGHT,
+    BELOW,
+    BELOW_LEFT,
+    BELOW_RIGHT,
+    LEFT,
+    POINTS_OF_COMPACT,
+    POINTS_OF_WIDE,
+    RIGHT,
+    TWO_ABOVE,
+    TWO_BELOW,
+    TWO_LEFT,
+    TWO_RIGHT,
+    blur_of,
+    blur_points,
+    blur_stencil,
+    scan_blurred_map,
+)
+from .covariance import covariance_of, no_covariance
 from .fit import fit_step
 from .logs import clip_may_bind, log_ratio
-from .maps import load_pixels
-from .totals import total_of
+from .maps import Reading, clamped, load_logits
+from .peak import Recipe, Refined, Step
+
+# In place of a lane of the stencil's points.
+NONE = tl.constexpr(-1)
 
 
 @triton.jit
-def _pixel_or_edge(
-    map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, height, width, y, x,
-    FLIP: tl.constexpr,
-):  # fmt: skip
-    """A pixel as it is: what an activation saturates would no longer be told apart."""
-    y = tl.minimum(tl.maximum(y, 0), height - 1)
-    x = tl.minimum(tl.maximum(x, 0), width - 1)
-    return load_pixels(
-        map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, 0.0, 1.0, y, x, None, FLIP, "none"
-    )
+def _logit_or_edge(maps, y, x, READING: tl.constexpr):
+    """A pixel without an activation: what that saturates would no longer be told apart."""
+    return load_logits(maps, clamped(y, maps.height), clamped(x, maps.width), None, READING.SHIFTS_FLIPPED)
 
 
 @triton.jit
@@ -42,99 +56,56 @@ def _sign_or_zero(difference):
 
 
 @triton.jit
-def _weighted_sum(points, lane, plus_a, plus_b, minus_a, minus_b):
-    """Of 16 points two added and two subtracted. A lane of -1 stands for none."""
-    is_added = (lane == plus_a) | (lane == plus_b)
-    is_subtracted = (lane == minus_a) | (lane == minus_b)
+def _weighted_sum(
+    points, lane, PLUS_A: tl.constexpr, PLUS_B: tl.constexpr, MINUS_A: tl.constexpr, MINUS_B: tl.constexpr
+):
+    """Of 16 points two added and two subtracted, or NONE."""
+    is_added = (lane == PLUS_A) | (lane == PLUS_B)
+    is_subtracted = (lane == MINUS_A) | (lane == MINUS_B)
     return tl.sum(tl.where(is_added, points, tl.where(is_subtracted, -points, 0.0)), axis=0)
 
 
 @triton.jit
-def _taylor_step(
-    map_ptr,  # all as in `refine`
-    stride_h,
-    stride_w,
-    flipped_ptr,
-    flipped_stride_h,
-    flipped_stride_w,
-    shift,
-    factor,
-    height,
-    width,
-    y,
-    x,
-    level,
-    raw_maximum,
-    scale,
-    refinable,
-    FLIP: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    STENCIL: tl.constexpr,
-    PADDING: tl.constexpr,
-    RESCALE: tl.constexpr,
-    ARGMAX_ON_BLURRED: tl.constexpr,
-    HAS_COVARIANCE: tl.constexpr,
-    CLIP_MIN: tl.constexpr,
-    CLIP_MAX: tl.constexpr,
-    KNOWN_VARIANCE: tl.constexpr,
-    WINDOW: tl.constexpr,
-    TILE_SIDE: tl.constexpr,
-    HALO_SIDE: tl.constexpr,
-    SCAN_POINTS: tl.constexpr,
-    LANES: tl.constexpr,
-    RADIUS: tl.constexpr,
-    EXPONENT: tl.constexpr,
-    TAP_0: tl.constexpr,
-    TAP_1: tl.constexpr,
-    TAP_2: tl.constexpr,
-    TAP_3: tl.constexpr,
-    TAP_4: tl.constexpr,
-):
-    """Newton's step on the log of the blurred map, x and y; its covariance; whether the peak may take it; and `scale`
-    as `refine` returns it."""
-    # The points of the stencil, in lanes: 0 is the peak, then right, left, below, above, ...
+def _taylor_step(maps, peak, IS_WIDE: tl.constexpr, RECIPE: tl.constexpr):
+    """Newton's step on the log of the blurred map, a `Step`; and `scale` as in `Refined`."""
+    BLUR: tl.constexpr = RECIPE.BLUR
     lane = tl.arange(0, 16)
-    if STENCIL == "wide":
-        refinable = refinable & (x >= 2) & (x <= width - 3) & (y >= 2) & (y <= height - 3)
-    points, center = blur_stencil(
-        map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor, height, width,
-        y, x, level, lane, WINDOW, STENCIL == "wide", FLIP, ACTIVATION, PADDING,
-        RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
-    )  # fmt: skip
-    used = lane < (13 if STENCIL == "wide" else 7)
+    refinable = peak.refinable
+    scale = peak.scale
+    if IS_WIDE:
+        inside_x = (peak.x >= 2) & (peak.x <= maps.width - 3)
+        refinable = refinable & inside_x & (peak.y >= 2) & (peak.y <= maps.height - 3)
+    points, center = blur_stencil(maps, peak.y, peak.x, peak.level, lane, IS_WIDE, BLUR)
+    used = lane < (POINTS_OF_WIDE if IS_WIDE else POINTS_OF_COMPACT)
 
-    if RESCALE and not ARGMAX_ON_BLURRED:
+    if RECIPE.RESCALE and not RECIPE.ARGMAX_ON_BLURRED:
         lowest = tl.min(tl.where(used, points, float("inf")), axis=0)
-        binds = refinable & clip_may_bind(lowest, raw_maximum, CLIP_MIN, CLIP_MAX)
+        binds = refinable & clip_may_bind(lowest, peak.raw_maximum, RECIPE.CLIP_MIN, RECIPE.CLIP_MAX)
         needs_scale = binds & (scale == 1.0)
         if needs_scale:
             known = tl.max(tl.where(used, points, float("-inf")), axis=0)
-            blurred_maximum, _ = scan_blurred_map(
-                map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor,
-                height, width, known, y, x, TILE_SIDE, HALO_SIDE, SCAN_POINTS, LANES, FLIP, ACTIVATION, PADDING,
-                RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
-            )  # fmt: skip
-            scale = tl.where(blurred_maximum > 0, raw_maximum / blurred_maximum, 1.0)
+            blurred_maximum = scan_blurred_map(maps, known, peak.y, peak.x, BLUR).value
+            scale = tl.where(blurred_maximum > 0, peak.raw_maximum / blurred_maximum, 1.0)
         applied = tl.where(binds, scale, 1.0)  # a peak's numbers do not depend on what others have asked for
     else:
         applied = scale
 
-    clipped = tl.minimum(tl.maximum(points * applied, CLIP_MIN), CLIP_MAX)
-    center = tl.minimum(tl.maximum(center * applied, CLIP_MIN), CLIP_MAX)
+    clipped = tl.minimum(tl.maximum(points * applied, RECIPE.CLIP_MIN), RECIPE.CLIP_MAX)
+    center = tl.minimum(tl.maximum(center * applied, RECIPE.CLIP_MIN), RECIPE.CLIP_MAX)
     # Relative to the centre, whose own log is then zero.
     logs = tl.where(used, log_ratio(clipped, center), 0.0)
-    dx = _weighted_sum(logs, lane, 1, -1, 2, -1) / 2
-    dy = _weighted_sum(logs, lane, 3, -1, 4, -1) / 2
-    if STENCIL == "wide":
-        dxx = _weighted_sum(logs, lane, 9, 10, -1, -1) / 4
-        dyy = _weighted_sum(logs, lane, 11, 12, -1, -1) / 4
-        dxy = _weighted_sum(logs, lane, 5, 6, 7, 8) / 4
+    dx = _weighted_sum(logs, lane, RIGHT, NONE, LEFT, NONE) / 2
+    dy = _weighted_sum(logs, lane, BELOW, NONE, ABOVE, NONE) / 2
+    if IS_WIDE:
+        dxx = _weighted_sum(logs, lane, TWO_RIGHT, TWO_LEFT, NONE, NONE) / 4
+        dyy = _weighted_sum(logs, lane, TWO_BELOW, TWO_ABOVE, NONE, NONE) / 4
+        dxy = _weighted_sum(logs, lane, BELOW_RIGHT, ABOVE_LEFT, ABOVE_RIGHT, BELOW_LEFT) / 4
         solved_xx = dxx
         solved_yy = dyy
     else:
-        dxx = _weighted_sum(logs, lane, 1, 2, -1, -1)
-        dyy = _weighted_sum(logs, lane, 3, 4, -1, -1)
-        dxy = (_weighted_sum(logs, lane, 5, 6, -1, -1) - dxx - dyy) / 2
+        dxx = _weighted_sum(logs, lane, RIGHT, LEFT, NONE, NONE)
+        dyy = _weighted_sum(logs, lane, BELOW, ABOVE, NONE, NONE)
+        dxy = (_weighted_sum(logs, lane, BELOW_RIGHT, ABOVE_LEFT, NONE, NONE) - dxx - dyy) / 2
         solved_xx = dxx + 1.1920929e-7  # as UDP's published code does, so that a flat map has an inverse
         solved_yy = dyy + 1.1920929e-7
     determinant = solved_xx * solved_yy - dxy * dxy
@@ -142,152 +113,83 @@ def _taylor_step(
     offset_y = (dxy * dx - solved_xx * dy) / determinant
     refinable = refinable & (determinant != 0) & (tl.abs(offset_x) + tl.abs(offset_y) < float("inf"))
 
-    covariance_xx = float("nan")
-    covariance_xy = float("nan")
-    covariance_yy = float("nan")
-    if HAS_COVARIANCE:
-        covariance_xx, covariance_xy, covariance_yy = covariance_of(dxx, dxy, dyy, refinable, KNOWN_VARIANCE)
-    return offset_x, offset_y, covariance_xx, covariance_xy, covariance_yy, refinable, scale
+    covariance = no_covariance()
+    if RECIPE.HAS_COVARIANCE:
+        covariance = covariance_of(dxx, dxy, dyy, refinable, RECIPE.KNOWN_VARIANCE)
+    return Step(offset_x, offset_y, refinable, covariance), scale
 
 
 @triton.jit
-def refine(
-    map_ptr,  # this and the next five: see `maps.py`
-    stride_h,
-    stride_w,
-    flipped_ptr,
-    flipped_stride_h,
-    flipped_stride_w,
-    shift,
-    factor,
-    height,
-    width,
-    y,  # the peak's pixel
-    x,
-    level,  # the raw map's value at the peak, activated, or another that is close to those around it
-    raw_maximum,  # of the whole map, activated
-    scale,  # what the blurred map is multiplied with, or 1 if that is not known
-    refinable,  # whether the peak may move at all
-    FLIP: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    STENCIL: tl.constexpr,
-    PADDING: tl.constexpr,
-    RESCALE: tl.constexpr,
-    ARGMAX_ON_BLURRED: tl.constexpr,
-    HAS_COVARIANCE: tl.constexpr,
-    CLIP_MIN: tl.constexpr,
-    CLIP_MAX: tl.constexpr,
-    MAX_OFFSET: tl.constexpr,
-    EXTRA_SHIFT: tl.constexpr,
-    KNOWN_VARIANCE: tl.constexpr,
-    WINDOW: tl.constexpr,
-    TILE_SIDE: tl.constexpr,
-    HALO_SIDE: tl.constexpr,
-    SCAN_POINTS: tl.constexpr,
-    LANES: tl.constexpr,
-    RADIUS: tl.constexpr,
-    EXPONENT: tl.constexpr,
-    TAP_0: tl.constexpr,
-    TAP_1: tl.constexpr,
-    TAP_2: tl.constexpr,
-    TAP_3: tl.constexpr,
-    TAP_4: tl.constexpr,
-    FIT_RADIUS: tl.constexpr,
-    FIT_WINDOW: tl.constexpr,
-    TARGET_VARIANCE: tl.constexpr,
-):
-    """Where the stencil sees the peak: x and y in pixels of the map; its covariance xx, xy and yy (NaN where it is
-    none, or HAS_COVARIANCE is not set); and `scale` for another peak of the map, since if it took the whole map to
-    know it, once is enough.
+def _fit_or_taylor_step(maps, peak, RECIPE: tl.constexpr):
+    """To the centre of a fitted Gaussian, and where none fits the wide stencil's step; and `scale` as in `Refined`."""
+    step = fit_step(maps, peak, RECIPE)
+    scale = peak.scale
+    if peak.refinable & (step.exists == 0):
+        step, scale = _taylor_step(maps, peak, True, RECIPE)
+    return step, scale
 
-    A peak that is not `refinable`, or whose step is not finite, stays on its pixel.
+
+@triton.jit
+def _quarter_step(maps, peak, RECIPE: tl.constexpr):
+    """A quarter of a pixel towards the larger neighbour, and the extra shift, inside the recipe's border: a `Step`."""
+    BLUR: tl.constexpr = RECIPE.BLUR
+    READING: tl.constexpr = BLUR.READING
+    y = peak.y
+    x = peak.x
+    if RECIPE.ARGMAX_ON_BLURRED:
+        side = tl.arange(0, 4)  # right, left, below, above
+        sign = 1 - 2 * (side % 2)
+        beside_y = y + tl.where(side < 2, 0, sign)
+        beside_x = x + tl.where(side < 2, sign, 0)
+        blurred = blur_points(maps, clamped(beside_y, maps.height), clamped(beside_x, maps.width), BLUR)
+        difference_x = tl.sum(tl.where(side < 2, blurred * sign, 0.0), axis=0)
+        difference_y = tl.sum(tl.where(side < 2, 0.0, blurred * sign), axis=0)
+    else:
+        difference_x = _logit_or_edge(maps, y, x + 1, READING) - _logit_or_edge(maps, y, x - 1, READING)
+        difference_y = _logit_or_edge(maps, y + 1, x, READING) - _logit_or_edge(maps, y - 1, x, READING)
+    inside_x = (x > 1) & (x < maps.width - 1)
+    inside_y = (y > 1) & (y < maps.height - 1)
+    if RECIPE.STENCIL == "quarter":
+        moves_x = inside_x & (y > 0)
+        moves_y = inside_y & (x > 0)
+    else:
+        moves_x = inside_x & inside_y
+        moves_y = moves_x
+    offset_x = tl.where(moves_x, 0.25 * _sign_or_zero(difference_x) + RECIPE.EXTRA_SHIFT, 0.0)
+    offset_y = tl.where(moves_y, 0.25 * _sign_or_zero(difference_y) + RECIPE.EXTRA_SHIFT, 0.0)
+    return Step(offset_x, offset_y, peak.refinable, no_covariance())
+
+
+@triton.jit
+def refine(maps, peak, RECIPE: tl.constexpr):
+    """Move a peak to where the recipe's stencil sees it: `Refined`.
+
+    A peak that is not `refinable`, or whose step is not finite, stays on its pixel. Without HAS_COVARIANCE the
+    covariance is NaN.
     """
-    offset_x = 0.0
-    offset_y = 0.0
-    covariance_xx = float("nan")
-    covariance_xy = float("nan")
-    covariance_yy = float("nan")
-
+    STENCIL: tl.constexpr = RECIPE.STENCIL
+    scale = peak.scale
     if STENCIL == "wide" or STENCIL == "compact":
-        offset_x, offset_y, covariance_xx, covariance_xy, covariance_yy, refinable, scale = _taylor_step(
-            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor, height, width,
-            y, x, level, raw_maximum, scale, refinable,
-            FLIP, ACTIVATION, STENCIL, PADDING, RESCALE, ARGMAX_ON_BLURRED, HAS_COVARIANCE, CLIP_MIN, CLIP_MAX,
-            KNOWN_VARIANCE, WINDOW, TILE_SIDE, HALO_SIDE, SCAN_POINTS, LANES,
-            RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
-        )  # fmt: skip
-
+        step, scale = _taylor_step(maps, peak, STENCIL == "wide", RECIPE)
     elif STENCIL == "fit":
-        offset_x, offset_y, covariance_xx, covariance_xy, covariance_yy, is_peak = fit_step(
-            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor, height, width,
-            y, x, level, refinable, FLIP, ACTIVATION, HAS_COVARIANCE, FIT_RADIUS, FIT_WINDOW, TARGET_VARIANCE,
-        )  # fmt: skip
-        if refinable & (is_peak == 0):
-            offset_x, offset_y, covariance_xx, covariance_xy, covariance_yy, is_peak, scale = _taylor_step(
-                map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor,
-                height, width, y, x, level, raw_maximum, scale, refinable,
-                FLIP, ACTIVATION, "wide", PADDING, RESCALE, ARGMAX_ON_BLURRED, HAS_COVARIANCE, CLIP_MIN, CLIP_MAX,
-                KNOWN_VARIANCE, WINDOW, TILE_SIDE, HALO_SIDE, SCAN_POINTS, LANES,
-                RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
-            )  # fmt: skip
-        refinable = is_peak
-
+        step, scale = _fit_or_taylor_step(maps, peak, RECIPE)
     elif STENCIL == "quarter" or STENCIL == "quarter_legacy":
-        if ARGMAX_ON_BLURRED:
-            side = tl.arange(0, 4)  # right, left, below, above
-            sign = 1 - 2 * (side % 2)
-            beside_y = y + tl.where(side < 2, 0, sign)
-            beside_x = x + tl.where(side < 2, sign, 0)
-            blurred = blur_points(
-                map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor,
-                height, width,
-                tl.minimum(tl.maximum(beside_y, 0), height - 1), tl.minimum(tl.maximum(beside_x, 0), width - 1),
-                LANES, FLIP, ACTIVATION, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
-            )  # fmt: skip
-            difference_x = tl.sum(tl.where(side < 2, blurred * sign, 0.0), axis=0)
-            difference_y = tl.sum(tl.where(side < 2, 0.0, blurred * sign), axis=0)
-        else:
-            right = _pixel_or_edge(
-                map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, height, width,
-                y, x + 1, FLIP,
-            )  # fmt: skip
-            left = _pixel_or_edge(
-                map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, height, width,
-                y, x - 1, FLIP,
-            )  # fmt: skip
-            below = _pixel_or_edge(
-                map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, height, width,
-                y + 1, x, FLIP,
-            )  # fmt: skip
-            above = _pixel_or_edge(
-                map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, height, width,
-                y - 1, x, FLIP,
-            )  # fmt: skip
-            difference_x = right - left
-            difference_y = below - above
-        inside_x = (x > 1) & (x < width - 1)
-        inside_y = (y > 1) & (y < height - 1)
-        if STENCIL == "quarter":
-            moves_x = inside_x & (y > 0)
-            moves_y = inside_y & (x > 0)
-        else:
-            moves_x = inside_x & inside_y
-            moves_y = moves_x
-        offset_x = tl.where(moves_x, 0.25 * _sign_or_zero(difference_x) + EXTRA_SHIFT, 0.0)
-        offset_y = tl.where(moves_y, 0.25 * _sign_or_zero(difference_y) + EXTRA_SHIFT, 0.0)
+        step = _quarter_step(maps, peak, RECIPE)
+    else:
+        step = Step(0.0, 0.0, peak.refinable, no_covariance())
 
-    if MAX_OFFSET != float("inf"):
-        offset_x = tl.minimum(tl.maximum(offset_x, -MAX_OFFSET), MAX_OFFSET)
-        offset_y = tl.minimum(tl.maximum(offset_y, -MAX_OFFSET), MAX_OFFSET)
-    coord_x = tl.where(refinable, x + offset_x, x.to(tl.float32))
-    coord_y = tl.where(refinable, y + offset_y, y.to(tl.float32))
-    return coord_x, coord_y, covariance_xx, covariance_xy, covariance_yy, scale
+    offset_x = step.x
+    offset_y = step.y
+    if RECIPE.MAX_OFFSET != float("inf"):
+        offset_x = tl.minimum(tl.maximum(offset_x, -RECIPE.MAX_OFFSET), RECIPE.MAX_OFFSET)
+        offset_y = tl.minimum(tl.maximum(offset_y, -RECIPE.MAX_OFFSET), RECIPE.MAX_OFFSET)
+    coord_x = tl.where(step.exists, peak.x + offset_x, peak.x.to(tl.float32))
+    coord_y = tl.where(step.exists, peak.y + offset_y, peak.y.to(tl.float32))
+    return Refined(coord_x, coord_y, step.covariance, scale)
 
 
 # How far a stencil reaches from the peak on the blurred map.
 _REACH = {"wide": 2, "compact": 1, "fit": 2}
-# The blurred map is searched in square tiles.
-_TILE_SIDE = 16
 
 
 @functools.lru_cache(maxsize=64)
@@ -311,33 +213,24 @@ def recipe_constants(
     activation: str,
     mass_radius: int,
     covariance: bool,
-) -> dict[str, Any]:
-    """The constexprs that follow from a recipe."""
-    radius = kernel_size // 2
-    taps = blur_taps(kernel_size, sigma)
-    return {
-        "STENCIL": stencil,
-        "PADDING": padding,
-        "RESCALE": rescale,
-        "ARGMAX_ON_BLURRED": argmax_on_blurred,
-        "HAS_COVARIANCE": covariance,
-        "CLIP_MIN": clip_min,
-        "CLIP_MAX": clip_max,
-        "INVALID": invalid,
-        "MAX_OFFSET": max_offset,
-        "EXTRA_SHIFT": extra_shift,
-        "SCORE_SCALE": score_scale,
-        "SCORE_OFFSET": score_offset,
-        "KNOWN_VARIANCE": known_variance,
-        "WINDOW": max(16, triton.next_power_of_2(2 * (radius + _REACH.get(stencil, 0)) + 1)),
-        "TILE_SIDE": _TILE_SIDE,
-        "HALO_SIDE": triton.next_power_of_2(_TILE_SIDE + 2 * radius),
-        "LANES": triton.next_power_of_2(radius + 1),
-        **tap_constants(taps),
-        "FIT_RADIUS": fit_radius,
-        "FIT_WINDOW": max(16, triton.next_power_of_2(2 * fit_radius + 1)),
-        "TARGET_VARIANCE": target_variance,
-        "ACTIVATION": activation,
-        "MASS_RADIUS": mass_radius,
-        "TOTAL": total_of(activation, mass_radius),
-    }
+) -> Recipe:
+    """The constants that follow from a recipe. A launcher adds to BLUR what follows from its maps."""
+    return Recipe(
+        BLUR=blur_of(blur_taps(kernel_size, sigma), padding, _REACH.get(stencil, 0), Reading(activation)),
+        STENCIL=stencil,
+        RESCALE=rescale,
+        ARGMAX_ON_BLURRED=argmax_on_blurred,
+        HAS_COVARIANCE=covariance,
+        CLIP_MIN=clip_min,
+        CLIP_MAX=clip_max,
+        INVALID=invalid,
+        MAX_OFFSET=max_offset,
+        EXTRA_SHIFT=extra_shift,
+        SCORE_SCALE=score_scale,
+        SCORE_OFFSET=score_offset,
+        KNOWN_VARIANCE=known_variance,
+        FIT_RADIUS=fit_radius,
+        FIT_WINDOW=max(16, triton.next_power_of_2(2 * fit_radius + 1)),
+        TARGET_VARIANCE=target_variance,
+        MASS_RADIUS=mass_radius,
+    )

@@ -10,7 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .maps import activated, load_pixels
+from .maps import Softmax, activated, load_pixels
+from .peak import Recipe
 from .sums import sum_of_products
 
 # Values are summed in units of 2^24, so that the sum of a map of the largest ones is finite.
@@ -18,24 +19,25 @@ _UNIT = tl.constexpr(2.0**-24)
 _PIXELS = tl.constexpr(128)
 
 
-def total_of(activation: str, mass_radius: int) -> str:
-    """What a recipe needs to know of a whole map: a softmax its denominator, and a mass that of the quotient."""
+def total_of(recipe: Recipe) -> str:
+    """Choose TOTAL for a recipe: a softmax needs its denominator, and a mass that of the quotient."""
+    activation = recipe.BLUR.READING.ACTIVATION
     if activation == "softmax":
         return "softmax"
-    if mass_radius == 0:
+    if recipe.MASS_RADIUS == 0:
         return "none"
     return "sigmoid" if activation == "sigmoid" else "positive"
 
 
 @triton.jit
 def weight_of(value, best, TOTAL: tl.constexpr):
-    """What a pixel adds to its lane's total. -inf, which stands for pixels that do not exist, comes to nothing."""
+    """A pixel's part of its lane's total. -inf, which stands for pixels that do not exist, comes to nothing."""
     value = value.to(tl.float32)
     if TOTAL == "softmax":
         best = best.to(tl.float32)
         weight = tl.where(value == best, 1.0, tl.exp(value - best))
     elif TOTAL == "sigmoid":
-        weight = activated(value, 0.0, 1.0, "sigmoid")
+        weight = activated(value, None, "sigmoid")
     else:
         weight = tl.maximum(value, 0.0) * _UNIT
     return weight
@@ -64,40 +66,19 @@ def sum_of_lanes(total, best, largest, axis: tl.constexpr, TOTAL: tl.constexpr):
 
 
 @triton.jit
-def factor_of(largest, total, TOTAL: tl.constexpr):
-    """One over a softmax's sum, 0 for a map of -inf alone; 1 where it is no softmax."""
-    if TOTAL == "softmax":
-        factor = tl.where(largest == float("-inf"), 0.0, 1.0 / total)
-    else:
-        factor = 1.0
-    return factor
+def softmax_of(largest, total):
+    """The softmax of a map from its sum. Of a map of -inf alone it is 0."""
+    return Softmax(largest, tl.where(largest == float("-inf"), 0.0, 1.0 / total))
 
 
 @triton.jit
-def mass_around(
-    map_ptr,  # this to `factor`: see `maps.py`
-    stride_h,
-    stride_w,
-    flipped_ptr,
-    flipped_stride_h,
-    flipped_stride_w,
-    shift,
-    factor,
-    height,
-    width,
-    y,
-    x,
-    largest,  # of the map, as it is
-    total,  # of the map
-    FLIP: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    MASS_RADIUS: tl.constexpr,
-):
+def mass_around(maps, y, x, largest, total, READING: tl.constexpr, MASS_RADIUS: tl.constexpr):
     """The share that the pixels up to MASS_RADIUS from (x, y) on each axis have in all positive values of the map.
 
     0 in a map without a positive value, NaN in one with a NaN. Where pixels are +inf it is 1 beside one of them, and 0
-    elsewhere.
+    elsewhere. `largest`, `total`: of the map as it is.
     """
+    ACTIVATION: tl.constexpr = READING.ACTIVATION
     SIDE: tl.constexpr = 2 * MASS_RADIUS + 1
     lane = tl.arange(0, _PIXELS)
     near = tl.zeros([_PIXELS], dtype=tl.float32)
@@ -105,11 +86,8 @@ def mass_around(
         place = start + lane
         row = y - MASS_RADIUS + place // SIDE
         column = x - MASS_RADIUS + place % SIDE
-        exists = (place < SIDE * SIDE) & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        value = load_pixels(
-            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, shift, factor, row, column,
-            exists, FLIP, ACTIVATION,
-        )  # fmt: skip
+        exists = (row >= 0) & (row < maps.height) & (column >= 0) & (column < maps.width)
+        value = load_pixels(maps, row, column, (place < SIDE * SIDE) & exists, READING)
         if ACTIVATION == "none":
             value = tl.maximum(value, 0.0) * _UNIT
         near += value

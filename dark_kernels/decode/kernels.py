@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -11,33 +11,94 @@ import triton.language as tl
 from torch import Tensor
 
 from .._triton.blur import first_maximum, scan_blurred_map
+from .._triton.covariance import Covariance, store_covariance
 from .._triton.launch import lanes_of, launch, launch_again, launch_key, on_device_of, register_limit
-from .._triton.maps import activated, flipped_column, index_flags, load_rest, load_whole, mean_of, row_of
+from .._triton.maps import (
+    Map,
+    Maps,
+    Scan,
+    activated,
+    clamped,
+    flipped_column,
+    heatmaps_of,
+    index_flags,
+    load_rest,
+    load_whole,
+    mean_of,
+    row_of,
+)
+from .._triton.peak import Peak, Recipe
 from .._triton.refine import recipe_constants, refine
-from .._triton.totals import factor_of, mass_around, relative_to, sum_of_lanes, weight_of
+from .._triton.totals import mass_around, relative_to, softmax_of, sum_of_lanes, total_of, weight_of
 from .options import NO_EXTRAS, Extras
 
 
+class Offsets(NamedTuple):
+    """Maps [B, C, 2, H, W] of what is added to the peak's pixel."""
+
+    ptr: Any
+    stride_b: Any
+    stride_k: Any
+    stride_c: Any
+    stride_h: Any
+    stride_w: Any
+
+
+class Parts(NamedTuple):
+    """First maxima and totals of the parts of maps: [B, K, num_parts] each; None where there are no parts.
+
+    It is a field that is asked for: Triton before 3.7 compares no struct that holds a None.
+    """
+
+    peaks_ptr: Any = None
+    indices_ptr: Any = None
+    totals_ptr: Any = None  # if TOTAL is not "none"
+
+
+class Channels(NamedTuple):
+    """Channels of keypoints and of their mirrored maps."""
+
+    keypoints_ptr: Any  # [K], or None if K = C
+    flipped_ptr: Any  # [C], or None without mirrored maps
+    num_channels: Any
+
+
+class Lanes(NamedTuple):
+    """A scan's state, lane by lane: [NUM_MAPS, BLOCK_SIZE] each."""
+
+    best: Any  # the largest pixel so far, NaN if one was
+    start: Any  # of the block in which it stands
+    total: Any  # see `_triton/totals.py`
+
+
+class Scanned(NamedTuple):
+    """First maximum of a map or of a part of it, in row-major order, and its total.
+
+    Of a map with a NaN the value is NaN and the index some pixel of the map: it has no keypoint.
+    """
+
+    largest: Any  # float32
+    index: Any  # flat
+    total: Any  # see `_triton/totals.py`; of a softmax relative to `largest`
+
+
 @triton.jit
-def _offset_in_flipped(index, stride_h, stride_w, width, IS_SMALL: tl.constexpr, FLIP: tl.constexpr):
+def _offset_in_flipped(maps, index, SCAN: tl.constexpr):
     """Where the mirrored map's pixels for these of the map lie, from the last column of its first row."""
-    row = row_of(index, width, IS_SMALL)
-    return row * stride_h + flipped_column(index - row * width, FLIP) * stride_w
+    row = row_of(index, maps.width, SCAN.USES_RECIPROCAL)
+    column = flipped_column(index - row * maps.width, SCAN.SHIFTS_FLIPPED)
+    return row * maps.flipped.stride_h + column * maps.flipped.stride_w
 
 
 @triton.jit
-def _load_step(
-    map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, width, index, exists,
-    IS_FLAT: tl.constexpr, IS_SMALL: tl.constexpr, IS_WHOLE: tl.constexpr, FLIP: tl.constexpr,
-):  # fmt: skip
+def _load_step(maps, index, exists, IS_WHOLE: tl.constexpr, SCAN: tl.constexpr):
     """A block of pixels, or of their means with those of the mirrored map; -inf where there is none."""
     if IS_WHOLE:
-        value = load_whole(map_ptr, stride_h, stride_w, index, width, IS_FLAT, IS_SMALL)
+        value = load_whole(maps, index, SCAN)
     else:
-        value = load_rest(map_ptr, stride_h, stride_w, index, exists, width, IS_FLAT, IS_SMALL)
-    if FLIP != "none":
-        offset = _offset_in_flipped(index, flipped_stride_h, flipped_stride_w, width, IS_SMALL, FLIP)
-        flipped_pixel_ptr = flipped_ptr + offset
+        value = load_rest(maps, index, exists, SCAN)
+    if maps.flipped is not None:
+        flipped_pixel_ptr = maps.flipped.ptr + _offset_in_flipped(maps, index, SCAN)
         if IS_WHOLE:
             flipped = tl.load(flipped_pixel_ptr)
         else:
@@ -47,38 +108,18 @@ def _load_step(
 
 
 @triton.jit
-def _scan_step(
-    best,
-    best_start,
-    total,
-    map_ptr,
-    stride_h,
-    stride_w,
-    flipped_ptr,
-    flipped_stride_h,
-    flipped_stride_w,
-    last_pixel,
-    width,
-    start,
-    lane,
-    exists,
-    BLOCK_SIZE: tl.constexpr,
-    LOADS: tl.constexpr,
-    IS_FLAT: tl.constexpr,
-    IS_SMALL: tl.constexpr,
-    IS_WHOLE: tl.constexpr,
-    FLIP: tl.constexpr,
-    TOTAL: tl.constexpr,
-):
-    """LOADS blocks of pixels from `start` on."""
-    best_before = best
+def _scan_step(lanes, maps, start, last_pixel, lane, exists, IS_WHOLE: tl.constexpr, SCAN: tl.constexpr):
+    """`Lanes` after LOADS blocks of pixels from `start` on."""
+    BLOCK_SIZE: tl.constexpr = SCAN.BLOCK_SIZE
+    LOADS: tl.constexpr = SCAN.LOADS
+    TOTAL: tl.constexpr = SCAN.TOTAL
+    best = lanes.best
+    best_start = lanes.start
+    total = lanes.total
     for part in tl.static_range(LOADS):
         block_start = start + part * BLOCK_SIZE
         index = block_start + lane
-        value = _load_step(
-            map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, width, index,
-            exists & (index < last_pixel), IS_FLAT, IS_SMALL, IS_WHOLE, FLIP,
-        )  # fmt: skip
+        value = _load_step(maps, index, exists & (index < last_pixel), IS_WHOLE, SCAN)
         # Three instructions an element. One would do to keep the step alone and to look for the place in it
         # afterwards, but at the end of a map that takes longer than these do on the way.
         best_start = tl.where(value > best, block_start, best_start)
@@ -86,83 +127,49 @@ def _scan_step(
         if TOTAL == "positive" or TOTAL == "sigmoid":
             total += weight_of(value, best, TOTAL)
     if TOTAL == "softmax":
-        total = relative_to(total, best_before, best, TOTAL)
+        total = relative_to(total, lanes.best, best, TOTAL)
         for part in tl.static_range(LOADS):
             index = start + part * BLOCK_SIZE + lane
             # The same pixels, which the compiler has in registers still.
-            value = _load_step(
-                map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w, width, index,
-                exists & (index < last_pixel), IS_FLAT, IS_SMALL, IS_WHOLE, FLIP,
-            )  # fmt: skip
+            value = _load_step(maps, index, exists & (index < last_pixel), IS_WHOLE, SCAN)
             total += weight_of(value, best, TOTAL)
-    return best, best_start, total
+    return Lanes(best, best_start, total)
 
 
 @triton.jit
-def _scan_maps(
-    map_ptr,  # [MAPS, 1]; this and the next five: see `_triton/maps.py`
-    stride_h,
-    stride_w,
-    flipped_ptr,  # [MAPS, 1]
-    flipped_stride_h,
-    flipped_stride_w,
-    first_pixel,
-    last_pixel,
-    width,
-    exists,  # [MAPS, 1]
-    MAPS: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    LOADS: tl.constexpr,
-    IS_FLAT: tl.constexpr,
-    IS_SMALL: tl.constexpr,
-    WIDE_INDEX: tl.constexpr,
-    FLIP: tl.constexpr,
-    TOTAL: tl.constexpr,
-):
-    """Value (float32) and flat index of the first maximum among the pixels from `first_pixel` to before `last_pixel`
-    of each map, in row-major order, and what TOTAL sums (see `_triton/totals.py`), a softmax relative to that maximum;
-    in one pass: [MAPS] each.
+def _scan_maps(maps, first_pixel, last_pixel, exists, NUM_MAPS: tl.constexpr, SCAN: tl.constexpr):
+    """Scan the pixels from `first_pixel` to before `last_pixel` of each map, in one pass: `Scanned`, [NUM_MAPS] each.
 
-    Of a map with a NaN the value is NaN and the index some pixel of the map: it has no keypoint.
+    `exists`, and the pointers of `maps`: [NUM_MAPS, 1].
     """
-    NO_INDEX: tl.constexpr = 0x7FFFFFFFFFFFFFFF if WIDE_INDEX else 0x7FFFFFFF
-    STEP: tl.constexpr = BLOCK_SIZE * LOADS
-    AS_IT_IS: tl.constexpr = FLIP == "none" and map_ptr.dtype.element_ty != tl.bfloat16
-    KIND: tl.constexpr = map_ptr.dtype.element_ty if AS_IT_IS else tl.float32
+    BLOCK_SIZE: tl.constexpr = SCAN.BLOCK_SIZE
+    NO_INDEX: tl.constexpr = 0x7FFFFFFFFFFFFFFF if SCAN.WIDE_INDEX else 0x7FFFFFFF
+    STEP: tl.constexpr = BLOCK_SIZE * SCAN.LOADS
+    OF_PIXELS: tl.constexpr = maps.plain.ptr.dtype.element_ty
+    AS_IT_IS: tl.constexpr = maps.flipped is None and OF_PIXELS != tl.bfloat16
+    KIND: tl.constexpr = OF_PIXELS if AS_IT_IS else tl.float32
     lane = tl.arange(0, BLOCK_SIZE)[None, :]
-    if WIDE_INDEX:
+    if SCAN.WIDE_INDEX:
         lane = lane.to(tl.int64)
         first_pixel = first_pixel + tl.full([], 0, dtype=tl.int64)
         last_pixel = last_pixel + tl.full([], 0, dtype=tl.int64)
-    best = tl.full([MAPS, BLOCK_SIZE], float("-inf"), dtype=KIND)
-    best_start = tl.zeros([MAPS, BLOCK_SIZE], dtype=lane.dtype) + first_pixel
-    total = tl.zeros([MAPS, BLOCK_SIZE], dtype=tl.float32)
+    lowest = tl.full([NUM_MAPS, BLOCK_SIZE], float("-inf"), dtype=KIND)
+    best_start = tl.zeros([NUM_MAPS, BLOCK_SIZE], dtype=lane.dtype) + first_pixel
+    lanes = Lanes(lowest, best_start, tl.zeros([NUM_MAPS, BLOCK_SIZE], dtype=tl.float32))
     first_rest = first_pixel + (last_pixel - first_pixel) // STEP * STEP
     for start in range(first_pixel, first_rest, STEP):
-        best, best_start, total = _scan_step(
-            best, best_start, total, map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w,
-            last_pixel, width, start, lane, exists, BLOCK_SIZE, LOADS, IS_FLAT, IS_SMALL, MAPS == 1, FLIP, TOTAL,
-        )  # fmt: skip
+        lanes = _scan_step(lanes, maps, start, last_pixel, lane, exists, NUM_MAPS == 1, SCAN)
     if first_rest < last_pixel:
-        best, best_start, total = _scan_step(
-            best, best_start, total, map_ptr, stride_h, stride_w, flipped_ptr, flipped_stride_h, flipped_stride_w,
-            last_pixel, width, first_rest, lane, exists, BLOCK_SIZE, LOADS, IS_FLAT, IS_SMALL, False, FLIP, TOTAL,
-        )  # fmt: skip
+        lanes = _scan_step(lanes, maps, first_rest, last_pixel, lane, exists, False, SCAN)
 
-    is_nan = best != best
-    largest = tl.max(tl.where(is_nan, float("-inf"), best).to(tl.float32), axis=1)
+    is_nan = lanes.best != lanes.best
+    largest = tl.max(tl.where(is_nan, float("-inf"), lanes.best).to(tl.float32), axis=1)
     # One minimum for both: -1 says that there is a NaN.
-    holds_it = best.to(tl.float32) == largest[:, None]
-    index = tl.min(tl.where(is_nan, -1, tl.where(holds_it, best_start + lane, NO_INDEX)), axis=1)
+    holds_it = lanes.best.to(tl.float32) == largest[:, None]
+    index = tl.min(tl.where(is_nan, -1, tl.where(holds_it, lanes.start + lane, NO_INDEX)), axis=1)
     has_nan = index < 0
-    total = sum_of_lanes(total, best, largest[:, None], 1, TOTAL)
-    return tl.where(has_nan, float("nan"), largest), tl.where(has_nan, first_pixel, index), total
-
-
-@triton.jit
-def _not_negative(variance):
-    """A variance that rounding has not pushed below zero. NaN stays."""
-    return tl.where(variance < 0, 0.0, variance)
+    total = sum_of_lanes(lanes.total, lanes.best, largest[:, None], 1, SCAN.TOTAL)
+    return Scanned(tl.where(has_nan, float("nan"), largest), tl.where(has_nan, first_pixel, index), total)
 
 
 @triton.jit
@@ -172,205 +179,173 @@ def _only(values):
 
 
 @triton.jit
-def _maps_of(
-    heatmaps_ptr,
-    heatmaps_stride_b,
-    heatmaps_stride_k,
-    flipped_ptr,
-    flipped_stride_b,
-    flipped_stride_k,
-    flipped_stride_w,
-    keypoint_indices_ptr,
-    flip_indices_ptr,
-    batch,
-    keypoint,
-    num_channels,
-    width,
-    FLIP: tl.constexpr,
-    HAS_KEYPOINT_INDICES: tl.constexpr,
-):
-    """The first pixel of a keypoint's map, and the last one of the first row of its mirrored map.
+def _scan_map(maps, num_pixels, SCAN: tl.constexpr):
+    """Scan one map: `Scanned`."""
+    zero = tl.zeros([1, 1], dtype=tl.int64)
+    plain = Map(maps.plain.ptr + zero, maps.plain.stride_h, maps.plain.stride_w)
+    flipped = maps.flipped
+    if maps.flipped is not None:
+        flipped = Map(maps.flipped.ptr + zero, maps.flipped.stride_h, maps.flipped.stride_w)
+    one_map = Maps(plain, flipped, maps.height, maps.width, None)
+    scanned = _scan_maps(one_map, 0, num_pixels, zero == 0, 1, SCAN)
+    return Scanned(_only(scanned.largest), _only(scanned.index), _only(scanned.total))
+
+
+@triton.jit
+def _channel_of(channels, keypoint):
+    """The channel of a keypoint's map.
 
     Indices on a device are not checked by the host, so they are held to the channels that there are.
     """
     channel = keypoint.to(tl.int64)
-    if HAS_KEYPOINT_INDICES:
-        channel = tl.minimum(tl.maximum(tl.load(keypoint_indices_ptr + channel), 0), num_channels - 1)
-    map_ptr = heatmaps_ptr + (batch * heatmaps_stride_b + channel * heatmaps_stride_k)
-    flipped_map_ptr = map_ptr
-    if FLIP != "none":
-        mirrored = tl.minimum(tl.maximum(tl.load(flip_indices_ptr + channel), 0), num_channels - 1)
-        last_column = (width - 1) * flipped_stride_w
-        flipped_map_ptr = flipped_ptr + (batch * flipped_stride_b + mirrored * flipped_stride_k + last_column)
-    return map_ptr, flipped_map_ptr
+    if channels.keypoints_ptr is not None:
+        channel = clamped(tl.load(channels.keypoints_ptr + channel), channels.num_channels)
+    return channel
+
+
+@triton.jit
+def _map_of(heatmaps, batch, channel):
+    map_ptr = heatmaps.ptr + (batch * heatmaps.stride_b + channel * heatmaps.stride_k)
+    return Map(map_ptr, heatmaps.stride_h, heatmaps.stride_w)
+
+
+@triton.jit
+def _mirrored_map_of(flipped, channels, batch, channel, width):
+    """The map that mirrors the channel's, as `Maps` has it."""
+    mirrored = clamped(tl.load(channels.flipped_ptr + channel), channels.num_channels)
+    last_column = (width - 1) * flipped.stride_w
+    map_ptr = flipped.ptr + (batch * flipped.stride_b + mirrored * flipped.stride_k + last_column)
+    return Map(map_ptr, flipped.stride_h, -flipped.stride_w)
 
 
 @triton.jit(do_not_specialize=["num_keypoints", "num_channels", "num_parts"])
 def _scan_parts_kernel(
-    part_peaks_ptr,  # [B, K, num_parts]
-    part_indices_ptr,  # [B, K, num_parts]
-    part_totals_ptr,  # [B, K, num_parts], if TOTAL is not "none"
-    heatmaps_ptr,  # this to `flip_indices_ptr` as in `_decode_fwd_kernel`
-    heatmaps_stride_b,
-    heatmaps_stride_k,
-    heatmaps_stride_h,
-    heatmaps_stride_w,
-    flipped_ptr,
-    flipped_stride_b,
-    flipped_stride_k,
-    flipped_stride_h,
-    flipped_stride_w,
+    parts,  # Parts
+    heatmaps,  # this to `flip_indices_ptr` as in `_decode_fwd_kernel`
+    flipped,
     keypoint_indices_ptr,
     flip_indices_ptr,
     num_keypoints,
     num_channels,
+    num_parts,
     width,
     num_pixels,
-    num_parts,
     PART_SIZE: tl.constexpr,
-    MAPS: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    LOADS: tl.constexpr,
-    IS_FLAT: tl.constexpr,
-    IS_SMALL: tl.constexpr,
-    WIDE_INDEX: tl.constexpr,
-    FLIP: tl.constexpr,
-    HAS_KEYPOINT_INDICES: tl.constexpr,
-    TOTAL: tl.constexpr,
+    NUM_MAPS: tl.constexpr,
+    SCAN: tl.constexpr,
 ):
-    """First maxima of PART_SIZE pixels of MAPS maps of one image.
+    """First maxima of PART_SIZE pixels of NUM_MAPS maps of one image.
 
     For maps that are interleaved in memory: reading one alone would take a sector of 32 bytes for each of its pixels.
-    Bytes it must move: B K H W elements read. What it moves: the same, and where K does not divide by MAPS the ends
+    Bytes it must move: B K H W elements read. What it moves: the same, and where K does not divide by NUM_MAPS the ends
     of runs a second time, from the L2 cache.
     """
-    num_groups = tl.cdiv(num_keypoints, MAPS)
+    num_groups = tl.cdiv(num_keypoints, NUM_MAPS)
     program = tl.program_id(0)
     group = program % num_groups  # neighbours in memory run at the same time
     part = program // num_groups % num_parts
     batch = (program // num_groups // num_parts).to(tl.int64)
-    keypoint = group * MAPS + tl.arange(0, MAPS)
+    keypoint = group * NUM_MAPS + tl.arange(0, NUM_MAPS)
     exists = keypoint < num_keypoints
-    map_ptr, flipped_map_ptr = _maps_of(
-        heatmaps_ptr, heatmaps_stride_b, heatmaps_stride_k,
-        flipped_ptr, flipped_stride_b, flipped_stride_k, flipped_stride_w,
-        keypoint_indices_ptr, flip_indices_ptr, batch, tl.minimum(keypoint, num_keypoints - 1), num_channels, width,
-        FLIP, HAS_KEYPOINT_INDICES,
-    )  # fmt: skip
-    first_pixel = part * tl.full([], PART_SIZE, dtype=tl.int64 if WIDE_INDEX else tl.int32)
-    peak, index, total = _scan_maps(
-        map_ptr[:, None], heatmaps_stride_h, heatmaps_stride_w,
-        flipped_map_ptr[:, None], flipped_stride_h, -flipped_stride_w,
-        first_pixel, tl.minimum(first_pixel + PART_SIZE, num_pixels), width, exists[:, None],
-        MAPS, BLOCK_SIZE, LOADS, IS_FLAT, IS_SMALL, WIDE_INDEX, FLIP, TOTAL,
-    )  # fmt: skip
+    channels = Channels(keypoint_indices_ptr, flip_indices_ptr, num_channels)
+    channel = _channel_of(channels, tl.minimum(keypoint, num_keypoints - 1)[:, None])
+    mirrored = flipped
+    if flipped is not None:
+        mirrored = _mirrored_map_of(flipped, channels, batch, channel, width)
+    maps = Maps(_map_of(heatmaps, batch, channel), mirrored, None, width, None)
+    first_pixel = part * tl.full([], PART_SIZE, dtype=tl.int64 if SCAN.WIDE_INDEX else tl.int32)
+    last_pixel = tl.minimum(first_pixel + PART_SIZE, num_pixels)
+    scanned = _scan_maps(maps, first_pixel, last_pixel, exists[:, None], NUM_MAPS, SCAN)
     offset = (batch * num_keypoints + keypoint) * num_parts + part
-    tl.store(part_peaks_ptr + offset, peak, mask=exists)
-    tl.store(part_indices_ptr + offset, index, mask=exists)
-    if TOTAL != "none":
-        tl.store(part_totals_ptr + offset, total, mask=exists)
+    tl.store(parts.peaks_ptr + offset, scanned.largest, mask=exists)
+    tl.store(parts.indices_ptr + offset, scanned.index, mask=exists)
+    if parts.totals_ptr is not None:
+        tl.store(parts.totals_ptr + offset, scanned.total, mask=exists)
 
 
 @triton.jit
-def _join_parts(
-    part_peaks_ptr, part_indices_ptr, part_totals_ptr, map_index, num_parts,
-    BLOCK_PARTS: tl.constexpr, TOTAL: tl.constexpr,
-):  # fmt: skip
-    """Value and flat index of a map's first maximum, and its total, from those of its parts. NaN as in `_scan_maps`."""
+def _join_parts(parts, map_index, num_parts, BLOCK_PARTS: tl.constexpr, TOTAL: tl.constexpr):
+    """`Scanned` of a map, from those of its parts."""
     lane = tl.arange(0, BLOCK_PARTS)
     best = tl.full([BLOCK_PARTS], float("-inf"), dtype=tl.float32)
-    best_index = tl.zeros([BLOCK_PARTS], dtype=part_indices_ptr.dtype.element_ty)
+    best_index = tl.zeros([BLOCK_PARTS], dtype=parts.indices_ptr.dtype.element_ty)
     total = tl.zeros([BLOCK_PARTS], dtype=tl.float32)
     for start in range(0, num_parts, BLOCK_PARTS):
         exists = start + lane < num_parts
         offset = map_index * num_parts + start + lane
-        peak = tl.load(part_peaks_ptr + offset, mask=exists, other=float("-inf"))
-        index = tl.load(part_indices_ptr + offset, mask=exists, other=0)
+        peak = tl.load(parts.peaks_ptr + offset, mask=exists, other=float("-inf"))
+        index = tl.load(parts.indices_ptr + offset, mask=exists, other=0)
         best_index = tl.where(peak > best, index, best_index)
         best_before = best
         best = tl.maximum(best, peak, propagate_nan=tl.PropagateNan.ALL)
-        if TOTAL != "none":
-            of_part = tl.load(part_totals_ptr + offset, mask=exists, other=0.0)
+        if parts.totals_ptr is not None:
+            of_part = tl.load(parts.totals_ptr + offset, mask=exists, other=0.0)
             total = relative_to(total, best_before, best, TOTAL) + relative_to(of_part, peak, best, TOTAL)
-    largest, index = first_maximum(best, best_index, 0x7FFFFFFF if best_index.dtype == tl.int32 else 0x7FFFFFFFFFFFFFFF)
-    return largest, index, sum_of_lanes(total, best, largest, 0, TOTAL)
+    found = first_maximum(best, best_index, 0x7FFFFFFF if best_index.dtype == tl.int32 else 0x7FFFFFFFFFFFFFFF)
+    return Scanned(found.value, found.index, sum_of_lanes(total, best, found.value, 0, TOTAL))
+
+
+@triton.jit
+def _add_offset(x, y, offsets, batch, keypoint, peak, OFFSET_SCALE: tl.constexpr):
+    """A place with what the offset maps say at the peak's pixel, where that is finite."""
+    offset_ptr = offsets.ptr + batch * offsets.stride_b + keypoint * offsets.stride_k
+    offset_ptr += peak.y.to(tl.int64) * offsets.stride_h + peak.x.to(tl.int64) * offsets.stride_w
+    offset_x = tl.load(offset_ptr).to(tl.float32) * OFFSET_SCALE
+    offset_y = tl.load(offset_ptr + offsets.stride_c).to(tl.float32) * OFFSET_SCALE
+    moves = peak.refinable & (tl.abs(offset_x) + tl.abs(offset_y) < float("inf"))
+    return x + tl.where(moves, offset_x, 0.0), y + tl.where(moves, offset_y, 0.0)
+
+
+@triton.jit
+def _not_negative(variance):
+    """A variance that rounding has not pushed below zero. NaN stays."""
+    return tl.where(variance < 0, 0.0, variance)
+
+
+@triton.jit
+def _to_image(x, y, covariance, matrix_ptr, HAS_COVARIANCE: tl.constexpr):
+    """A place and its covariance, by an affine matrix [2, 3]."""
+    xx = tl.load(matrix_ptr).to(tl.float32)
+    xy = tl.load(matrix_ptr + 1).to(tl.float32)
+    yx = tl.load(matrix_ptr + 3).to(tl.float32)
+    yy = tl.load(matrix_ptr + 4).to(tl.float32)
+    image_x = xx * x + xy * y + tl.load(matrix_ptr + 2).to(tl.float32)
+    image_y = yx * x + yy * y + tl.load(matrix_ptr + 5).to(tl.float32)
+    if HAS_COVARIANCE:
+        # The matrix times the covariance, and that times the matrix's transpose.
+        left_x = xx * covariance.xx + xy * covariance.xy
+        right_x = xx * covariance.xy + xy * covariance.yy
+        left_y = yx * covariance.xx + yy * covariance.xy
+        right_y = yx * covariance.xy + yy * covariance.yy
+        covariance = Covariance(
+            _not_negative(xx * left_x + xy * right_x),
+            yx * left_x + yy * right_x,
+            _not_negative(yx * left_y + yy * right_y),
+        )
+    return image_x, image_y, covariance
 
 
 @triton.jit(do_not_specialize=["num_keypoints", "num_channels", "num_parts"])
 def _decode_fwd_kernel(
     coords_ptr,  # [B, K, 2]
     scores_ptr,  # [B, K]
-    covariances_ptr,  # [B, K, 2, 2], if HAS_COVARIANCE
-    heatmaps_ptr,  # [B, C, H, W]
-    heatmaps_stride_b,
-    heatmaps_stride_k,
-    heatmaps_stride_h,
-    heatmaps_stride_w,
-    flipped_ptr,  # [B, C, H, W], if FLIP is not "none"
-    flipped_stride_b,
-    flipped_stride_k,
-    flipped_stride_h,
-    flipped_stride_w,
-    offsets_ptr,  # [B, C, 2, H, W], if HAS_OFFSETS
-    offsets_stride_b,
-    offsets_stride_k,
-    offsets_stride_c,
-    offsets_stride_h,
-    offsets_stride_w,
-    transform_ptr,  # [B, 2, 3] contiguous, if HAS_TRANSFORM
-    keypoint_indices_ptr,  # [K], if HAS_KEYPOINT_INDICES; else K = C
-    flip_indices_ptr,  # [C], if FLIP is not "none"
-    part_peaks_ptr,  # [B, K, num_parts], if HAS_PARTS
-    part_indices_ptr,  # [B, K, num_parts], if HAS_PARTS
-    part_totals_ptr,  # [B, K, num_parts], if HAS_PARTS and TOTAL is not "none"
+    covariances_ptr,  # [B, K, 2, 2], or None
+    heatmaps,  # Heatmaps [B, C, H, W]
+    flipped,  # Heatmaps [B, C, H, W], or None
+    offsets,  # Offsets [B, C, 2, H, W], or None
+    transform_ptr,  # [B, 2, 3] contiguous, or None
+    keypoint_indices_ptr,  # [K], or None if K = C
+    flip_indices_ptr,  # [C], or None without `flipped`
+    parts,  # Parts, of None where this kernel reads the maps
     num_keypoints,
     num_channels,
+    num_parts,
     height,
     width,
     num_pixels,
-    num_parts,
-    HAS_PARTS: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    LOADS: tl.constexpr,
-    IS_FLAT: tl.constexpr,
-    IS_SMALL: tl.constexpr,
-    WIDE_INDEX: tl.constexpr,
-    FLIP: tl.constexpr,
-    HAS_KEYPOINT_INDICES: tl.constexpr,
-    HAS_TRANSFORM: tl.constexpr,
-    HAS_OFFSETS: tl.constexpr,
     OFFSET_SCALE: tl.constexpr,
-    STENCIL: tl.constexpr,
-    PADDING: tl.constexpr,
-    RESCALE: tl.constexpr,
-    ARGMAX_ON_BLURRED: tl.constexpr,
-    HAS_COVARIANCE: tl.constexpr,
-    CLIP_MIN: tl.constexpr,
-    CLIP_MAX: tl.constexpr,
-    INVALID: tl.constexpr,
-    MAX_OFFSET: tl.constexpr,
-    EXTRA_SHIFT: tl.constexpr,
-    SCORE_SCALE: tl.constexpr,
-    SCORE_OFFSET: tl.constexpr,
-    KNOWN_VARIANCE: tl.constexpr,
-    WINDOW: tl.constexpr,
-    TILE_SIDE: tl.constexpr,
-    HALO_SIDE: tl.constexpr,
-    SCAN_POINTS: tl.constexpr,
-    LANES: tl.constexpr,
-    RADIUS: tl.constexpr,
-    EXPONENT: tl.constexpr,
-    TAP_0: tl.constexpr,
-    TAP_1: tl.constexpr,
-    TAP_2: tl.constexpr,
-    TAP_3: tl.constexpr,
-    TAP_4: tl.constexpr,
-    FIT_RADIUS: tl.constexpr,
-    FIT_WINDOW: tl.constexpr,
-    TARGET_VARIANCE: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    MASS_RADIUS: tl.constexpr,  # 0 where the score is the peak
-    TOTAL: tl.constexpr,  # see `_triton/totals.py`
+    SCAN: tl.constexpr,
+    RECIPE: tl.constexpr,
 ):
     """One program decodes one map.
 
@@ -382,51 +357,43 @@ def _decode_fwd_kernel(
     Only where a clip could bind, and where the recipe searches the blurred map, it walks the whole map a second time
     (see `needs_scale` in `_triton/refine.py`).
 
-    Where HAS_PARTS `_scan_parts_kernel` has read the maps.
+    Where there are parts `_scan_parts_kernel` has read the maps.
     """
+    BLUR: tl.constexpr = RECIPE.BLUR
+    ACTIVATION: tl.constexpr = BLUR.READING.ACTIVATION
     map_index = tl.program_id(0).to(tl.int64)
-    if HAS_PARTS:  # the last maps first: they are in the cache still
+    if parts.peaks_ptr is not None:  # the last maps first: they are in the cache still
         map_index = tl.num_programs(0) - 1 - map_index
     batch = map_index // num_keypoints
     keypoint = map_index - batch * num_keypoints
-    map_ptr, flipped_map_ptr = _maps_of(
-        heatmaps_ptr, heatmaps_stride_b, heatmaps_stride_k,
-        flipped_ptr, flipped_stride_b, flipped_stride_k, flipped_stride_w,
-        keypoint_indices_ptr, flip_indices_ptr, batch, keypoint, num_channels, width, FLIP, HAS_KEYPOINT_INDICES,
-    )  # fmt: skip
+    channels = Channels(keypoint_indices_ptr, flip_indices_ptr, num_channels)
+    channel = _channel_of(channels, keypoint)
+    plain = _map_of(heatmaps, batch, channel)
+    mirrored = flipped
+    if flipped is not None:
+        mirrored = _mirrored_map_of(flipped, channels, batch, channel, width)
 
-    if HAS_PARTS:
-        peak, index, total = _join_parts(
-            part_peaks_ptr, part_indices_ptr, part_totals_ptr, map_index, num_parts, 16, TOTAL
-        )
+    if parts.peaks_ptr is not None:
+        scanned = _join_parts(parts, map_index, num_parts, 16, SCAN.TOTAL)
     else:
-        zero = tl.zeros([1, 1], dtype=tl.int64)
-        peaks, indices, totals = _scan_maps(
-            map_ptr + zero, heatmaps_stride_h, heatmaps_stride_w,
-            flipped_map_ptr + zero, flipped_stride_h, -flipped_stride_w, 0, num_pixels, width, zero == 0,
-            1, BLOCK_SIZE, LOADS, IS_FLAT, IS_SMALL, WIDE_INDEX, FLIP, TOTAL,
-        )  # fmt: skip
-        peak = _only(peaks)
-        index = _only(indices)
-        total = _only(totals)
+        scanned = _scan_map(Maps(plain, mirrored, height, width, None), num_pixels, SCAN)
+    largest = scanned.largest  # of the map as it is
+    index = scanned.index
+    softmax = None
+    if ACTIVATION == "softmax":
+        softmax = softmax_of(largest, scanned.total)
+    maps = Maps(plain, mirrored, height, width, softmax)
     scale = 1.0
-    largest = peak  # of the map as it is
-    factor = factor_of(largest, total, TOTAL)
-    if ACTIVATION != "none":
-        peak = activated(largest, largest, factor, ACTIVATION)
+    peak = activated(largest, softmax, ACTIVATION)
     raw_maximum = peak
-    if ARGMAX_ON_BLURRED:
-        peak, index = scan_blurred_map(
-            map_ptr, heatmaps_stride_h, heatmaps_stride_w, flipped_map_ptr, flipped_stride_h, -flipped_stride_w,
-            largest, factor, height, width, tl.full([], float("-inf"), dtype=tl.float32),
-            (index // width).to(tl.int32), (index % width).to(tl.int32), TILE_SIDE, HALO_SIDE, SCAN_POINTS, LANES,
-            FLIP, ACTIVATION, PADDING, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
-        )  # fmt: skip
+    if RECIPE.ARGMAX_ON_BLURRED:
+        lowest = tl.full([], float("-inf"), dtype=tl.float32)
+        found = scan_blurred_map(maps, lowest, (index // width).to(tl.int32), (index % width).to(tl.int32), BLUR)
         # A map with a NaN has no peak. Its index, of which the scan says nothing then, must stay in the map.
         has_nan = raw_maximum != raw_maximum
-        peak = tl.where(has_nan, raw_maximum, peak)
-        index = tl.where(has_nan, 0, index)
-        if RESCALE:
+        peak = tl.where(has_nan, raw_maximum, found.value)
+        index = tl.where(has_nan, 0, found.index)
+        if RECIPE.RESCALE:
             scale = tl.where(peak > 0, raw_maximum / peak, 1.0)
             peak = peak * scale
     y = (index // width).to(tl.int32)
@@ -437,55 +404,23 @@ def _decode_fwd_kernel(
         valid = peak > 0
     else:
         valid = largest > float("-inf")
-    refinable = valid & (largest < float("inf"))
-    coord_x, coord_y, covariance_xx, covariance_xy, covariance_yy, _ = refine(
-        map_ptr, heatmaps_stride_h, heatmaps_stride_w, flipped_map_ptr, flipped_stride_h, -flipped_stride_w,
-        largest, factor, height, width, y, x, raw_maximum, raw_maximum, scale, refinable,
-        FLIP, ACTIVATION, STENCIL, PADDING, RESCALE, ARGMAX_ON_BLURRED, HAS_COVARIANCE, CLIP_MIN, CLIP_MAX, MAX_OFFSET,
-        EXTRA_SHIFT, KNOWN_VARIANCE, WINDOW, TILE_SIDE, HALO_SIDE, SCAN_POINTS, LANES,
-        RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
-        FIT_RADIUS, FIT_WINDOW, TARGET_VARIANCE,
-    )  # fmt: skip
-    if HAS_OFFSETS:
-        offset_ptr = offsets_ptr + batch * offsets_stride_b + keypoint * offsets_stride_k
-        offset_ptr += y.to(tl.int64) * offsets_stride_h + x.to(tl.int64) * offsets_stride_w
-        offset_x = tl.load(offset_ptr).to(tl.float32) * OFFSET_SCALE
-        offset_y = tl.load(offset_ptr + offsets_stride_c).to(tl.float32) * OFFSET_SCALE
-        moves = refinable & (tl.abs(offset_x) + tl.abs(offset_y) < float("inf"))
-        coord_x += tl.where(moves, offset_x, 0.0)
-        coord_y += tl.where(moves, offset_y, 0.0)
-    if HAS_TRANSFORM:
+    pixel = Peak(y, x, raw_maximum, raw_maximum, scale, valid & (largest < float("inf")))
+    refined = refine(maps, pixel, RECIPE)
+    coord_x = refined.x
+    coord_y = refined.y
+    covariance = refined.covariance
+    if offsets is not None:
+        coord_x, coord_y = _add_offset(coord_x, coord_y, offsets, batch, keypoint, pixel, OFFSET_SCALE)
+    if transform_ptr is not None:
         matrix_ptr = transform_ptr + batch * 6
-        xx = tl.load(matrix_ptr).to(tl.float32)
-        xy = tl.load(matrix_ptr + 1).to(tl.float32)
-        yx = tl.load(matrix_ptr + 3).to(tl.float32)
-        yy = tl.load(matrix_ptr + 4).to(tl.float32)
-        image_x = xx * coord_x + xy * coord_y + tl.load(matrix_ptr + 2).to(tl.float32)
-        coord_y = yx * coord_x + yy * coord_y + tl.load(matrix_ptr + 5).to(tl.float32)
-        coord_x = image_x
-        if HAS_COVARIANCE:
-            # The matrix times the covariance, and that times the matrix's transpose.
-            left_x = xx * covariance_xx + xy * covariance_xy
-            right_x = xx * covariance_xy + xy * covariance_yy
-            left_y = yx * covariance_xx + yy * covariance_xy
-            right_y = yx * covariance_xy + yy * covariance_yy
-            covariance_xx = _not_negative(xx * left_x + xy * right_x)
-            covariance_xy = yx * left_x + yy * right_x
-            covariance_yy = _not_negative(yx * left_y + yy * right_y)
-    tl.store(coords_ptr + map_index * 2, tl.where(valid, coord_x, INVALID))
-    tl.store(coords_ptr + map_index * 2 + 1, tl.where(valid, coord_y, INVALID))
-    if MASS_RADIUS > 0:
-        peak = mass_around(
-            map_ptr, heatmaps_stride_h, heatmaps_stride_w, flipped_map_ptr, flipped_stride_h, -flipped_stride_w,
-            largest, factor, height, width, y, x, largest, total, FLIP, ACTIVATION, MASS_RADIUS,
-        )  # fmt: skip
-    tl.store(scores_ptr + map_index, peak * SCORE_SCALE + SCORE_OFFSET)
-    if HAS_COVARIANCE:
-        covariance_ptr = covariances_ptr + map_index * 4
-        tl.store(covariance_ptr, covariance_xx)
-        tl.store(covariance_ptr + 1, covariance_xy)
-        tl.store(covariance_ptr + 2, covariance_xy)
-        tl.store(covariance_ptr + 3, covariance_yy)
+        coord_x, coord_y, covariance = _to_image(coord_x, coord_y, covariance, matrix_ptr, RECIPE.HAS_COVARIANCE)
+    tl.store(coords_ptr + map_index * 2, tl.where(valid, coord_x, RECIPE.INVALID))
+    tl.store(coords_ptr + map_index * 2 + 1, tl.where(valid, coord_y, RECIPE.INVALID))
+    if RECIPE.MASS_RADIUS > 0:
+        peak = mass_around(maps, y, x, largest, scanned.total, BLUR.READING, RECIPE.MASS_RADIUS)
+    tl.store(scores_ptr + map_index, peak * RECIPE.SCORE_SCALE + RECIPE.SCORE_OFFSET)
+    if RECIPE.HAS_COVARIANCE:
+        store_covariance(covariances_ptr + map_index * 4, covariance)
 
 
 def launch_shape(
@@ -498,7 +433,7 @@ def launch_shape(
     fit_window: int = 16,
     total: str = "none",
 ) -> dict[str, Any]:
-    """How a program goes about a map of that many pixels of that many bytes, with so many lanes a warp.
+    """Choose how a program goes about a map of that many pixels of that many bytes, with so many lanes a warp.
 
     What follows the scan is a chain of short steps on few numbers, which more warps would only repeat: a warp a map,
     and many maps an SM. Large maps are few, and get two. 128 bytes a thread under way, 256 where elements are
@@ -520,13 +455,14 @@ def launch_shape(
     return {
         "BLOCK_SIZE": lanes * num_warps * 16 // element_size,  # loads of 16 bytes a thread
         "LOADS": loads,
-        "SCAN_POINTS": 64 if on_blurred else 8,
+        "POINTS_AT_ONCE": 64 if on_blurred else 8,
         "num_warps": num_warps,
     }
 
 
 # A part of interleaved maps, and how a program goes about it: runs of 128 bytes in float32.
-_PARTS_SHAPE = {"PART_SIZE": 768, "MAPS": 32, "BLOCK_SIZE": 16, "LOADS": 8, "num_warps": 4}
+_PART_SIZE, _NUM_MAPS, _PART_WARPS = 768, 32, 4
+_PART_SHAPE = {"BLOCK_SIZE": 16, "LOADS": 8}
 
 
 def decode_fwd(
@@ -539,117 +475,114 @@ def decode_fwd(
 ) -> None:
     """Fill the outputs (float32, contiguous). `arguments` as in `recipe_constants`."""
     with on_device_of(heatmaps):
-        _, stride_k, _, stride_w = heatmaps.stride()
-        is_interleaved = stride_k == 1 and stride_w > 1 and heatmaps.shape[1] > 1  # as in channels_last
-        maps: tuple[Tensor, ...] = (heatmaps,) * 6  # any tensors stand for those that are not there
+        device, dtype, shape, strides = heatmaps.device, heatmaps.dtype, heatmaps.shape, heatmaps.stride()
+        is_interleaved = strides[1] == 1 and strides[3] > 1 and shape[1] > 1  # as in channels_last
         about_extras = None
         if extras is not NO_EXTRAS:
-            maps, about_extras = _maps_and_indices(heatmaps, extras), _properties(extras)
-        parts = (scores, scores, scores)
+            extras = _contiguous(extras)
+            about_extras = _properties(extras)
+        parts = Parts()
         if is_interleaved:
-            parts = _scan_parts(scores.shape, maps, extras, about_extras, recipe_constants(*arguments)["TOTAL"])
-        tensors = (coords, scores, covariances, *maps, *parts)
-        device, dtype, shape, strides = heatmaps.device, heatmaps.dtype, heatmaps.shape, heatmaps.stride()
+            parts = _scan_parts(scores.shape, heatmaps, extras, about_extras, total_of(recipe_constants(*arguments)))
+        outputs = (coords, scores, covariances if arguments[-1] else None)
+        tensors = _present(*outputs, heatmaps, *_tensors_of(extras), *parts)
         key = launch_key(_decode_fwd_kernel, tensors, device, dtype, shape, strides, arguments, about_extras)
         if launch_again(key, tensors):
             return
         batch, num_keypoints = scores.shape
         num_channels, height, width = shape[1:]
-        constants = recipe_constants(*arguments)
-        on_blurred = constants["ARGMAX_ON_BLURRED"]
-        about = (lanes_of(device), on_blurred, constants["WINDOW"], extras.flipped is not None, constants["FIT_WINDOW"])
-        program = launch_shape(height * width, heatmaps.element_size(), *about, constants["TOTAL"])
-        _, flipped, offsets, transform, keypoint_indices, flip_indices = maps
-        offset_strides = offsets.stride() if offsets.dim() == 5 else (0, 0, 0, 0, 0)
-        num_parts = parts[0].shape[2] if is_interleaved else 0
+        recipe = recipe_constants(*arguments)
+        about = (lanes_of(device), recipe.ARGMAX_ON_BLURRED, recipe.BLUR.WINDOW, extras.flipped is not None)
+        program = launch_shape(
+            height * width, heatmaps.element_size(), *about, fit_window=recipe.FIT_WINDOW, total=total_of(recipe)
+        )
+        reading = recipe.BLUR.READING._replace(SHIFTS_FLIPPED=extras.flip == "shifted")
+        blur = recipe.BLUR._replace(POINTS_AT_ONCE=program["POINTS_AT_ONCE"], READING=reading)
+        offsets = None if extras.offsets is None else Offsets(extras.offsets, *extras.offsets.stride())
+        num_parts = parts.peaks_ptr.shape[2] if is_interleaved else 0
         launch(
             _decode_fwd_kernel,
             (batch * num_keypoints, 1, 1),
             (
-                *(coords, scores, covariances, heatmaps, *strides, flipped, *flipped.stride()),
-                *(offsets, *offset_strides, transform, keypoint_indices, flip_indices, *parts),
-                *(num_keypoints, num_channels, height, width, height * width, num_parts),
+                *(*outputs, heatmaps_of(heatmaps), heatmaps_of(extras.flipped), offsets, extras.image_transform),
+                *(extras.keypoint_indices, extras.flip_indices, parts),
+                *(num_keypoints, num_channels, num_parts, height, width, height * width),
             ),
             {
-                "HAS_PARTS": is_interleaved,
-                **index_flags(heatmaps, flipped, program["BLOCK_SIZE"] * program["LOADS"]),
-                **program,
-                **register_limit(_num_registers(constants, extras.flip)),
-                "FLIP": extras.flip,
-                "HAS_KEYPOINT_INDICES": extras.keypoint_indices is not None,
-                "HAS_TRANSFORM": extras.image_transform is not None,
-                "HAS_OFFSETS": extras.offsets is not None,
                 "OFFSET_SCALE": extras.offset_scale,
-                **constants,
+                "SCAN": _scan_of(heatmaps, extras, program, total_of(recipe)),
+                "RECIPE": recipe._replace(BLUR=blur),
+                "num_warps": program["num_warps"],
+                **register_limit(_num_registers(recipe, extras.flip)),
             },
             key,
         )
 
 
-def _num_registers(constants: dict[str, Any], flip: str) -> int:
-    """How many a thread may use. What would spill at 96: a search in tiles with a wide halo or of what is activated,
-    logits and masses of two maps, and a fit."""
-    on_blurred, is_activated = constants["ARGMAX_ON_BLURRED"], constants["ACTIVATION"] != "none"
-    if flip != "none" and (is_activated or constants["TOTAL"] != "none"):
+def _scan_of(heatmaps: Tensor, extras: Extras, program: dict[str, int], total: str, part_size: int = 0) -> Scan:
+    block_size, loads = program["BLOCK_SIZE"], program["LOADS"]
+    flags = index_flags(heatmaps, extras.flipped, part_size + block_size * loads)
+    return Scan(block_size, loads, **flags, TOTAL=total, SHIFTS_FLIPPED=extras.flip == "shifted")
+
+
+def _num_registers(recipe: Recipe, flip: str) -> int:
+    """Limit a thread to 96, and to more where that would spill: a search in tiles with a wide halo or of what is
+    activated, logits and masses of two maps, and a fit."""
+    is_activated = recipe.BLUR.READING.ACTIVATION != "none"
+    if flip != "none" and (is_activated or recipe.MASS_RADIUS > 0):
         return 152
-    if constants["STENCIL"] == "fit" or (on_blurred and (constants["HALO_SIDE"] > 32 or is_activated)):
+    if recipe.STENCIL == "fit" or (recipe.ARGMAX_ON_BLURRED and (recipe.BLUR.HALO_SIDE > 32 or is_activated)):
         return 128
     return 96
 
 
-def _maps_and_indices(heatmaps: Tensor, extras: Extras) -> tuple[Tensor, ...]:
-    """heatmaps, flipped, offsets, image_transform, keypoint_indices and flip_indices; the heatmaps in place of what is
-    not there."""
-    transform = extras.image_transform
-    others = (
-        extras.flipped,
-        extras.offsets,
-        None if transform is None else transform.contiguous(),
-        None if extras.keypoint_indices is None else extras.keypoint_indices.contiguous(),
-        None if extras.flip_indices is None else extras.flip_indices.contiguous(),
+def _contiguous(extras: Extras) -> Extras:
+    """With the transform and the indices as the kernels take them."""
+    transform, keypoints, flips = (
+        None if tensor is None else tensor.contiguous()
+        for tensor in (extras.image_transform, extras.keypoint_indices, extras.flip_indices)
     )
-    return (heatmaps, *(heatmaps if tensor is None else tensor for tensor in others))
+    return extras._replace(image_transform=transform, keypoint_indices=keypoints, flip_indices=flips)
+
+
+def _tensors_of(extras: Extras) -> tuple[Tensor | None, ...]:
+    """In the order of `_decode_fwd_kernel`'s arguments."""
+    return extras.flipped, extras.offsets, extras.image_transform, extras.keypoint_indices, extras.flip_indices
+
+
+def _present(*tensors: Tensor | None) -> tuple[Tensor, ...]:
+    return tuple(tensor for tensor in tensors if tensor is not None)
 
 
 def _properties(extras: Extras) -> Hashable:
-    """What tells extras from others but for the contents of tensors, which are on one device."""
+    """All that tells extras from others but the contents of tensors, which are on one device."""
     return tuple((value.dtype, value.shape, value.stride()) if isinstance(value, Tensor) else value for value in extras)
 
 
-def _scan_parts(
-    shape: torch.Size, maps: tuple[Tensor, ...], extras: Extras, about_extras: Hashable, total: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Values and flat indices of the first maxima of the parts of each map, and what `total` sums: [B, K, parts] each,
-    or any tensor in place of the last if that is nothing. `shape`: [B, K]."""
-    heatmaps, flipped, _, _, keypoint_indices, flip_indices = maps
+def _scan_parts(shape: torch.Size, heatmaps: Tensor, extras: Extras, about_extras: Hashable, total: str) -> Parts:
+    """Scan the parts of each map. `shape`: [B, K]."""
     batch, num_keypoints = shape
     num_channels, height, width = heatmaps.shape[1:]
     num_pixels = height * width
-    program = _PARTS_SHAPE
-    num_parts = triton.cdiv(num_pixels, program["PART_SIZE"])
-    flags = index_flags(heatmaps, flipped, program["PART_SIZE"] + program["BLOCK_SIZE"] * program["LOADS"])
+    num_parts = triton.cdiv(num_pixels, _PART_SIZE)
+    scan = _scan_of(heatmaps, extras, _PART_SHAPE, total, _PART_SIZE)
     peaks = heatmaps.new_empty((batch, num_keypoints, num_parts), dtype=torch.float32)
-    indices = torch.empty_like(peaks, dtype=torch.int64 if flags["WIDE_INDEX"] else torch.int32)
-    totals = peaks if total == "none" else torch.empty_like(peaks)
-    tensors = (peaks, indices, totals, heatmaps, flipped, keypoint_indices, flip_indices)
+    indices = torch.empty_like(peaks, dtype=torch.int64 if scan.WIDE_INDEX else torch.int32)
+    parts = Parts(peaks, indices, None if total == "none" else torch.empty_like(peaks))
+    tensors = _present(*parts, heatmaps, extras.flipped, extras.keypoint_indices, extras.flip_indices)
     device, dtype, strides = heatmaps.device, heatmaps.dtype, heatmaps.stride()
     key = launch_key(_scan_parts_kernel, tensors, device, dtype, heatmaps.shape, strides, about_extras, total)
     if launch_again(key, tensors):
-        return peaks, indices, totals
+        return parts
     launch(
         _scan_parts_kernel,
-        (batch * num_parts * triton.cdiv(num_keypoints, program["MAPS"]), 1, 1),
+        (batch * num_parts * triton.cdiv(num_keypoints, _NUM_MAPS), 1, 1),
         (
-            *(peaks, indices, totals, heatmaps, *strides, flipped, *flipped.stride(), keypoint_indices, flip_indices),
-            *(num_keypoints, num_channels, width, num_pixels, num_parts),
+            *(parts, heatmaps_of(heatmaps), heatmaps_of(extras.flipped)),
+            *(extras.keypoint_indices, extras.flip_indices),
+            *(num_keypoints, num_channels, num_parts, width, num_pixels),
         ),
-        {
-            **flags,
-            **program,
-            "FLIP": extras.flip,
-            "HAS_KEYPOINT_INDICES": extras.keypoint_indices is not None,
-            "TOTAL": total,
-        },
+        {"PART_SIZE": _PART_SIZE, "NUM_MAPS": _NUM_MAPS, "SCAN": scan, "num_warps": _PART_WARPS},
         key,
     )
-    return peaks, indices, totals
+    return parts

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._triton.blur import first_maximum, tap_constants, tap_weight
+from .._triton.blur import Taps, first_maximum, tap_weight, taps_of
 from .._triton.launch import launch, launch_again, launch_key, on_device_of, register_limit
 from .._triton.logs import clip_may_bind, log_ratio
 from .._triton.sums import sum_of_products
@@ -24,12 +24,56 @@ LARGEST = tl.constexpr(3.4028234663852886e38)
 REACH = tl.constexpr(2)
 
 
+class Axes(NamedTuple):
+    """The axes x, or y, of all keypoints: [B, K, W]."""
+
+    ptr: Any
+    stride_b: Any
+    stride_k: Any
+    stride_w: Any
+    width: Any
+
+
+class Axis(NamedTuple):
+    """The axis x, or y, of one keypoint."""
+
+    ptr: Any
+    stride: Any
+    width: Any
+
+
+class AxisPlan(NamedTuple):
+    """A program for an axis, a constant."""
+
+    BLOCK_BINS: int
+    IS_WHOLE: bool  # whether the first block is all of it
+    ACTIVATION: str
+    LOGIT_SCALE: float
+    SHARPNESS: float  # of the softmax that a visibility is, or 0
+    WINDOW: int  # a power of two, more than 2 (radius + REACH)
+    TAPS: Taps
+
+
+class AxisPeak(NamedTuple):
+    """The first maximum of an axis. NaN is the largest value of all."""
+
+    logit: Any  # as it is
+    value: Any  # activated
+    index: Any
+    probability: Any  # the largest one of the softmax that a visibility is
+
+
 @triton.jit
-def _load_bins(axis_ptr, stride_w, width, start, BLOCK_SIZE: tl.constexpr):
+def _axis_of(axes, batch, keypoint):
+    return Axis(axes.ptr + batch * axes.stride_b + keypoint * axes.stride_k, axes.stride_w, axes.width)
+
+
+@triton.jit
+def _load_bins(axis, start, BLOCK_BINS: tl.constexpr):
     """Bins from `start` on, -inf beyond the end: the loads of the streaming loop."""
-    index = start + tl.arange(0, BLOCK_SIZE)
-    pointers = axis_ptr + index.to(tl.int64) * stride_w
-    return tl.load(pointers, mask=index < width, other=float("-inf")).to(tl.float32)
+    index = start + tl.arange(0, BLOCK_BINS)
+    pointers = axis.ptr + index.to(tl.int64) * axis.stride
+    return tl.load(pointers, mask=index < axis.width, other=float("-inf")).to(tl.float32)
 
 
 @triton.jit
@@ -53,125 +97,80 @@ def _merged(total, best, value, better, exists, EXPONENT: tl.constexpr):
 
 
 @triton.jit
-def _scan_axis(
-    value,  # [BLOCK_SIZE] the first bins, loaded already
-    axis_ptr,
-    stride_w,
-    width,
-    SHARPNESS: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    LOGIT_SCALE: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    IS_WHOLE: tl.constexpr,  # whether the first bins are all
-):
-    """Value and index of the first maximum, what that is activated, and the largest probability of the softmax that a
-    visibility is (if SHARPNESS is not 0), in one pass. NaN is the largest value of all."""
-    EXPONENT: tl.constexpr = SHARPNESS * 1.4426950408889634
-    LOGIT_EXPONENT: tl.constexpr = LOGIT_SCALE * 1.4426950408889634
-    lane = tl.arange(0, BLOCK_SIZE)
+def _scan_axis(value, axis, PLAN: tl.constexpr):
+    """Find an `AxisPeak` in one pass. `value`: the first bins, loaded already."""
+    BLOCK_BINS: tl.constexpr = PLAN.BLOCK_BINS
+    ACTIVATION: tl.constexpr = PLAN.ACTIVATION
+    EXPONENT: tl.constexpr = PLAN.SHARPNESS * 1.4426950408889634
+    LOGIT_EXPONENT: tl.constexpr = PLAN.LOGIT_SCALE * 1.4426950408889634
+    lane = tl.arange(0, BLOCK_BINS)
     best = value
-    best_start = tl.zeros([BLOCK_SIZE], dtype=tl.int32)
-    total = tl.where(lane < width, 1.0, 0.0)  # of a lane's terms, with its best as 1
+    best_start = tl.zeros([BLOCK_BINS], dtype=tl.int32)
+    total = tl.where(lane < axis.width, 1.0, 0.0)  # of a lane's terms, with its best as 1
     logit_total = total
-    if not IS_WHOLE:
-        for start in range(BLOCK_SIZE, width, BLOCK_SIZE):
-            value = _load_bins(axis_ptr, stride_w, width, start, BLOCK_SIZE)
+    if not PLAN.IS_WHOLE:
+        for start in range(BLOCK_BINS, axis.width, BLOCK_BINS):
+            value = _load_bins(axis, start, BLOCK_BINS)
             best_start = tl.where(value > best, start, best_start)
             better = tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL)
-            if SHARPNESS != 0.0:
-                total = _merged(total, best, value, better, start + lane < width, EXPONENT)
+            if PLAN.SHARPNESS != 0.0:
+                total = _merged(total, best, value, better, start + lane < axis.width, EXPONENT)
             if ACTIVATION == "softmax":
-                logit_total = _merged(logit_total, best, value, better, start + lane < width, LOGIT_EXPONENT)
+                logit_total = _merged(logit_total, best, value, better, start + lane < axis.width, LOGIT_EXPONENT)
             best = better
-    peak, index = first_maximum(best, best_start + lane, 0x7FFFFFFF)
+    found = first_maximum(best, best_start + lane, 0x7FFFFFFF)
     probability = 0.0
-    if SHARPNESS != 0.0:
+    if PLAN.SHARPNESS != 0.0:
         # Rounded: one bin alone has all of it, and none has more.
-        probability = tl.div_rn(1.0, tl.sum(total * _term(best, peak, EXPONENT), axis=0))
-    score = peak
+        probability = tl.div_rn(1.0, tl.sum(total * _term(best, found.value, EXPONENT), axis=0))
+    activated = found.value
     if ACTIVATION == "softmax":
         # The same for every thread: whether a clip may bind depends on it.
-        score = tl.div_rn(1.0, sum_of_products(logit_total, _term(best, peak, LOGIT_EXPONENT)))
+        activated = tl.div_rn(1.0, sum_of_products(logit_total, _term(best, found.value, LOGIT_EXPONENT)))
         # Bins of -inf have no probability, even if there are no others.
-        score = tl.where(peak == float("-inf"), 0.0, score)
+        activated = tl.where(found.value == float("-inf"), 0.0, activated)
     elif ACTIVATION == "sigmoid":
-        score = _sigmoid(peak, LOGIT_SCALE)
-    return peak, index, score, probability
+        activated = _sigmoid(found.value, PLAN.LOGIT_SCALE)
+    return AxisPeak(found.value, activated, found.index, probability)
 
 
 @triton.jit
-def _read_bins(
-    axis_ptr,
-    stride_w,
-    width,
-    seen,
-    largest,  # of the axis
-    score,  # what that is activated
-    ACTIVATION: tl.constexpr,
-    LOGIT_SCALE: tl.constexpr,
-):
+def _load_activated(axis, index, peak, PLAN: tl.constexpr):
     """Bins as a blur sees them: activated, with zeros beyond the ends."""
-    EXPONENT: tl.constexpr = LOGIT_SCALE * 1.4426950408889634
-    pointers = axis_ptr + seen.to(tl.int64) * stride_w
-    exists = (seen >= 0) & (seen < width)
+    EXPONENT: tl.constexpr = PLAN.LOGIT_SCALE * 1.4426950408889634
+    pointers = axis.ptr + index.to(tl.int64) * axis.stride
+    exists = (index >= 0) & (index < axis.width)
     value = tl.load(pointers, mask=exists, other=0.0).to(tl.float32)
-    if ACTIVATION == "softmax":
-        value = tl.where(exists, _term(value, largest, EXPONENT) * score, 0.0)
-    elif ACTIVATION == "sigmoid":
-        value = tl.where(exists, _sigmoid(value, LOGIT_SCALE), 0.0)
+    if PLAN.ACTIVATION == "softmax":
+        value = tl.where(exists, _term(value, peak.logit, EXPONENT) * peak.value, 0.0)
+    elif PLAN.ACTIVATION == "sigmoid":
+        value = tl.where(exists, _sigmoid(value, PLAN.LOGIT_SCALE), 0.0)
     return value
 
 
 @triton.jit
-def _blurred_maximum(
-    axis_ptr,
-    stride_w,
-    width,
-    largest_bin,
-    score,
-    ACTIVATION: tl.constexpr,
-    LOGIT_SCALE: tl.constexpr,
-    RADIUS: tl.constexpr,
-    EXPONENT: tl.constexpr,
-    TAP_0: tl.constexpr,
-    TAP_1: tl.constexpr,
-    TAP_2: tl.constexpr,
-    TAP_3: tl.constexpr,
-    TAP_4: tl.constexpr,
-):
+def _blurred_maximum(axis, peak, PLAN: tl.constexpr):
     """The largest value of the whole blurred axis."""
-    BLOCK_SIZE: tl.constexpr = 256
-    lane = tl.arange(0, BLOCK_SIZE)
-    largest = tl.full([BLOCK_SIZE], float("-inf"), dtype=tl.float32)
+    BLOCK_BINS: tl.constexpr = 256
+    TAPS: tl.constexpr = PLAN.TAPS
+    lane = tl.arange(0, BLOCK_BINS)
+    largest = tl.full([BLOCK_BINS], float("-inf"), dtype=tl.float32)
     # Farther there are no bins. And of a loop whose end the compiler knew it would make one long line of code.
-    farthest = tl.minimum(width - 1, RADIUS)
-    for start in range(0, width, BLOCK_SIZE):
-        blurred = tl.zeros([BLOCK_SIZE], dtype=tl.float32)
+    farthest = tl.minimum(axis.width - 1, TAPS.RADIUS)
+    for start in range(0, axis.width, BLOCK_BINS):
+        blurred = tl.zeros([BLOCK_BINS], dtype=tl.float32)
         for place in range(0, 2 * farthest + 1):
-            seen = start + lane + (place - farthest)
-            value = _read_bins(axis_ptr, stride_w, width, seen, largest_bin, score, ACTIVATION, LOGIT_SCALE)
+            value = _load_activated(axis, start + lane + (place - farthest), peak, PLAN)
             distance = tl.full([1], 0, dtype=tl.int32) + (place - farthest)
-            weight = tap_weight(distance, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
-            blurred += weight * tl.maximum(value, -LARGEST)
-        largest = tl.maximum(largest, tl.where(start + lane < width, blurred, float("-inf")))
+            blurred += tap_weight(distance, TAPS) * tl.maximum(value, -LARGEST)
+        largest = tl.maximum(largest, tl.where(start + lane < axis.width, blurred, float("-inf")))
     return tl.max(largest, axis=0)
 
 
 @triton.jit
-def _blurred_bin(
-    window,  # [WINDOW] half of the distances of bins from the peak
-    distance,  # [WINDOW] of the bins from the one that is wanted
-    peak,
-    RADIUS: tl.constexpr,
-    EXPONENT: tl.constexpr,
-    TAP_0: tl.constexpr,
-    TAP_1: tl.constexpr,
-    TAP_2: tl.constexpr,
-    TAP_3: tl.constexpr,
-    TAP_4: tl.constexpr,
-):
-    weight = tap_weight(distance, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
-    return peak + 2.0 * sum_of_products(window, weight)
+def _blurred_bin(window, distance, value, TAPS: tl.constexpr):
+    """A bin from half of the distances of others from `value`, and how far from it they are: [WINDOW] each."""
+    return value + 2.0 * sum_of_products(window, tap_weight(distance, TAPS))
 
 
 @triton.jit
@@ -180,57 +179,30 @@ def _clipped(value, scale):
 
 
 @triton.jit
-def _dark_step(
-    axis_ptr,
-    stride_w,
-    width,
-    index,
-    largest,  # of the axis
-    peak,  # what that is activated
-    is_valid,
-    ACTIVATION: tl.constexpr,
-    LOGIT_SCALE: tl.constexpr,
-    WINDOW: tl.constexpr,  # a power of two, more than 2 (RADIUS + REACH)
-    RADIUS: tl.constexpr,
-    EXPONENT: tl.constexpr,
-    TAP_0: tl.constexpr,
-    TAP_1: tl.constexpr,
-    TAP_2: tl.constexpr,
-    TAP_3: tl.constexpr,
-    TAP_4: tl.constexpr,
-):
-    """What to subtract from the index of a peak to get to the maximum of the log of the smoothed axis."""
-    column = tl.arange(0, WINDOW) - (RADIUS + REACH)
-    window = _read_bins(axis_ptr, stride_w, width, index + column, largest, peak, ACTIVATION, LOGIT_SCALE)
+def _dark_step(axis, peak, is_valid, PLAN: tl.constexpr):
+    """A step to subtract from the index of a peak: to the maximum of the log of the smoothed axis."""
+    TAPS: tl.constexpr = PLAN.TAPS
+    value = peak.value
+    column = tl.arange(0, PLAN.WINDOW) - (TAPS.RADIUS + REACH)
+    window = _load_activated(axis, peak.index + column, peak, PLAN)
     # What is blurred is the distance from the peak: the flatter the axis, the smaller are the sums and their rounding.
     # Half of it, which can't overflow.
-    window = 0.5 * tl.maximum(window, -LARGEST) - 0.5 * peak
+    window = 0.5 * tl.maximum(window, -LARGEST) - 0.5 * value
     # Beyond an end of the axis the log of the end itself is repeated.
-    last = width - 1 - index
-    after = _blurred_bin(
-        window, column - tl.minimum(last, 1), peak, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4
-    )
-    after_2 = _blurred_bin(
-        window, column - tl.minimum(last, 2), peak, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4
-    )
-    before = _blurred_bin(
-        window, column + tl.minimum(index, 1), peak, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4
-    )
-    before_2 = _blurred_bin(
-        window, column + tl.minimum(index, 2), peak, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4
-    )
-    center = _blurred_bin(window, column, peak, RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4)
+    last = axis.width - 1 - peak.index
+    after = _blurred_bin(window, column - tl.minimum(last, 1), value, TAPS)
+    after_2 = _blurred_bin(window, column - tl.minimum(last, 2), value, TAPS)
+    before = _blurred_bin(window, column + tl.minimum(peak.index, 1), value, TAPS)
+    before_2 = _blurred_bin(window, column + tl.minimum(peak.index, 2), value, TAPS)
+    center = _blurred_bin(window, column, value, TAPS)
 
     scale = 1.0
-    is_refinable = is_valid & (largest < float("inf"))
+    is_refinable = is_valid & (peak.logit < float("inf"))
     lowest = tl.minimum(tl.minimum(tl.minimum(before, before_2), tl.minimum(after, after_2)), center)
-    needs_scale = is_refinable & clip_may_bind(lowest, peak, CLIP_MIN, CLIP_MAX)
+    needs_scale = is_refinable & clip_may_bind(lowest, value, CLIP_MIN, CLIP_MAX)
     if needs_scale:
-        blurred = _blurred_maximum(
-            axis_ptr, stride_w, width, largest, peak, ACTIVATION, LOGIT_SCALE,
-            RADIUS, EXPONENT, TAP_0, TAP_1, TAP_2, TAP_3, TAP_4,
-        )  # fmt: skip
-        scale = tl.where(blurred > 0, peak / blurred, 1.0)
+        blurred = _blurred_maximum(axis, peak, PLAN)
+        scale = tl.where(blurred > 0, value / blurred, 1.0)
 
     # Relative to the centre, whose own log is then zero.
     center = _clipped(center, scale)
@@ -248,45 +220,15 @@ def _dark_step(
 def _decode_simcc_fwd_kernel(
     coords_ptr,  # [B, K, 2]
     scores_ptr,  # [B, K]
-    visibility_ptr,  # [B, K], if X_SHARPNESS is not 0
-    simcc_x_ptr,  # [B, K, Wx]
-    simcc_x_stride_b,
-    simcc_x_stride_k,
-    simcc_x_stride_w,
-    simcc_y_ptr,  # [B, K, Wy]
-    simcc_y_stride_b,
-    simcc_y_stride_k,
-    simcc_y_stride_w,
+    visibility_ptr,  # [B, K], or None
+    simcc_x,  # Axes [B, K, Wx]
+    simcc_y,  # Axes [B, K, Wy]
     num_keypoints,
-    x_width,
-    y_width,
     SPLIT_RATIO: tl.constexpr,
     MEAN_SCORE: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    LOGIT_SCALE: tl.constexpr,
     DARK: tl.constexpr,
-    X_BLOCK_SIZE: tl.constexpr,
-    X_IS_WHOLE: tl.constexpr,
-    X_SHARPNESS: tl.constexpr,
-    X_WINDOW: tl.constexpr,
-    X_RADIUS: tl.constexpr,
-    X_EXPONENT: tl.constexpr,
-    X_TAP_0: tl.constexpr,
-    X_TAP_1: tl.constexpr,
-    X_TAP_2: tl.constexpr,
-    X_TAP_3: tl.constexpr,
-    X_TAP_4: tl.constexpr,
-    Y_BLOCK_SIZE: tl.constexpr,
-    Y_IS_WHOLE: tl.constexpr,
-    Y_SHARPNESS: tl.constexpr,
-    Y_WINDOW: tl.constexpr,
-    Y_RADIUS: tl.constexpr,
-    Y_EXPONENT: tl.constexpr,
-    Y_TAP_0: tl.constexpr,
-    Y_TAP_1: tl.constexpr,
-    Y_TAP_2: tl.constexpr,
-    Y_TAP_3: tl.constexpr,
-    Y_TAP_4: tl.constexpr,
+    X: tl.constexpr,  # AxisPlan
+    Y: tl.constexpr,  # AxisPlan
 ):
     """One program decodes both axes of one keypoint.
 
@@ -298,80 +240,64 @@ def _decode_simcc_fwd_kernel(
     keypoint_index = tl.program_id(0).to(tl.int64)
     batch = keypoint_index // num_keypoints
     keypoint = keypoint_index - batch * num_keypoints
-    x_ptr = simcc_x_ptr + batch * simcc_x_stride_b + keypoint * simcc_x_stride_k
-    y_ptr = simcc_y_ptr + batch * simcc_y_stride_b + keypoint * simcc_y_stride_k
+    x_axis = _axis_of(simcc_x, batch, keypoint)
+    y_axis = _axis_of(simcc_y, batch, keypoint)
 
     # Both axes are under way before anything waits for one.
-    x_values = _load_bins(x_ptr, simcc_x_stride_w, x_width, 0, X_BLOCK_SIZE)
-    y_values = _load_bins(y_ptr, simcc_y_stride_w, y_width, 0, Y_BLOCK_SIZE)
-    x_largest, x, x_peak, x_probability = _scan_axis(
-        x_values, x_ptr, simcc_x_stride_w, x_width, X_SHARPNESS, ACTIVATION, LOGIT_SCALE, X_BLOCK_SIZE, X_IS_WHOLE
-    )
-    y_largest, y, y_peak, y_probability = _scan_axis(
-        y_values, y_ptr, simcc_y_stride_w, y_width, Y_SHARPNESS, ACTIVATION, LOGIT_SCALE, Y_BLOCK_SIZE, Y_IS_WHOLE
-    )
+    x_values = _load_bins(x_axis, 0, X.BLOCK_BINS)
+    y_values = _load_bins(y_axis, 0, Y.BLOCK_BINS)
+    x_peak = _scan_axis(x_values, x_axis, X)
+    y_peak = _scan_axis(y_values, y_axis, Y)
     if MEAN_SCORE:
-        score = 0.5 * x_peak + 0.5 * y_peak  # halved before the sum, which could overflow
+        score = 0.5 * x_peak.value + 0.5 * y_peak.value  # halved before the sum, which could overflow
     else:
-        score = tl.minimum(x_peak, y_peak, propagate_nan=tl.PropagateNan.ALL)
+        score = tl.minimum(x_peak.value, y_peak.value, propagate_nan=tl.PropagateNan.ALL)
     # A NaN is not above anything.
-    if ACTIVATION == "none":
+    if X.ACTIVATION == "none":
         is_valid = score > 0
     else:
-        is_valid = (x_largest > float("-inf")) & (y_largest > float("-inf"))
+        is_valid = (x_peak.logit > float("-inf")) & (y_peak.logit > float("-inf"))
 
     # Around a NaN bins are read as well; whatever comes of them is not stored.
-    x_coord = x.to(tl.float32)
-    y_coord = y.to(tl.float32)
+    x_coord = x_peak.index.to(tl.float32)
+    y_coord = y_peak.index.to(tl.float32)
     if DARK:
-        x_coord -= _dark_step(
-            x_ptr, simcc_x_stride_w, x_width, x, x_largest, x_peak, is_valid, ACTIVATION, LOGIT_SCALE, X_WINDOW,
-            X_RADIUS, X_EXPONENT, X_TAP_0, X_TAP_1, X_TAP_2, X_TAP_3, X_TAP_4,
-        )  # fmt: skip
-        y_coord -= _dark_step(
-            y_ptr, simcc_y_stride_w, y_width, y, y_largest, y_peak, is_valid, ACTIVATION, LOGIT_SCALE, Y_WINDOW,
-            Y_RADIUS, Y_EXPONENT, Y_TAP_0, Y_TAP_1, Y_TAP_2, Y_TAP_3, Y_TAP_4,
-        )  # fmt: skip
+        x_coord -= _dark_step(x_axis, x_peak, is_valid, X)
+        y_coord -= _dark_step(y_axis, y_peak, is_valid, Y)
     split_ratio = tl.full([], SPLIT_RATIO, dtype=tl.float32)
     tl.store(coords_ptr + keypoint_index * 2, tl.where(is_valid, tl.div_rn(x_coord, split_ratio), INVALID))
     tl.store(coords_ptr + keypoint_index * 2 + 1, tl.where(is_valid, tl.div_rn(y_coord, split_ratio), INVALID))
     tl.store(scores_ptr + keypoint_index, score)
-    if X_SHARPNESS != 0.0:
-        visibility = tl.minimum(x_probability, y_probability, propagate_nan=tl.PropagateNan.ALL)
+    if visibility_ptr is not None:
+        visibility = tl.minimum(x_peak.probability, y_peak.probability, propagate_nan=tl.PropagateNan.ALL)
         tl.store(visibility_ptr + keypoint_index, visibility)
 
 
 # Axes of up to so many bins are held in registers whole, as those of networks are: both are under way at once, and
 # nothing is carried from block to block.
 _MOST_WHOLE = 2048
-_BLOCK_SIZE = 1024
-
-
-def launch_shape(x_width: int, y_width: int) -> dict[str, int]:
-    """How a program goes about two axes of that many bins.
-
-    A warp holds 512 bins of each, 16 a thread, and half as many of axes that it has to walk along.
-    """
-    shape: dict[str, int] = {}
-    num_warps = 1
-    for axis, width in (("X", x_width), ("Y", y_width)):
-        is_whole = width <= _MOST_WHOLE
-        block_size = max(triton.next_power_of_2(width), 16) if is_whole else _BLOCK_SIZE
-        num_warps = max(num_warps, block_size // (512 if is_whole else 256))
-        shape |= {f"{axis}_BLOCK_SIZE": block_size, f"{axis}_IS_WHOLE": is_whole}
-    return {**shape, "num_warps": num_warps}
+_BLOCK_BINS = 1024
 
 
 @functools.lru_cache(maxsize=64)
-def _axis_constants(axis: str, taps: tuple[float, ...] | None, sharpness: float) -> dict[str, Any]:
-    """The constexprs of one axis, by name."""
-    taps = taps or (1.0,)
-    constants = {
-        "SHARPNESS": sharpness,
-        "WINDOW": max(16, triton.next_power_of_2(2 * (len(taps) - 1 + REACH.value) + 1)),
-        **tap_constants(taps),
-    }
-    return {f"{axis}_{name}": value for name, value in constants.items()}
+def _plan_of(
+    width: int, taps: tuple[float, ...] | None, sharpness: float, activation: str, logit_scale: float
+) -> tuple[AxisPlan, int]:
+    """Plan an axis of that many bins, and count the warps that it takes.
+
+    A warp holds 512 bins, 16 a thread, and half as many of an axis that it has to walk along.
+    """
+    is_whole = width <= _MOST_WHOLE
+    block_bins = max(triton.next_power_of_2(width), 16) if is_whole else _BLOCK_BINS
+    weights = taps_of(taps or (1.0,))
+    window = max(16, triton.next_power_of_2(2 * (weights.RADIUS + REACH.value) + 1))
+    plan = AxisPlan(block_bins, is_whole, activation, logit_scale, sharpness, window, weights)
+    return plan, max(1, block_bins // (512 if is_whole else 256))
+
+
+def _axes_of(simcc: Tensor) -> Axes:
+    stride_b, stride_k, stride_w = simcc.stride()
+    return Axes(simcc, stride_b, stride_k, stride_w, simcc.shape[2])
 
 
 def decode_simcc_fwd(
@@ -391,27 +317,27 @@ def decode_simcc_fwd(
 ) -> None:
     """Fill the outputs (float32, contiguous). Taps are half of a blur kernel, centre first; None: no refinement."""
     with on_device_of(simcc_x):
-        tensors = (coords, scores, visibility, simcc_x, simcc_y)
+        outputs = (coords, scores, visibility if sharpness_x != 0.0 else None)
+        tensors = (*(tensor for tensor in outputs if tensor is not None), simcc_x, simcc_y)
         options = (taps_x, taps_y, sharpness_x, sharpness_y, split_ratio, mean_score, activation, logit_scale)
         axes = ((axis.dtype, axis.shape, axis.stride()) for axis in (simcc_x, simcc_y))
         key = launch_key(_decode_simcc_fwd_kernel, tensors, simcc_x.device, *axes, options)
         if launch_again(key, tensors):
             return
         batch, num_keypoints, x_width = simcc_x.shape
-        y_width = simcc_y.shape[2]
+        x_plan, x_warps = _plan_of(x_width, taps_x, sharpness_x, activation, logit_scale)
+        y_plan, y_warps = _plan_of(simcc_y.shape[2], taps_y, sharpness_y, activation, logit_scale)
         launch(
             _decode_simcc_fwd_kernel,
             (batch * num_keypoints, 1, 1),
-            (*tensors[:4], *simcc_x.stride(), simcc_y, *simcc_y.stride(), num_keypoints, x_width, y_width),
+            (*outputs, _axes_of(simcc_x), _axes_of(simcc_y), num_keypoints),
             {
                 "SPLIT_RATIO": split_ratio,
                 "MEAN_SCORE": mean_score,
-                "ACTIVATION": activation,
-                "LOGIT_SCALE": logit_scale,
                 "DARK": taps_x is not None,
-                **launch_shape(x_width, y_width),
-                **_axis_constants("X", taps_x, sharpness_x),
-                **_axis_constants("Y", taps_y, sharpness_y),
+                "X": x_plan,
+                "Y": y_plan,
+                "num_warps": max(x_warps, y_warps),
                 **register_limit(96),
             },
             key,

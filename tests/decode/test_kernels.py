@@ -316,8 +316,8 @@ def test_launch_flags(launches: list[dict[str, Any]], triton_device: torch.devic
     decode_poisoned(maps.mT, recipes.ARGMAX)
     decode_poisoned(maps[..., :4], recipes.ARGMAX)
     decode_poisoned(maps.expand(2, 3, -1, -1), recipes.ARGMAX)
-    assert [launch["IS_FLAT"] for launch in launches] == [True, False, False, True]
-    assert not any(launch["WIDE_INDEX"] for launch in launches)
+    assert [launch["SCAN"].IS_FLAT for launch in launches] == [True, False, False, True]
+    assert not any(launch["SCAN"].WIDE_INDEX for launch in launches)
 
 
 @pytest.mark.parametrize("recipe", recipes.ALL, ids=lambda recipe: recipe.name)
@@ -329,16 +329,16 @@ def test_64_bit_offsets_inside_a_map_give_the_same_numbers(
     size = (13, 11) if triton_device.type == "cpu" else (64, 48)
     heatmaps = testing.heatmaps_of_kinds(["noisy_blob", "weak_blob", "some_nan"], 1, 3, *size, seed=9)
     heatmaps = heatmaps.to(triton_device)
-    kernel = kernels._decode_fwd_kernel
+    index_flags = kernels.index_flags
 
-    class Widened:
-        def __getitem__(self, grid: object) -> Callable[..., None]:
-            return lambda *arguments, **constants: kernel[grid](*arguments, **{**constants, "WIDE_INDEX": True})
+    def widened(*arguments: Any) -> dict[str, bool]:
+        return {**index_flags(*arguments), "WIDE_INDEX": True}
 
     for maps in (heatmaps, heatmaps.mT):
         narrow = decode_poisoned(maps, recipe)
         with monkeypatch.context() as patch:
-            patch.setattr(kernels, "_decode_fwd_kernel", Widened())
+            patch.setattr(kernels, "index_flags", widened)
+            patch.setattr(kernels, "launch_key", lambda *_: None)
             testing.assert_same_keypoints(decode_poisoned(maps, recipe), narrow)
 
 
@@ -350,19 +350,26 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from dark_kernels import recipes
+from dark_kernels._triton.launch import constant
+from dark_kernels._triton.maps import Heatmaps, Scan
 from dark_kernels.decode import kernels
 
 kernel = kernels._decode_fwd_kernel
+absent = ("covariances_ptr", "flipped", "offsets", "transform_ptr", "keypoint_indices_ptr", "flip_indices_ptr")
 for name in ("darkpose", "megvii"):
-    for ones in ({"heatmaps_stride_w"}, {"heatmaps_stride_w", "width", "height"}):
-        constants = kernels.recipe_constants(*recipes.get(name).operator_arguments, False)
+    for ones in (set(), {"width", "height"}):
+        recipe = kernels.recipe_constants(*recipes.get(name).operator_arguments, False)
         shape = kernels.launch_shape(2**32, 4)
-        options = {"num_warps": shape.pop("num_warps")}
-        flags = {"HAS_PARTS": False, "IS_FLAT": True, "IS_SMALL": False, "WIDE_INDEX": True, "FLIP": "none",
-                 "HAS_KEYPOINT_INDICES": False, "HAS_TRANSFORM": False, "HAS_OFFSETS": False, "OFFSET_SCALE": 0.0}
-        constants = {**constants, **shape, **flags, **dict.fromkeys(ones, 1)}
+        options = {"num_warps": shape["num_warps"]}
+        scan = Scan(shape["BLOCK_SIZE"], shape["LOADS"], IS_FLAT=True, USES_RECIPROCAL=False, WIDE_INDEX=True)
+        constants = {"OFFSET_SCALE": 0.0, "SCAN": constant(scan), "RECIPE": constant(recipe)}
+        constants = {**constants, **dict.fromkeys(absent), **dict.fromkeys(ones, 1)}
         types = {argument: "constexpr" if argument in constants else "*fp32" if argument.endswith("_ptr") else "i64"
                  for argument in kernel.arg_names}
+        types["heatmaps"] = Heatmaps("*fp32", "i64", "i64", "i64", "constexpr")
+        types["parts"] = kernels.Parts("constexpr", "constexpr", "constexpr")
+        constants[(kernel.arg_names.index("heatmaps"), Heatmaps._fields.index("stride_w"))] = 1
+        constants |= {(kernel.arg_names.index("parts"), field): None for field in range(3)}
         triton.compile(ASTSource(kernel, types, constants), target=GPUTarget("cuda", 90, 32), options=options)
 print("compiled")
 """
@@ -386,7 +393,7 @@ def test_maps_whose_rows_lie_more_than_2_to_the_31_apart(
     heatmaps = wide_view(maps, stride, 1, storage)
     for recipe in (recipes.MMPOSE_UDP, recipes.QUARTER):
         actual = dark_kernels.decode(heatmaps, recipe, backend=backend)
-        assert backend == "eager" or launches[-1]["WIDE_INDEX"]
+        assert backend == "eager" or launches[-1]["SCAN"].WIDE_INDEX
         expected = dark_kernels.decode(maps[None, None], recipe, backend=backend)
         testing.assert_same_keypoints(actual, expected)
 

@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -496,17 +495,17 @@ def test_64_bit_offsets_inside_a_map_give_the_same_numbers(
     from dark_kernels.peaks import kernels
 
     maps = testing.heatmaps_of_kinds(["two_blobs", "ties"], 1, 2, 13, 11, seed=19).to(triton_device)
-    kernel = kernels._find_peaks_fwd_kernel
+    index_flags = kernels.index_flags
 
-    class Widened:
-        def __getitem__(self, grid: object) -> Callable[..., None]:
-            return lambda *arguments, **constants: kernel[grid](*arguments, **{**constants, "WIDE_INDEX": True})
+    def widened(*arguments: Any) -> dict[str, bool]:
+        return {**index_flags(*arguments), "WIDE_INDEX": True}
 
     for heatmaps, recipe in ((maps, recipes.DARKPOSE), (maps.mT, PIXELS), (maps, SMOOTHED)):
         options = Options(3, recipe=recipe)
         narrow = find(heatmaps, options, ("triton", triton_device))
         with monkeypatch.context() as patch:
-            patch.setattr(kernels, "_find_peaks_fwd_kernel", Widened())
+            patch.setattr(kernels, "index_flags", widened)
+            patch.setattr(kernels, "launch_key", lambda *_: None)
             assert same(find(heatmaps, options, ("triton", triton_device)), narrow)
 
 
@@ -518,19 +517,27 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from dark_kernels import recipes
+from dark_kernels._triton.launch import constant
+from dark_kernels._triton.maps import Heatmaps, Scan
 from dark_kernels.peaks import kernels
 
 kernel = kernels._find_peaks_fwd_kernel
-strides, sizes = {"heatmaps_stride_w"}, {"heatmaps_stride_w", "width", "height"}
-for ones, recipe in ((strides, recipes.DARKPOSE), (sizes, recipes.DARKPOSE), (sizes, recipes.MEGVII)):
+sizes = {"width", "height"}
+for ones, recipe in ((set(), recipes.DARKPOSE), (sizes, recipes.DARKPOSE), (sizes, recipes.MEGVII)):
     shape = kernels.launch_shape(2**32, 4, on_blurred=recipe is recipes.MEGVII)
-    options = {"num_warps": shape.pop("num_warps")}
-    flags = {"LIST": 32, "SIDE": 3, "PLATEAU": "first", "IS_FLAT": True, "IS_SMALL": False, "WIDE_INDEX": True}
-    constants = kernels.recipe_constants(*recipe.operator_arguments, recipe.has_hessian)
-    constants = {**constants, **shape, **flags, **dict.fromkeys(ones, 1)}
+    options = {"num_warps": shape["num_warps"]}
+    scan = Scan(shape["BLOCK_SIZE"], shape["LOADS"], IS_FLAT=True, USES_RECIPROCAL=False, WIDE_INDEX=True)
+    struct = kernels.recipe_constants(*recipe.operator_arguments, recipe.has_hessian)
+    struct = struct._replace(BLUR=struct.BLUR._replace(POINTS_AT_ONCE=shape["POINTS_AT_ONCE"]))
+    constants = {"LENGTH": 32, "RULE": constant(kernels.Rule(3, "first")), "SCAN": constant(scan),
+                 "RECIPE": constant(struct), **dict.fromkeys(ones, 1)}
+    if not recipe.has_hessian:
+        constants["covariances_ptr"] = None
     types = {argument: "constexpr" if argument in constants else "*fp32" if argument.endswith("_ptr") else "i64"
              for argument in kernel.arg_names}
     types |= {"counts_ptr": "*i64", "threshold": "fp32", "max_peaks": "i32"}
+    types["heatmaps"] = Heatmaps("*fp32", "i64", "i64", "i64", "constexpr")
+    constants[(kernel.arg_names.index("heatmaps"), Heatmaps._fields.index("stride_w"))] = 1
     triton.compile(ASTSource(kernel, types, constants), target=GPUTarget("cuda", 90, 32), options=options)
 print("compiled")
 """

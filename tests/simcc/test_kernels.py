@@ -130,10 +130,13 @@ def test_one_launch_whatever_is_asked_for(launches: list[dict[str, Any]], triton
     decode_simcc(*axes, backend="triton", logit_scale=10)  # which nothing asks for
     plain, full, logits, again = launches
     assert not plain["DARK"]
-    assert (plain["X_SHARPNESS"], plain["Y_SHARPNESS"]) == (0.0, 0.0)
-    assert (full["X_SHARPNESS"], full["Y_SHARPNESS"]) == (300.0, 150.0)
-    assert (full["X_RADIUS"], full["Y_RADIUS"], full["MEAN_SCORE"], full["SPLIT_RATIO"]) == (5, 1, True, 2.0)
-    assert [(each["ACTIVATION"], each["LOGIT_SCALE"]) for each in (full, logits)] == [("none", 1.0), ("softmax", 10.0)]
+    assert (plain["X"].SHARPNESS, plain["Y"].SHARPNESS) == (0.0, 0.0)
+    assert (full["X"].SHARPNESS, full["Y"].SHARPNESS) == (300.0, 150.0)
+    assert (full["X"].TAPS.RADIUS, full["Y"].TAPS.RADIUS) == (5, 1)
+    assert (full["MEAN_SCORE"], full["SPLIT_RATIO"]) == (True, 2.0)
+    plans = [launch[axis] for launch in (full, logits) for axis in ("X", "Y")]
+    assert [plan.ACTIVATION for plan in plans] == ["none", "none", "softmax", "softmax"]
+    assert [plan.LOGIT_SCALE for plan in plans] == [1.0, 1.0, 10.0, 10.0]
     assert again == plain
 
 

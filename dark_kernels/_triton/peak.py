@@ -1,0 +1,56 @@
+"""Structs of a peak, from its pixel to its place between pixels, and of the recipe that says how to get there."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Peak(NamedTuple):
+    """A peak's pixel, from where it is refined."""
+
+    y: Any
+    x: Any
+    level: Any  # the map's value there, activated, or another that is close to those around it
+    raw_maximum: Any  # of the whole map, activated
+    scale: Any  # what the blurred map is multiplied with, or 1 if that is not known
+    refinable: Any  # whether it may move at all
+
+
+class Step(NamedTuple):
+    """From a peak's pixel to where a stencil sees the peak."""
+
+    x: Any
+    y: Any
+    exists: Any  # whether the peak may take it
+    covariance: Any  # a Covariance
+
+
+class Refined(NamedTuple):
+    """A peak between pixels."""
+
+    x: Any
+    y: Any
+    covariance: Any  # a Covariance
+    scale: Any  # for another peak of the map: if it took the whole map to know it, once is enough
+
+
+class Recipe(NamedTuple):
+    """A `dark_kernels.Recipe` for its kernels, a constant: see `recipe_constants`."""
+
+    BLUR: Any  # a Blur
+    STENCIL: str
+    RESCALE: bool
+    ARGMAX_ON_BLURRED: bool
+    HAS_COVARIANCE: bool
+    CLIP_MIN: float
+    CLIP_MAX: float
+    INVALID: float
+    MAX_OFFSET: float
+    EXTRA_SHIFT: float
+    SCORE_SCALE: float
+    SCORE_OFFSET: float
+    KNOWN_VARIANCE: float
+    FIT_RADIUS: int
+    FIT_WINDOW: int  # a power of two, more than 2 FIT_RADIUS
+    TARGET_VARIANCE: float
+    MASS_RADIUS: int  # 0 where the score is the peak
