@@ -160,8 +160,8 @@ def _solve(matrix, right):
 def _load_window(maps, peak, distance, RECIPE: tl.constexpr):
     row = peak.y + distance
     column = peak.x + distance
-    row_exists = (distance <= RECIPE.FIT_RADIUS) & (row >= 0) & (row < maps.height)
-    column_exists = (distance <= RECIPE.FIT_RADIUS) & (column >= 0) & (column < maps.width)
+    row_exists = (distance <= RECIPE.FIELDS.fit_radius) & (row >= 0) & (row < maps.height)
+    column_exists = (distance <= RECIPE.FIELDS.fit_radius) & (column >= 0) & (column < maps.width)
     inside = row_exists[:, None] & column_exists[None, :]
     pixels = load_pixels(maps, row[:, None], column[None, :], inside, RECIPE.BLUR.READING)
     num_below = 0.5 * tl.sum(row_exists.to(tl.float32), axis=0) * tl.sum(column_exists.to(tl.float32), axis=0)
@@ -232,7 +232,7 @@ def fit_step(maps, peak, RECIPE: tl.constexpr):
     `fit_gaussian` of decode's reference. The pixels are read once, and stay in registers.
     """
     MOST: tl.constexpr = 0.5  # the log of what the maximum may be over the peak's pixel
-    RADIUS: tl.constexpr = RECIPE.FIT_RADIUS
+    RADIUS: tl.constexpr = RECIPE.FIELDS.fit_radius
     SIZE: tl.constexpr = RECIPE.FIT_WINDOW
     START: tl.constexpr = 0.22 * RADIUS if RADIUS >= 5 else 1.0  # standard deviation of the first window, px
     distance = tl.arange(0, SIZE) - RADIUS
@@ -279,5 +279,5 @@ def fit_step(maps, peak, RECIPE: tl.constexpr):
 
     covariance = no_covariance()
     if RECIPE.HAS_COVARIANCE:
-        covariance = covariance_of(dxx, dxy, dyy, is_peak, RECIPE.TARGET_VARIANCE)
+        covariance = covariance_of(dxx, dxy, dyy, is_peak, RECIPE.FIELDS.target_variance)
     return Step(offset_x, offset_y, is_peak, covariance)

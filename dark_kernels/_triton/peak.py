@@ -35,22 +35,9 @@ class Refined(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """A `dark_kernels.Recipe` for its kernels, a constant: see `recipe_constants`."""
+    """A recipe and what follows from it for kernels, a constant: see `recipe_constants`."""
 
+    FIELDS: Any  # a `dark_kernels.recipes.OperatorRecipe`
     BLUR: Any  # a Blur
-    STENCIL: str
-    RESCALE: bool
-    ARGMAX_ON_BLURRED: bool
+    FIT_WINDOW: int  # a power of two, more than 2 fit_radius
     HAS_COVARIANCE: bool
-    CLIP_MIN: float
-    CLIP_MAX: float
-    INVALID: float
-    MAX_OFFSET: float
-    EXTRA_SHIFT: float
-    SCORE_SCALE: float
-    SCORE_OFFSET: float
-    KNOWN_VARIANCE: float
-    FIT_RADIUS: int
-    FIT_WINDOW: int  # a power of two, more than 2 FIT_RADIUS
-    TARGET_VARIANCE: float
-    MASS_RADIUS: int  # 0 where the score is the peak

@@ -12,7 +12,7 @@ import functools
 import triton
 import triton.language as tl
 
-from ..recipes import blur_taps
+from ..recipes import OperatorRecipe
 from .blur import (
     ABOVE,
     ABOVE_LEFT,
@@ -78,9 +78,9 @@ def _taylor_step(maps, peak, IS_WIDE: tl.constexpr, RECIPE: tl.constexpr):
     points, center = blur_stencil(maps, peak.y, peak.x, peak.level, lane, IS_WIDE, BLUR)
     used = lane < (POINTS_OF_WIDE if IS_WIDE else POINTS_OF_COMPACT)
 
-    if RECIPE.RESCALE and not RECIPE.ARGMAX_ON_BLURRED:
+    if RECIPE.FIELDS.rescale and not RECIPE.FIELDS.argmax_on_blurred:
         lowest = tl.min(tl.where(used, points, float("inf")), axis=0)
-        binds = refinable & clip_may_bind(lowest, peak.raw_maximum, RECIPE.CLIP_MIN, RECIPE.CLIP_MAX)
+        binds = refinable & clip_may_bind(lowest, peak.raw_maximum, RECIPE.FIELDS.clip_min, RECIPE.FIELDS.clip_max)
         needs_scale = binds & (scale == 1.0)
         if needs_scale:
             known = tl.max(tl.where(used, points, float("-inf")), axis=0)
@@ -90,8 +90,8 @@ def _taylor_step(maps, peak, IS_WIDE: tl.constexpr, RECIPE: tl.constexpr):
     else:
         applied = scale
 
-    clipped = tl.minimum(tl.maximum(points * applied, RECIPE.CLIP_MIN), RECIPE.CLIP_MAX)
-    center = tl.minimum(tl.maximum(center * applied, RECIPE.CLIP_MIN), RECIPE.CLIP_MAX)
+    clipped = tl.minimum(tl.maximum(points * applied, RECIPE.FIELDS.clip_min), RECIPE.FIELDS.clip_max)
+    center = tl.minimum(tl.maximum(center * applied, RECIPE.FIELDS.clip_min), RECIPE.FIELDS.clip_max)
     # Relative to the centre, whose own log is then zero.
     logs = tl.where(used, log_ratio(clipped, center), 0.0)
     dx = _weighted_sum(logs, lane, RIGHT, NONE, LEFT, NONE) / 2
@@ -115,7 +115,7 @@ def _taylor_step(maps, peak, IS_WIDE: tl.constexpr, RECIPE: tl.constexpr):
 
     covariance = no_covariance()
     if RECIPE.HAS_COVARIANCE:
-        covariance = covariance_of(dxx, dxy, dyy, refinable, RECIPE.KNOWN_VARIANCE)
+        covariance = covariance_of(dxx, dxy, dyy, refinable, RECIPE.FIELDS.known_variance)
     return Step(offset_x, offset_y, refinable, covariance), scale
 
 
@@ -136,7 +136,7 @@ def _quarter_step(maps, peak, RECIPE: tl.constexpr):
     READING: tl.constexpr = BLUR.READING
     y = peak.y
     x = peak.x
-    if RECIPE.ARGMAX_ON_BLURRED:
+    if RECIPE.FIELDS.argmax_on_blurred:
         side = tl.arange(0, 4)  # right, left, below, above
         sign = 1 - 2 * (side % 2)
         beside_y = y + tl.where(side < 2, 0, sign)
@@ -149,14 +149,14 @@ def _quarter_step(maps, peak, RECIPE: tl.constexpr):
         difference_y = _logit_or_edge(maps, y + 1, x, READING) - _logit_or_edge(maps, y - 1, x, READING)
     inside_x = (x > 1) & (x < maps.width - 1)
     inside_y = (y > 1) & (y < maps.height - 1)
-    if RECIPE.STENCIL == "quarter":
+    if RECIPE.FIELDS.stencil == "quarter":
         moves_x = inside_x & (y > 0)
         moves_y = inside_y & (x > 0)
     else:
         moves_x = inside_x & inside_y
         moves_y = moves_x
-    offset_x = tl.where(moves_x, 0.25 * _sign_or_zero(difference_x) + RECIPE.EXTRA_SHIFT, 0.0)
-    offset_y = tl.where(moves_y, 0.25 * _sign_or_zero(difference_y) + RECIPE.EXTRA_SHIFT, 0.0)
+    offset_x = tl.where(moves_x, 0.25 * _sign_or_zero(difference_x) + RECIPE.FIELDS.extra_shift, 0.0)
+    offset_y = tl.where(moves_y, 0.25 * _sign_or_zero(difference_y) + RECIPE.FIELDS.extra_shift, 0.0)
     return Step(offset_x, offset_y, peak.refinable, no_covariance())
 
 
@@ -167,7 +167,7 @@ def refine(maps, peak, RECIPE: tl.constexpr):
     A peak that is not `refinable`, or whose step is not finite, stays on its pixel. Without HAS_COVARIANCE the
     covariance is NaN.
     """
-    STENCIL: tl.constexpr = RECIPE.STENCIL
+    STENCIL: tl.constexpr = RECIPE.FIELDS.stencil
     scale = peak.scale
     if STENCIL == "wide" or STENCIL == "compact":
         step, scale = _taylor_step(maps, peak, STENCIL == "wide", RECIPE)
@@ -180,9 +180,9 @@ def refine(maps, peak, RECIPE: tl.constexpr):
 
     offset_x = step.x
     offset_y = step.y
-    if RECIPE.MAX_OFFSET != float("inf"):
-        offset_x = tl.minimum(tl.maximum(offset_x, -RECIPE.MAX_OFFSET), RECIPE.MAX_OFFSET)
-        offset_y = tl.minimum(tl.maximum(offset_y, -RECIPE.MAX_OFFSET), RECIPE.MAX_OFFSET)
+    if RECIPE.FIELDS.max_offset != float("inf"):
+        offset_x = tl.minimum(tl.maximum(offset_x, -RECIPE.FIELDS.max_offset), RECIPE.FIELDS.max_offset)
+        offset_y = tl.minimum(tl.maximum(offset_y, -RECIPE.FIELDS.max_offset), RECIPE.FIELDS.max_offset)
     coord_x = tl.where(step.exists, peak.x + offset_x, peak.x.to(tl.float32))
     coord_y = tl.where(step.exists, peak.y + offset_y, peak.y.to(tl.float32))
     return Refined(coord_x, coord_y, step.covariance, scale)
@@ -193,44 +193,11 @@ _REACH = {"wide": 2, "compact": 1, "fit": 2}
 
 
 @functools.lru_cache(maxsize=64)
-def recipe_constants(
-    kernel_size: int,
-    sigma: float,
-    padding: str,
-    rescale: bool,
-    clip_min: float,
-    clip_max: float,
-    stencil: str,
-    argmax_on_blurred: bool,
-    invalid: float,
-    max_offset: float,
-    extra_shift: float,
-    score_scale: float,
-    score_offset: float,
-    known_variance: float,
-    fit_radius: int,
-    target_variance: float,
-    activation: str,
-    mass_radius: int,
-    covariance: bool,
-) -> Recipe:
+def recipe_constants(recipe: OperatorRecipe, covariance: bool) -> Recipe:
     """The constants that follow from a recipe. A launcher adds to BLUR what follows from its maps."""
     return Recipe(
-        BLUR=blur_of(blur_taps(kernel_size, sigma), padding, _REACH.get(stencil, 0), Reading(activation)),
-        STENCIL=stencil,
-        RESCALE=rescale,
-        ARGMAX_ON_BLURRED=argmax_on_blurred,
+        FIELDS=recipe,
+        BLUR=blur_of(recipe.taps, recipe.padding, _REACH.get(recipe.stencil, 0), Reading(recipe.activation)),
+        FIT_WINDOW=max(16, triton.next_power_of_2(2 * recipe.fit_radius + 1)),
         HAS_COVARIANCE=covariance,
-        CLIP_MIN=clip_min,
-        CLIP_MAX=clip_max,
-        INVALID=invalid,
-        MAX_OFFSET=max_offset,
-        EXTRA_SHIFT=extra_shift,
-        SCORE_SCALE=score_scale,
-        SCORE_OFFSET=score_offset,
-        KNOWN_VARIANCE=known_variance,
-        FIT_RADIUS=fit_radius,
-        FIT_WINDOW=max(16, triton.next_power_of_2(2 * fit_radius + 1)),
-        TARGET_VARIANCE=target_variance,
-        MASS_RADIUS=mass_radius,
     )

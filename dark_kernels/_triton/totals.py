@@ -10,8 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..recipes import OperatorRecipe
 from .maps import Softmax, activated, load_pixels
-from .peak import Recipe
 from .sums import sum_of_products
 
 # Values are summed in units of 2^24, so that the sum of a map of the largest ones is finite.
@@ -19,14 +19,13 @@ _UNIT = tl.constexpr(2.0**-24)
 _PIXELS = tl.constexpr(128)
 
 
-def total_of(recipe: Recipe) -> str:
+def total_of(recipe: OperatorRecipe) -> str:
     """Choose TOTAL for a recipe: a softmax needs its denominator, and a mass that of the quotient."""
-    activation = recipe.BLUR.READING.ACTIVATION
-    if activation == "softmax":
+    if recipe.activation == "softmax":
         return "softmax"
-    if recipe.MASS_RADIUS == 0:
+    if recipe.mass_radius == 0:
         return "none"
-    return "sigmoid" if activation == "sigmoid" else "positive"
+    return "sigmoid" if recipe.activation == "sigmoid" else "positive"
 
 
 @triton.jit

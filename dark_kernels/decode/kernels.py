@@ -30,6 +30,7 @@ from .._triton.maps import (
 from .._triton.peak import Peak, Recipe
 from .._triton.refine import recipe_constants, refine
 from .._triton.totals import mass_around, relative_to, softmax_of, sum_of_lanes, total_of, weight_of
+from ..recipes import OperatorRecipe
 from .options import NO_EXTRAS, Extras
 
 
@@ -386,14 +387,14 @@ def _decode_fwd_kernel(
     scale = 1.0
     peak = activated(largest, softmax, ACTIVATION)
     raw_maximum = peak
-    if RECIPE.ARGMAX_ON_BLURRED:
+    if RECIPE.FIELDS.argmax_on_blurred:
         lowest = tl.full([], float("-inf"), dtype=tl.float32)
         found = scan_blurred_map(maps, lowest, (index // width).to(tl.int32), (index % width).to(tl.int32), BLUR)
         # A map with a NaN has no peak. Its index, of which the scan says nothing then, must stay in the map.
         has_nan = raw_maximum != raw_maximum
         peak = tl.where(has_nan, raw_maximum, found.value)
         index = tl.where(has_nan, 0, found.index)
-        if RECIPE.RESCALE:
+        if RECIPE.FIELDS.rescale:
             scale = tl.where(peak > 0, raw_maximum / peak, 1.0)
             peak = peak * scale
     y = (index // width).to(tl.int32)
@@ -414,11 +415,11 @@ def _decode_fwd_kernel(
     if transform_ptr is not None:
         matrix_ptr = transform_ptr + batch * 6
         coord_x, coord_y, covariance = _to_image(coord_x, coord_y, covariance, matrix_ptr, RECIPE.HAS_COVARIANCE)
-    tl.store(coords_ptr + map_index * 2, tl.where(valid, coord_x, RECIPE.INVALID))
-    tl.store(coords_ptr + map_index * 2 + 1, tl.where(valid, coord_y, RECIPE.INVALID))
-    if RECIPE.MASS_RADIUS > 0:
-        peak = mass_around(maps, y, x, largest, scanned.total, BLUR.READING, RECIPE.MASS_RADIUS)
-    tl.store(scores_ptr + map_index, peak * RECIPE.SCORE_SCALE + RECIPE.SCORE_OFFSET)
+    tl.store(coords_ptr + map_index * 2, tl.where(valid, coord_x, RECIPE.FIELDS.invalid))
+    tl.store(coords_ptr + map_index * 2 + 1, tl.where(valid, coord_y, RECIPE.FIELDS.invalid))
+    if RECIPE.FIELDS.mass_radius > 0:
+        peak = mass_around(maps, y, x, largest, scanned.total, BLUR.READING, RECIPE.FIELDS.mass_radius)
+    tl.store(scores_ptr + map_index, peak * RECIPE.FIELDS.score_scale + RECIPE.FIELDS.score_offset)
     if RECIPE.HAS_COVARIANCE:
         store_covariance(covariances_ptr + map_index * 4, covariance)
 
@@ -470,10 +471,11 @@ def decode_fwd(
     scores: Tensor,  # [B, K]
     covariances: Tensor,  # [B, K, 2, 2]; any tensor if not `covariance`
     heatmaps: Tensor,  # [B, C, H, W]
-    *arguments: Any,
+    fields: OperatorRecipe,
+    covariance: bool,
     extras: Extras = NO_EXTRAS,
 ) -> None:
-    """Fill the outputs (float32, contiguous). `arguments` as in `recipe_constants`."""
+    """Fill the outputs (float32, contiguous)."""
     with on_device_of(heatmaps):
         device, dtype, shape, strides = heatmaps.device, heatmaps.dtype, heatmaps.shape, heatmaps.stride()
         is_interleaved = strides[1] == 1 and strides[3] > 1 and shape[1] > 1  # as in channels_last
@@ -483,18 +485,18 @@ def decode_fwd(
             about_extras = _properties(extras)
         parts = Parts()
         if is_interleaved:
-            parts = _scan_parts(scores.shape, heatmaps, extras, about_extras, total_of(recipe_constants(*arguments)))
-        outputs = (coords, scores, covariances if arguments[-1] else None)
+            parts = _scan_parts(scores.shape, heatmaps, extras, about_extras, total_of(fields))
+        outputs = (coords, scores, covariances if covariance else None)
         tensors = _present(*outputs, heatmaps, *_tensors_of(extras), *parts)
-        key = launch_key(_decode_fwd_kernel, tensors, device, dtype, shape, strides, arguments, about_extras)
+        key = launch_key(_decode_fwd_kernel, tensors, device, dtype, shape, strides, fields, covariance, about_extras)
         if launch_again(key, tensors):
             return
         batch, num_keypoints = scores.shape
         num_channels, height, width = shape[1:]
-        recipe = recipe_constants(*arguments)
-        about = (lanes_of(device), recipe.ARGMAX_ON_BLURRED, recipe.BLUR.WINDOW, extras.flipped is not None)
+        recipe = recipe_constants(fields, covariance)
+        about = (lanes_of(device), recipe.FIELDS.argmax_on_blurred, recipe.BLUR.WINDOW, extras.flipped is not None)
         program = launch_shape(
-            height * width, heatmaps.element_size(), *about, fit_window=recipe.FIT_WINDOW, total=total_of(recipe)
+            height * width, heatmaps.element_size(), *about, fit_window=recipe.FIT_WINDOW, total=total_of(fields)
         )
         reading = recipe.BLUR.READING._replace(SHIFTS_FLIPPED=extras.flip == "shifted")
         blur = recipe.BLUR._replace(POINTS_AT_ONCE=program["POINTS_AT_ONCE"], READING=reading)
@@ -510,7 +512,7 @@ def decode_fwd(
             ),
             {
                 "OFFSET_SCALE": extras.offset_scale,
-                "SCAN": _scan_of(heatmaps, extras, program, total_of(recipe)),
+                "SCAN": _scan_of(heatmaps, extras, program, total_of(fields)),
                 "RECIPE": recipe._replace(BLUR=blur),
                 "num_warps": program["num_warps"],
                 **register_limit(_num_registers(recipe, extras.flip)),
@@ -528,10 +530,11 @@ def _scan_of(heatmaps: Tensor, extras: Extras, program: dict[str, int], total: s
 def _num_registers(recipe: Recipe, flip: str) -> int:
     """Limit a thread to 96, and to more where that would spill: a search in tiles with a wide halo or of what is
     activated, logits and masses of two maps, and a fit."""
-    is_activated = recipe.BLUR.READING.ACTIVATION != "none"
-    if flip != "none" and (is_activated or recipe.MASS_RADIUS > 0):
+    fields = recipe.FIELDS
+    is_activated = fields.activation != "none"
+    if flip != "none" and (is_activated or fields.mass_radius > 0):
         return 152
-    if recipe.STENCIL == "fit" or (recipe.ARGMAX_ON_BLURRED and (recipe.BLUR.HALO_SIDE > 32 or is_activated)):
+    if fields.stencil == "fit" or (fields.argmax_on_blurred and (recipe.BLUR.HALO_SIDE > 32 or is_activated)):
         return 128
     return 96
 

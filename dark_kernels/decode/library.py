@@ -63,7 +63,7 @@ def decode_directly(
         scores = heatmaps.new_empty(shape, dtype=torch.float32)
         covariances = heatmaps.new_empty((*shape, 2, 2), dtype=torch.float32) if covariance else None
         third = scores if covariances is None else covariances
-        kernels.decode_fwd(coords, scores, third, heatmaps, *recipe, covariance, extras=extras)
+        kernels.decode_fwd(coords, scores, third, heatmaps, recipe, covariance, extras)
         return coords, scores, covariances
     if 0 in shape:
         coords, scores, covariances = empty_outputs(heatmaps, covariance, extras)

@@ -27,6 +27,8 @@ from .._triton.maps import (
 from .._triton.peak import Peak, Recipe
 from .._triton.refine import recipe_constants, refine
 from .._triton.totals import mass_around, relative_to, softmax_of, sum_of_lanes, total_of, weight_of
+from ..recipes import OperatorRecipe
+from .options import Rule
 
 
 class Place(NamedTuple):
@@ -52,7 +54,7 @@ class PeakList(NamedTuple):
     floor: Any  # the smallest of `levels`
 
 
-class Rule(NamedTuple):
+class Square(NamedTuple):
     """The rule by which a pixel is a peak, a constant."""
 
     SIDE: int  # of the square in which it stands out
@@ -133,10 +135,10 @@ def _exceeds(value, beside, place, neighbour, maps, PLATEAU: tl.constexpr):
 
 
 @triton.jit
-def _stands_out(maps, index, value, is_peak, RULE: tl.constexpr, USES_RECIPROCAL: tl.constexpr):
+def _stands_out(maps, index, value, is_peak, SQUARE: tl.constexpr, USES_RECIPROCAL: tl.constexpr):
     """Keep of the pixels that may be peaks those that are. Their neighbours are read, and no others."""
-    PLATEAU: tl.constexpr = RULE.PLATEAU
-    REACH: tl.constexpr = RULE.SIDE // 2
+    PLATEAU: tl.constexpr = SQUARE.PLATEAU
+    REACH: tl.constexpr = SQUARE.SIDE // 2
     y = row_of(index, maps.width, USES_RECIPROCAL)
     x = index - y * maps.width
     for dy in range(-REACH, REACH + 1):
@@ -185,7 +187,7 @@ def _insert(
 
 
 @triton.jit
-def _keep_best(best_peaks, maps, blocks, start, NO_INDEX: tl.constexpr, RULE: tl.constexpr, SCAN: tl.constexpr):
+def _keep_best(best_peaks, maps, blocks, start, NO_INDEX: tl.constexpr, SQUARE: tl.constexpr, SCAN: tl.constexpr):
     """The list after the peaks of a block. Blocks come in the order of their pixels."""
     index = start + blocks.lane
     exists = index < blocks.last_pixel
@@ -193,7 +195,7 @@ def _keep_best(best_peaks, maps, blocks, start, NO_INDEX: tl.constexpr, RULE: tl
     is_peak = exists & (value > best_peaks.floor)
     best = tl.max(tl.where(is_peak, value, float("-inf")), axis=0)
     if best > best_peaks.floor:
-        is_peak = _stands_out(maps, index, value, is_peak, RULE, SCAN.USES_RECIPROCAL)
+        is_peak = _stands_out(maps, index, value, is_peak, SQUARE, SCAN.USES_RECIPROCAL)
         best = tl.max(tl.where(is_peak, value, float("-inf")), axis=0)
     return _insert(best_peaks, value, index, is_peak, best, True, NO_INDEX)
 
@@ -216,7 +218,7 @@ def _stands_out_of_blurred(
     floor,
     scale,
     threshold,
-    RULE: tl.constexpr,
+    SQUARE: tl.constexpr,
     BLUR: tl.constexpr,
 ):
     """The blurred map at N pixels, and which of them are peaks: not below `floor`, and above the threshold once they
@@ -225,8 +227,8 @@ def _stands_out_of_blurred(
     Neighbours are blurred anew, as long as any of the N may be a peak. One loop, and in it one place in the code, blurs
     pixels and neighbours, so that equal surroundings give equal numbers whatever a compiler makes of it.
     """
-    PLATEAU: tl.constexpr = RULE.PLATEAU
-    SIDE: tl.constexpr = RULE.SIDE
+    PLATEAU: tl.constexpr = SQUARE.PLATEAU
+    SIDE: tl.constexpr = SQUARE.SIDE
     REACH: tl.constexpr = SIDE // 2
     NUM_NEIGHBOURS: tl.constexpr = SIDE * SIDE
     is_peak = (place.y < maps.height) & (place.x < maps.width)
@@ -250,7 +252,7 @@ def _search_blurred_map(
     scale,  # what the blurred map is multiplied with before it is compared with the threshold
     threshold,
     NO_INDEX: tl.constexpr,
-    RULE: tl.constexpr,
+    SQUARE: tl.constexpr,
     BLUR: tl.constexpr,
 ):
     """The list after the peaks of the whole blurred map, before it is scaled, of a map without NaN.
@@ -269,7 +271,7 @@ def _search_blurred_map(
         if (bound >= best_peaks.floor) & (bound * scale > threshold):
             for part in range(0, SIDE * SIDE, BLUR.POINTS_AT_ONCE):
                 place = Place(top + (part + lane) // SIDE, left + (part + lane) % SIDE)
-                value, is_peak = _stands_out_of_blurred(maps, place, best_peaks.floor, scale, threshold, RULE, BLUR)
+                value, is_peak = _stands_out_of_blurred(maps, place, best_peaks.floor, scale, threshold, SQUARE, BLUR)
                 index = place.y.to(best_peaks.indices.dtype) * maps.width + place.x
                 best = tl.max(tl.where(is_peak, value, float("-inf")), axis=0)
                 best_peaks = _insert(best_peaks, value, index, is_peak, best, False, NO_INDEX)
@@ -290,7 +292,7 @@ def _find_peaks_fwd_kernel(
     max_peaks,
     threshold,
     LENGTH: tl.constexpr,  # of the list: a power of two, at least max_peaks
-    RULE: tl.constexpr,
+    SQUARE: tl.constexpr,
     SCAN: tl.constexpr,
     RECIPE: tl.constexpr,
 ):
@@ -310,7 +312,7 @@ def _find_peaks_fwd_kernel(
     """
     BLUR: tl.constexpr = RECIPE.BLUR
     ACTIVATION: tl.constexpr = BLUR.READING.ACTIVATION
-    ON_BLURRED: tl.constexpr = RECIPE.ARGMAX_ON_BLURRED
+    ON_BLURRED: tl.constexpr = RECIPE.FIELDS.argmax_on_blurred
     SEARCHES_AT_ONCE: tl.constexpr = ACTIVATION != "softmax" and not ON_BLURRED
     BLOCK_SIZE: tl.constexpr = SCAN.BLOCK_SIZE
     NO_INDEX: tl.constexpr = 0x7FFFFFFFFFFFFFFF if SCAN.WIDE_INDEX else 0x7FFFFFFF
@@ -345,7 +347,7 @@ def _find_peaks_fwd_kernel(
         if SEARCHES_AT_ONCE:
             if tl.max(highest, axis=0) > best_peaks.floor:
                 for block_start in range(start, tl.minimum(start + STEP, last_pixel), BLOCK_SIZE):
-                    best_peaks = _keep_best(best_peaks, maps, blocks, block_start, NO_INDEX, RULE, SCAN)
+                    best_peaks = _keep_best(best_peaks, maps, blocks, block_start, NO_INDEX, SQUARE, SCAN)
 
     # A map with a NaN has no peaks, whatever was found in it.
     has_nan = tl.max((raw_maxima != raw_maxima).to(tl.int32), axis=0) > 0
@@ -359,19 +361,19 @@ def _find_peaks_fwd_kernel(
     scale = tl.full([], 1.0, dtype=tl.float32)  # of the blurred map, or 1 if it is not known
     if ON_BLURRED:
         if has_nan == 0:
-            if RECIPE.RESCALE:
+            if RECIPE.FIELDS.rescale:
                 index = _first_place_of(largest, maps, blocks, NO_INDEX, SCAN)
                 y = (index // width).to(tl.int32)
                 nothing_yet = tl.full([], float("-inf"), dtype=tl.float32)
                 blurred_maximum = scan_blurred_map(maps, nothing_yet, y, (index % width).to(tl.int32), BLUR).value
                 scale = tl.where(blurred_maximum > 0, raw_maximum / blurred_maximum, 1.0)
-            best_peaks = _search_blurred_map(best_peaks, maps, scale, threshold, NO_INDEX, RULE, BLUR)
+            best_peaks = _search_blurred_map(best_peaks, maps, scale, threshold, NO_INDEX, SQUARE, BLUR)
     elif not SEARCHES_AT_ONCE:
         lowest = _lowest_logit(threshold + tl.zeros([LENGTH], dtype=tl.float32), softmax, ACTIVATION)
         values = tl.where(slot < max_peaks, lowest, float("inf"))
         best_peaks = PeakList(values, best_peaks.indices, tl.min(values, axis=0))
         for block_start in range(first_pixel, last_pixel, BLOCK_SIZE):
-            best_peaks = _keep_best(best_peaks, maps, blocks, block_start, NO_INDEX, RULE, SCAN)
+            best_peaks = _keep_best(best_peaks, maps, blocks, block_start, NO_INDEX, SQUARE, SCAN)
     is_left = (best_peaks.indices < last_pixel) & (has_nan == 0)
     if ACTIVATION != "none" and not ON_BLURRED:
         is_left = is_left & (activated(best_peaks.levels, softmax, ACTIVATION) > threshold)
@@ -379,8 +381,8 @@ def _find_peaks_fwd_kernel(
     tl.store(counts_ptr + map_index, count.to(tl.int64))
     first_slot = map_index * max_peaks
     is_unused = (slot >= count) & (slot < max_peaks)
-    tl.store(coords_ptr + (first_slot + slot) * 2, RECIPE.INVALID, mask=is_unused)
-    tl.store(coords_ptr + (first_slot + slot) * 2 + 1, RECIPE.INVALID, mask=is_unused)
+    tl.store(coords_ptr + (first_slot + slot) * 2, RECIPE.FIELDS.invalid, mask=is_unused)
+    tl.store(coords_ptr + (first_slot + slot) * 2 + 1, RECIPE.FIELDS.invalid, mask=is_unused)
     tl.store(scores_ptr + first_slot + slot, 0.0, mask=is_unused)
     if RECIPE.HAS_COVARIANCE:
         for element in tl.static_range(4):
@@ -400,12 +402,12 @@ def _find_peaks_fwd_kernel(
         refinable = (score > 0) & (largest < float("inf"))
         refined = refine(maps, Peak(y, x, peak, raw_maximum, scale, refinable), RECIPE)
         scale = refined.scale
-        if RECIPE.MASS_RADIUS > 0:
-            score = mass_around(maps, y, x, largest, total, BLUR.READING, RECIPE.MASS_RADIUS)
+        if RECIPE.FIELDS.mass_radius > 0:
+            score = mass_around(maps, y, x, largest, total, BLUR.READING, RECIPE.FIELDS.mass_radius)
         place = first_slot + number
         tl.store(coords_ptr + place * 2, refined.x)
         tl.store(coords_ptr + place * 2 + 1, refined.y)
-        tl.store(scores_ptr + place, score * RECIPE.SCORE_SCALE + RECIPE.SCORE_OFFSET)
+        tl.store(scores_ptr + place, score * RECIPE.FIELDS.score_scale + RECIPE.FIELDS.score_offset)
         if RECIPE.HAS_COVARIANCE:
             store_covariance(covariances_ptr + place * 4, refined.covariance)
 
@@ -442,7 +444,7 @@ def launch_shape(
 
 def _num_registers(recipe: Recipe, wide_index: bool) -> int:
     """Limit a thread to 128, and to more where that would spill: a fit, more so of logits, and places of 64 bits."""
-    if recipe.STENCIL == "fit":
+    if recipe.FIELDS.stencil == "fit":
         return 184 if recipe.BLUR.READING.ACTIVATION == "none" else 200
     return 168 if wide_index else 128
 
@@ -453,35 +455,32 @@ def find_peaks_fwd(
     counts: Tensor,  # [B, K]
     covariances: Tensor,  # [B, K, P, 2, 2]; any tensor if not `covariance`
     heatmaps: Tensor,  # [B, K, H, W]
-    max_peaks: int,
-    threshold: float,
-    window: int,
-    plateau: str,
-    *recipe_arguments: Any,
+    rule: Rule,
+    fields: OperatorRecipe,
+    covariance: bool,
 ) -> None:
-    """Fill the outputs (float32 and int64, contiguous). `recipe_arguments` as in `recipe_constants`."""
+    """Fill the outputs (float32 and int64, contiguous)."""
     with on_device_of(heatmaps):
-        outputs = (coords, scores, counts, covariances if recipe_arguments[-1] else None)
+        outputs = (coords, scores, counts, covariances if covariance else None)
         tensors = (*(tensor for tensor in outputs if tensor is not None), heatmaps)
         device, dtype, shape, strides = heatmaps.device, heatmaps.dtype, heatmaps.shape, heatmaps.stride()
-        arguments = (max_peaks, threshold, window, plateau, *recipe_arguments)
-        key = launch_key(_find_peaks_fwd_kernel, tensors, device, dtype, shape, strides, arguments)
+        key = launch_key(_find_peaks_fwd_kernel, tensors, device, dtype, shape, strides, rule, fields, covariance)
         if launch_again(key, tensors):
             return
         batch, num_keypoints, height, width = shape
-        recipe = recipe_constants(*recipe_arguments)
-        about = lanes_of(device), recipe.BLUR.WINDOW, recipe.FIT_WINDOW, recipe.ARGMAX_ON_BLURRED
+        recipe = recipe_constants(fields, covariance)
+        about = lanes_of(device), recipe.BLUR.WINDOW, recipe.FIT_WINDOW, recipe.FIELDS.argmax_on_blurred
         program = launch_shape(height * width, heatmaps.element_size(), *about)
         block_size, loads = program["BLOCK_SIZE"], program["LOADS"]
-        scan = Scan(block_size, loads, **index_flags(heatmaps, None, block_size * loads), TOTAL=total_of(recipe))
+        scan = Scan(block_size, loads, **index_flags(heatmaps, None, block_size * loads), TOTAL=total_of(fields))
         blur = recipe.BLUR._replace(POINTS_AT_ONCE=program["POINTS_AT_ONCE"])
         launch(
             _find_peaks_fwd_kernel,
             (batch * num_keypoints, 1, 1),
-            (*outputs, heatmaps_of(heatmaps), num_keypoints, height, width, height * width, max_peaks, threshold),
+            (*outputs, heatmaps_of(heatmaps), num_keypoints, height, width, height * width, *rule[:2]),
             {
-                "LENGTH": triton.next_power_of_2(max_peaks),
-                "RULE": Rule(window, plateau),
+                "LENGTH": triton.next_power_of_2(rule.max_peaks),
+                "SQUARE": Square(rule.window, rule.plateau),
                 "SCAN": scan,
                 "RECIPE": recipe._replace(BLUR=blur),
                 "num_warps": program["num_warps"],

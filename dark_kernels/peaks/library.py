@@ -47,7 +47,7 @@ def find_peaks_directly(
             from . import kernels  # Triton is imported when it first serves a call, not with the package
 
             fourth = covariances if covariance else scores
-            kernels.find_peaks_fwd(coords, scores, counts, fourth, heatmaps, *rule, *recipe, covariance)
+            kernels.find_peaks_fwd(coords, scores, counts, fourth, heatmaps, rule, recipe, covariance)
         return coords, scores, counts, covariances if covariance else None
     found: tuple[Tensor, Tensor, Tensor, Tensor | None] = run_eagerly(
         eager.find_peaks_fwd, heatmaps, rule, recipe, covariance

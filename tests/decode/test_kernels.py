@@ -72,7 +72,7 @@ def decode_poisoned(heatmaps: Tensor, recipe: Recipe, covariance: bool = False) 
         outputs.append(memory[8 : 8 + size].view(shape))
     if not covariance:
         outputs[2] = outputs[2].new_empty(0)
-    kernels.decode_fwd(*outputs, heatmaps, *recipe.operator_arguments, covariance)
+    kernels.decode_fwd(*outputs, heatmaps, recipe.operator_arguments, covariance)
     for memory in guarded:
         assert bool((memory[:8] == 12345.0).all() & (memory[-8:] == 12345.0).all()), "written beside an output"
     return Keypoints(outputs[0], outputs[1], outputs[2] if covariance else None)
@@ -358,7 +358,7 @@ kernel = kernels._decode_fwd_kernel
 absent = ("covariances_ptr", "flipped", "offsets", "transform_ptr", "keypoint_indices_ptr", "flip_indices_ptr")
 for name in ("darkpose", "megvii"):
     for ones in (set(), {"width", "height"}):
-        recipe = kernels.recipe_constants(*recipes.get(name).operator_arguments, False)
+        recipe = kernels.recipe_constants(recipes.get(name).operator_arguments, False)
         shape = kernels.launch_shape(2**32, 4)
         options = {"num_warps": shape["num_warps"]}
         scan = Scan(shape["BLOCK_SIZE"], shape["LOADS"], IS_FLAT=True, USES_RECIPROCAL=False, WIDE_INDEX=True)

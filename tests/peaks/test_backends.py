@@ -24,6 +24,7 @@ import dark_kernels
 from dark_kernels import Peaks, Recipe, recipes, testing
 from dark_kernels.backends import choose
 from dark_kernels.decode.reference import blur
+from dark_kernels.peaks.options import Rule
 
 from ..conftest import SERVICES, require_service
 from ..strategies import SIZES, Case, cases
@@ -480,7 +481,9 @@ def test_outputs_are_written_whole_and_nothing_beside_them(max_peaks: int, trito
         memory[8 : 8 + size] = math.nan if dtype.is_floating_point else -1
         guarded.append(memory)
         outputs.append(memory[8 : 8 + size].view(shape))
-    kernels.find_peaks_fwd(*outputs, maps, max_peaks, 0.0, 3, "first", *recipes.MMPOSE_UDP.operator_arguments, True)
+    kernels.find_peaks_fwd(
+        *outputs, maps, Rule(max_peaks, 0.0, 3, "first"), recipes.MMPOSE_UDP.operator_arguments, True
+    )
     for memory in guarded:
         assert bool((memory[:8] == 12345).all() & (memory[-8:] == 12345).all())
     found = Peaks(*(each.cpu() for each in outputs))
@@ -527,9 +530,9 @@ for ones, recipe in ((set(), recipes.DARKPOSE), (sizes, recipes.DARKPOSE), (size
     shape = kernels.launch_shape(2**32, 4, on_blurred=recipe is recipes.MEGVII)
     options = {"num_warps": shape["num_warps"]}
     scan = Scan(shape["BLOCK_SIZE"], shape["LOADS"], IS_FLAT=True, USES_RECIPROCAL=False, WIDE_INDEX=True)
-    struct = kernels.recipe_constants(*recipe.operator_arguments, recipe.has_hessian)
+    struct = kernels.recipe_constants(recipe.operator_arguments, recipe.has_hessian)
     struct = struct._replace(BLUR=struct.BLUR._replace(POINTS_AT_ONCE=shape["POINTS_AT_ONCE"]))
-    constants = {"LENGTH": 32, "RULE": constant(kernels.Rule(3, "first")), "SCAN": constant(scan),
+    constants = {"LENGTH": 32, "SQUARE": constant(kernels.Square(3, "first")), "SCAN": constant(scan),
                  "RECIPE": constant(struct), **dict.fromkeys(ones, 1)}
     if not recipe.has_hessian:
         constants["covariances_ptr"] = None

@@ -90,7 +90,7 @@ def _call(recipe: Recipe, workload: Workload, dtype: str, covariance: bool, layo
 
         heatmaps = empty_maps(workload.shape, dtype, layout)
         outputs = library.empty_outputs(heatmaps, covariance)
-        module.decode_fwd(*outputs, heatmaps, *recipe.operator_arguments, covariance)
+        module.decode_fwd(*outputs, heatmaps, recipe.operator_arguments, covariance)
 
     name = recipe.name + (" +cov" if covariance else "")
     label = f"{name} {workload.name} {dtype}{ending(layout)}"
@@ -146,7 +146,7 @@ def _call_with_extras(
         }
         given = Extras(**{name: values[name] for name in extras.split()})
         outputs = library.empty_outputs(heatmaps, recipe.has_hessian, given)
-        module.decode_fwd(*outputs, heatmaps, *recipe.operator_arguments, recipe.has_hessian, extras=given)
+        module.decode_fwd(*outputs, heatmaps, recipe.operator_arguments, recipe.has_hessian, given)
 
     label = f"{name} {workload.name} {dtype}{ending(layout)}"
     return Call(label, launch, layout == "contiguous", everywhere)

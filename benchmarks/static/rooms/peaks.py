@@ -11,6 +11,7 @@ from benchmarks import workloads
 from benchmarks.static.calls import HUGE, Call, Room, empty_maps, ending
 from benchmarks.workloads import W1, W2, W3, Workload
 from dark_kernels import recipes
+from dark_kernels.peaks.options import Rule
 from dark_kernels.recipes import Recipe
 
 _WIDE_BLUR = dataclasses.replace(
@@ -62,7 +63,7 @@ def _call(
 
         heatmaps = empty_maps(workload.shape, dtype, layout)
         outputs = library.empty_outputs(heatmaps, max_peaks, recipe.has_hessian)
-        options = (max_peaks, 0.1, window, plateau, *recipe.operator_arguments, recipe.has_hessian)
+        options = (Rule(max_peaks, 0.1, window, plateau), recipe.operator_arguments, recipe.has_hessian)
         module.find_peaks_fwd(*outputs, heatmaps, *options)
 
     label = f"{recipe.name} {max_peaks} peaks, {plateau} of {window} {workload.name} {dtype}{ending(layout)}"
