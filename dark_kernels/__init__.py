@@ -10,8 +10,7 @@ from .heatmap_loss import (
     heatmap_js,
     heatmap_mse,
 )
-from .mixture_nll import gaussian_mixture_nll
-from .nll import gaussian_nll, linear_gaussian_nll
+from .nll import gaussian_mixture_nll, gaussian_nll, linear_gaussian_nll
 from .nms import COCO_KAPPAS, oks, oks_nms, soft_oks_nms
 from .peaks import find_peaks
 from .recipes import Recipe

@@ -1,4 +1,4 @@
-"""The mixture loss as Triton kernels, and their launchers.
+"""gaussian_mixture_nll as Triton kernels, and their launchers.
 
 Forward: a keypoint is a row, its components are the row's columns. Backward: a tile of the gradient that
 knows its cells. Where maps and targets lie is a matter of their strides.
@@ -29,8 +29,10 @@ from .._triton.cells import (
     store_tile,
     tile_shape,
 )
-from .._triton.gaussian import LOG_2_PI, Scalars, bounded, finite_exp, if_within
+from .._triton.gaussian import LOG_2_PI, bounded, finite_exp, if_within
 from .._triton.launch import launch, on_device_of
+from .kernels import scalars_of
+from .options import Options
 
 
 class Mixture(NamedTuple):
@@ -64,10 +66,10 @@ class Components(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """Slopes of the weighted losses, and the cells in which they stand."""
+    """Slopes of the weighted losses, and the cells in which they stand, kept for the backward pass."""
 
     slopes_ptr: Any  # [B, K, 4 M], contiguous: of logits, means and log variances
-    cells_ptr: Any  # [B, K], contiguous: indices of cells
+    indices_ptr: Any  # [B, K], contiguous: of cells
 
 
 @triton.jit
@@ -158,7 +160,7 @@ def _gaussian_mixture_nll_fwd_kernel(
     slope_ptr += 2 * NUM_COMPONENTS
     tl.store(slope_ptr, slopes.log_var * factor, mask=mask)
     cell_index = tl.where(cells.valid, cells.row * grid.width + cells.column, -1)
-    tl.store(saved.cells_ptr + index, cell_index, mask=lanes.exists)
+    tl.store(saved.indices_ptr + index, cell_index, mask=lanes.exists)
     store_losses(outputs, loss, cells, index, num_targets, REDUCTION)
 
 
@@ -179,7 +181,7 @@ def _store_slopes(
     channels = channels_of(block, num_keypoints * COUNT, TILE)
     keypoint = (channels.channel // COUNT).to(tl.int64)
     index = tile.batch * num_keypoints + keypoint
-    cell_index = tl.load(saved.cells_ptr + index, mask=channels.exists, other=-1).to(tl.int32)
+    cell_index = tl.load(saved.indices_ptr + index, mask=channels.exists, other=-1).to(tl.int32)
     valid = cell_index >= 0
     slope_ptr = saved.slopes_ptr + index * (4 * NUM_COMPONENTS) + (FIRST + channels.channel % COUNT)
     slope = tl.load(slope_ptr, mask=valid, other=0.0)
@@ -235,39 +237,35 @@ def gaussian_mixture_nll_fwd(
     loss: Tensor,  # [] or [B, K]
     scale: Tensor,  # []
     slopes: Tensor,  # [B, K, 4 M]
-    cells: Tensor,  # [B, K], int64
+    indices: Tensor,  # [B, K], int64: of cells
     logits: Tensor,  # [B, K, M, H, W]
     mean: Tensor,  # [B, K, M, 2, H, W]
     log_var: Tensor,  # [B, K, M, H, W]
     target: Tensor,  # [B, K, 2]
     weight: Tensor | None,  # [B, K]
-    stride: float,
-    is_offset: bool,
-    min_log_var: float,
-    max_log_var: float,
+    options: Options,
     reduction: str,
 ) -> None:
     """Fill the outputs (float32, contiguous)."""
     batch, num_keypoints, num_components, height, width = logits.shape
     num_targets = batch * num_keypoints
-    mixture = mixture_of(num_components, is_offset)
+    mixture = mixture_of(num_components, options.is_offset)
     num_programs = triton.cdiv(num_targets, mixture.BLOCK_SIZE)
-    has_bounds = min_log_var != float("-inf") or max_log_var != float("inf")
     with on_device_of(logits):
         launch(
             _gaussian_mixture_nll_fwd_kernel,
             (num_programs, 1, 1),
             (
                 loss_outputs(loss, scale, num_programs, reduction),
-                Saved(slopes, cells),
+                Saved(slopes, indices),
                 Maps(logits, *logits.stride()),
                 Means(mean, *mean.stride()),
                 Maps(log_var, *log_var.stride()),
                 labels_of(target, weight),
                 num_targets,
                 num_keypoints,
-                CellGrid(height, width, stride),
-                Scalars(None, None, *((min_log_var, max_log_var) if has_bounds else (None, None))),
+                CellGrid(height, width, options.stride),
+                scalars_of(options, 1),
             ),
             {"MIXTURE": mixture, "REDUCTION": reduction, "num_warps": 4},
         )
@@ -280,7 +278,7 @@ def gaussian_mixture_nll_bwd(
     grad_loss: Tensor,  # [] or [B, K]
     scale: Tensor,  # []
     slopes: Tensor,  # [B, K, 4 M]
-    cells: Tensor,  # [B, K]
+    indices: Tensor,  # [B, K]: of cells
     height: int,
     width: int,
     channels_last: bool,
@@ -306,7 +304,7 @@ def gaussian_mixture_nll_bwd(
             (
                 *(grad_logits, grad_mean, grad_log_var),
                 grad_loss_of(grad_loss, scale),
-                Saved(slopes, cells),
+                Saved(slopes, indices),
                 *(num_keypoints, num_logits_blocks, num_mean_blocks, num_blocks, height, width),
             ),
             {"NUM_COMPONENTS": num_components, "TILE": tile, "num_warps": TILE_WARPS},
