@@ -10,8 +10,7 @@ from .heatmap_loss import (
     heatmap_js,
     heatmap_mse,
 )
-from .mixture_nll import gaussian_mixture_nll
-from .nll import gaussian_nll, linear_gaussian_nll
+from .nll import gaussian_mixture_nll, gaussian_nll, linear_gaussian_nll
 from .peaks import find_peaks
 from .poses import COCO_KAPPAS, oks, oks_nms, soft_oks_nms, variance_voting, vote
 from .recipes import Recipe

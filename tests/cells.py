@@ -1,4 +1,4 @@
-"""Which cell a target stands in, once more and one keypoint at a time: for the tests of the losses."""
+"""Find the cells of targets once more, one keypoint at a time: for the tests of the losses."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -102,6 +102,20 @@ def test_what_a_hook_has_stopped_is_not_kept() -> None:
 
 def test_stand_ins_for_a_kernel_have_no_key() -> None:
     assert launch.launch_key(Kernel(), (torch.zeros(4),), "anything") is None
+
+
+class Size(NamedTuple):
+    BLOCK: int
+
+
+class Flag(NamedTuple):
+    WIDE: bool
+
+
+def test_constants_of_equal_numbers_are_of_their_own_kind() -> None:
+    assert type(launch._constant_struct(Size(1))) is Size
+    assert type(launch._constant_struct(Flag(True))) is Flag
+    assert launch._constant_struct(Size(1)) is launch._constant_struct(Size(1))
 
 
 @pytest.mark.gpu

@@ -111,7 +111,7 @@ class Stream:
 
 
 class Device:
-    """What `counter` asks a device's module for."""
+    """Stand in for what `counter` asks a device's module for."""
 
     def __init__(self) -> None:
         self.streams = {number: Stream(number) for number in (7, 8)}

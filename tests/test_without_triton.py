@@ -13,7 +13,7 @@ import pytest
 
 from .test_layers import ROOMS
 
-# Of each room, what a call or its gradient gives, and the number that it is.
+# Of each room, calls or their gradients, and the numbers that they are.
 CALLS = {
     "decode": ("dk.decode(blob, dk.recipes.MMPOSE_UDP, covariance=True).coords[0, 0, 0]", 8.0),
     "encode": ("dk.encode(torch.ones(1, 1, 2), (3, 3))[0].max()", 1.0),
@@ -21,13 +21,13 @@ CALLS = {
         "slope(lambda m: dk.heatmap_mse(m, zeros(1, 1, 2), reduction='sum'), 1, 1, 2, 2)[0, 0, 0, 0]",
         -0.5,
     ),
-    "mixture_nll": (
-        "slope(lambda m: dk.gaussian_mixture_nll(zeros(1, 1, 2, 2, 2), m, zeros(1, 1, 2, 2, 2), torch.ones(1, 1, 2)),"
-        " 1, 1, 2, 2, 2, 2).abs().sum()",
-        2.0,
-    ),
     "nll": (
         "slope(lambda m: dk.gaussian_nll(m, zeros(1, 1, 1, 2, 2), torch.ones(1, 1, 2)), 1, 1, 2, 2, 2).abs().sum()",
+        2.0,
+    ),
+    "nll, mixture": (
+        "slope(lambda m: dk.gaussian_mixture_nll(zeros(1, 1, 2, 2, 2), m, zeros(1, 1, 2, 2, 2), torch.ones(1, 1, 2)),"
+        " 1, 1, 2, 2, 2, 2).abs().sum()",
         2.0,
     ),
     # Along the diagonal all are equal: the first.
@@ -69,7 +69,7 @@ print(json.dumps({"given": given, "refused": refused}))
 
 
 def test_every_room_has_a_call() -> None:
-    assert sorted(CALLS) == ROOMS
+    assert sorted({name.partition(",")[0] for name in CALLS}) == ROOMS
 
 
 def test_imports_and_eager_need_no_triton() -> None:

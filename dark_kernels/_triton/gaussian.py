@@ -1,6 +1,8 @@
-"""Device functions of the Gaussian losses: the loss of a keypoint, and its gradient for the numbers of its cell."""
+"""Device functions of the Gaussian losses: the loss of a keypoint, and its gradient for the values in its cell."""
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
@@ -8,6 +10,52 @@ import triton.language as tl
 LOG_2 = tl.constexpr(0.6931471805599453)
 LOG_2_PI = tl.constexpr(1.8378770664093453)
 LARGEST = tl.constexpr(3.4028234663852886e38)
+
+
+class Form(NamedTuple):
+    """Form of a loss, a constant."""
+
+    CHANNELS: int  # log variances of a keypoint: 1 for both axes, 2 for one each, 3 for a Cholesky factor
+    IS_LAPLACE: bool
+    IS_OFFSET: bool  # means are relative to the centre of their cell
+    FULL: bool  # adds the Gaussian's constant
+
+
+class Scalars(NamedTuple):
+    """Numbers that training may change: no constants, so that a new one does not recompile. None if not in force.
+
+    Log variances are halves for a Cholesky factor, which holds halves.
+    """
+
+    beta: Any
+    fixed_log_var: Any  # replaces those that are predicted
+    min_log_var: Any  # both bounds or none
+    max_log_var: Any
+
+
+class Values(NamedTuple):
+    """Values of keypoints in their cells, or what belongs to them. Zeros for log variances that do not exist."""
+
+    mean_x: Any
+    mean_y: Any
+    log_var_0: Any
+    log_var_1: Any
+    log_var_2: Any
+
+
+class Cholesky(NamedTuple):
+    """Residuals of both axes, with a Cholesky factor.
+
+    Residuals are z times the square root of variance^beta: they can be finite with it where they are not without it.
+    """
+
+    half_log_det: Any  # of the factor
+    step_a: Any  # e^(-a / 2)
+    z1: Any
+    step_x: Any  # e^(-a / 2) times the fourth root of variance^beta
+    step_y: Any  # e^(-c / 2) times the same
+    residual_x: Any
+    residual_y: Any
 
 
 @triton.jit
@@ -33,30 +81,33 @@ def _plus(one, other):
 
 
 @triton.jit
-def bounded(log_var, low, high, HAS_BOUNDS: tl.constexpr):
+def bounded(log_var, scalars):
     """The log variance in force, a NaN included."""
-    if HAS_BOUNDS:
+    if scalars.min_log_var is not None:
+        low = scalars.min_log_var
+        high = scalars.max_log_var
         log_var = tl.where(log_var < low, low, tl.where(log_var > high, high, log_var))
     return log_var
 
 
 @triton.jit
-def if_within(gradient, log_var, low, high, HAS_BOUNDS: tl.constexpr):
+def if_within(gradient, log_var, scalars):
     """A gradient, or 0 where `bounded` has clamped the log variance."""
-    if HAS_BOUNDS:
-        gradient = tl.where((log_var >= low) & (log_var <= high), gradient, 0.0)
+    if scalars.min_log_var is not None:
+        is_within = (log_var >= scalars.min_log_var) & (log_var <= scalars.max_log_var)
+        gradient = tl.where(is_within, gradient, 0.0)
     return gradient
 
 
 @triton.jit
-def axis_loss(difference, log_var, beta, IS_LAPLACE: tl.constexpr, FULL: tl.constexpr, HAS_BETA: tl.constexpr):
+def _axis_loss(difference, log_var, beta, FORM: tl.constexpr):
     """Loss of one axis."""
     # The factor of beta-NLL goes into the exponent: the residual can be finite with it where it is not without.
     exponent = -0.25 * log_var
-    if HAS_BETA:
+    if beta is not None:
         exponent *= 1.0 - beta
     step = finite_exp(exponent)
-    if IS_LAPLACE:
+    if FORM.IS_LAPLACE:
         loss = LOG_2 + log_var
         square = tl.abs(difference) * step * step * step * step
     else:
@@ -64,24 +115,24 @@ def axis_loss(difference, log_var, beta, IS_LAPLACE: tl.constexpr, FULL: tl.cons
         z = difference * step * step
         loss = 0.5 * log_var
         square = 0.5 * z * z
-        if FULL:
+        if FORM.FULL:
             loss += 0.5 * LOG_2_PI
-    if HAS_BETA:
+    if beta is not None:
         loss *= tl.exp(beta * log_var)
     return loss + square
 
 
 @triton.jit
-def axis_gradients(difference, log_var, grad_loss, beta, IS_LAPLACE: tl.constexpr, HAS_BETA: tl.constexpr):
-    """Gradient of `axis_loss` for the mean and for the log variance. `grad_loss` comes first: where it is small, a
+def _axis_gradients(difference, log_var, grad_loss, beta, FORM: tl.constexpr):
+    """Gradient of `_axis_loss` for the mean and for the log variance. `grad_loss` comes first: where it is small, a
     product may be finite that would not be without it."""
     exponent = -0.25 * log_var
     factor = grad_loss
-    if HAS_BETA:
+    if beta is not None:
         exponent *= 1.0 - beta
         factor *= tl.exp(beta * log_var)
     step = finite_exp(exponent)
-    if IS_LAPLACE:
+    if FORM.IS_LAPLACE:
         # A NaN is neither above nor below zero, and stays.
         sign = tl.where(difference > 0, 1.0, tl.where(difference < 0, -1.0, difference))
         for_mean = -sign * grad_loss * step * step * step * step
@@ -92,7 +143,7 @@ def axis_gradients(difference, log_var, grad_loss, beta, IS_LAPLACE: tl.constexp
         for_mean = -for_z * step * step
         for_log_var = (-0.5 * for_z) * z
         factor *= 0.5
-    if HAS_BETA:
+    if beta is not None:
         for_log_var = _plus(factor, for_log_var)
     else:
         for_log_var += factor
@@ -100,170 +151,118 @@ def axis_gradients(difference, log_var, grad_loss, beta, IS_LAPLACE: tl.constexp
 
 
 @triton.jit
-def _cholesky(difference_x, difference_y, a, b, c, beta, HAS_BETA: tl.constexpr):
-    """Half of the factor's log determinant, e^(-a / 2), z1, and steps and residuals of both axes.
-
-    Steps are e^(-a / 2) and e^(-c / 2) times the fourth root of variance^beta, and residuals are z times its square
-    root: they can be finite where they are not without it.
-    """
+def _cholesky(difference_x, difference_y, values, scalars):
+    """Residuals of both axes, a `Cholesky`."""
+    a = bounded(values.log_var_0, scalars)
+    c = bounded(values.log_var_2, scalars)
     half_log_det = 0.5 * a + 0.5 * c  # halves: a sum could overflow
     step_a = finite_exp(-0.5 * a)
     z1 = difference_x * step_a * step_a
     step_x = step_a
     step_y = finite_exp(-0.5 * c)
     residual_x = z1
-    if HAS_BETA:
-        held = 0.5 * beta * half_log_det
+    if scalars.beta is not None:
+        held = 0.5 * scalars.beta * half_log_det
         step_x = finite_exp(held - 0.5 * a)
         step_y = finite_exp(held - 0.5 * c)
         residual_x = difference_x * step_x * step_x
-    residual_y = _times(difference_y - _times(b, z1), step_y) * step_y
-    return half_log_det, step_a, z1, step_x, step_y, residual_x, residual_y
+    residual_y = _times(difference_y - _times(values.log_var_1, z1), step_y) * step_y
+    return Cholesky(half_log_det, step_a, z1, step_x, step_y, residual_x, residual_y)
 
 
 @triton.jit
-def keypoint_loss(
-    difference_x,  # of the target to the mean
-    difference_y,
-    log_var_0,
-    log_var_1,
-    log_var_2,
-    beta,
-    min_log_var,
-    max_log_var,
-    CHANNELS: tl.constexpr,
-    IS_LAPLACE: tl.constexpr,
-    HAS_BETA: tl.constexpr,
-    HAS_BOUNDS: tl.constexpr,
-    FULL: tl.constexpr,
-):
+def keypoint_loss(cells, values, scalars, FORM: tl.constexpr):
     """Loss of a keypoint, without its weight."""
-    if CHANNELS == 3:
-        a = bounded(log_var_0, 0.5 * min_log_var, 0.5 * max_log_var, HAS_BOUNDS)
-        c = bounded(log_var_2, 0.5 * min_log_var, 0.5 * max_log_var, HAS_BOUNDS)
-        half, _step_a, _z1, _step_x, _step_y, residual_x, residual_y = _cholesky(
-            difference_x, difference_y, a, log_var_1, c, beta, HAS_BETA
-        )
-        log_factor = 2.0 * beta * half
-        if FULL:
+    difference_x = cells.target_x - values.mean_x
+    difference_y = cells.target_y - values.mean_y
+    if FORM.CHANNELS == 3:
+        cholesky = _cholesky(difference_x, difference_y, values, scalars)
+        half = cholesky.half_log_det
+        if FORM.FULL:
             half += 0.5 * LOG_2_PI
-        if HAS_BETA:
-            half *= tl.exp(log_factor)
-        half_x = 0.5 * residual_x
-        half_y = 0.5 * residual_y
+        if scalars.beta is not None:
+            half *= tl.exp(2.0 * scalars.beta * cholesky.half_log_det)
+        half_x = 0.5 * cholesky.residual_x
+        half_y = 0.5 * cholesky.residual_y
         loss = 2.0 * (half + half_x * half_x + half_y * half_y)
     else:
-        s_x = bounded(log_var_0, min_log_var, max_log_var, HAS_BOUNDS)
+        s_x = bounded(values.log_var_0, scalars)
         s_y = s_x
-        if CHANNELS == 2:
-            s_y = bounded(log_var_1, min_log_var, max_log_var, HAS_BOUNDS)
-        loss = axis_loss(difference_x, s_x, beta, IS_LAPLACE, FULL, HAS_BETA)
-        loss += axis_loss(difference_y, s_y, beta, IS_LAPLACE, FULL, HAS_BETA)
+        if FORM.CHANNELS == 2:
+            s_y = bounded(values.log_var_1, scalars)
+        loss = _axis_loss(difference_x, s_x, scalars.beta, FORM)
+        loss += _axis_loss(difference_y, s_y, scalars.beta, FORM)
     return loss
 
 
 @triton.jit
-def fixed_values(fixed_log_var, like, CHANNELS: tl.constexpr):
-    """The log variances, CHANNELS of them and zeros, that make both axes' variance exp(fixed_log_var)."""
-    zeros = tl.zeros(like.shape, dtype=tl.float32)
-    if CHANNELS == 3:
-        return zeros + 0.5 * fixed_log_var, zeros, zeros + 0.5 * fixed_log_var
-    else:
-        return zeros + fixed_log_var, zeros + fixed_log_var, zeros
-
-
-@triton.jit
-def load_values(
-    pointer,
-    stride,
-    exists,
-    fixed_log_var,
-    CHANNELS: tl.constexpr,
-    HAS_FIXED: tl.constexpr,
-):
-    """The log variances at a cell, CHANNELS of them and zeros, before they are bounded."""
-    if HAS_FIXED:
-        first, second, third = fixed_values(fixed_log_var, exists, CHANNELS)
-    else:
-        first = tl.load(pointer, mask=exists, other=0.0).to(tl.float32)
-        second = tl.zeros(exists.shape, dtype=tl.float32)
-        third = second
-        if CHANNELS > 1:
-            second = tl.load(pointer + stride, mask=exists, other=0.0).to(tl.float32)
-        if CHANNELS > 2:
-            third = tl.load(pointer + 2 * stride, mask=exists, other=0.0).to(tl.float32)
-    return first, second, third
-
-
-@triton.jit
-def cell_gradients(
-    grad_loss_ptr,  # [B, K]
-    grad_loss_stride_b,
-    grad_loss_stride_k,
-    values_ptr,  # [B, K, 2 + CHANNELS], contiguous
-    scale_ptr,  # []
-    batch,
-    keypoint,
-    num_keypoints,
-    valid,
-    weight,
-    x,
-    y,
-    beta,
-    fixed_log_var,
-    min_log_var,
-    max_log_var,
-    CHANNELS: tl.constexpr,
-    IS_LAPLACE: tl.constexpr,
-    HAS_BETA: tl.constexpr,
-    HAS_FIXED: tl.constexpr,
-    HAS_BOUNDS: tl.constexpr,
-):
-    """Gradients for mean x, mean y and three log variances of keypoints whose target (x, y) is known; 0 where
-    invalid, and for log variances that do not exist."""
-    value_ptr = values_ptr + (batch * num_keypoints + keypoint) * (2 + CHANNELS)
-    difference_x = x - tl.load(value_ptr, mask=valid, other=0.0)
-    difference_y = y - tl.load(value_ptr + 1, mask=valid, other=0.0)
-    log_var_0, log_var_1, log_var_2 = load_values(value_ptr + 2, 1, valid, fixed_log_var, CHANNELS, HAS_FIXED)
-    pointer = grad_loss_ptr + batch * grad_loss_stride_b + keypoint * grad_loss_stride_k
-    grad_loss = tl.load(pointer, mask=valid, other=0.0).to(tl.float32) * tl.load(scale_ptr) * weight
-    # A loss of which nothing is asked has no gradient, be it infinite.
-    valid = valid & (grad_loss != 0)
-
-    if CHANNELS == 3:
-        a = bounded(log_var_0, 0.5 * min_log_var, 0.5 * max_log_var, HAS_BOUNDS)
-        c = bounded(log_var_2, 0.5 * min_log_var, 0.5 * max_log_var, HAS_BOUNDS)
-        half_log_det, step_a, z1, step_x, step_y, residual_x, residual_y = _cholesky(
-            difference_x, difference_y, a, log_var_1, c, beta, HAS_BETA
-        )
-        factor = grad_loss
-        if HAS_BETA:
-            factor *= tl.exp(2.0 * beta * half_log_det)
-        for_x = grad_loss * residual_x
-        for_y = grad_loss * residual_y
-        g = for_y * step_y * step_y  # of dy - b z1
-        for_z1 = _times(log_var_1, g)
-        mean_x = _plus(_times(for_z1, step_a) * step_a, -for_x * step_x * step_x)
-        mean_y = -g
-        for_0 = _plus(_plus(_times(for_z1, z1), -for_x * residual_x), factor)
-        for_0 = if_within(for_0, log_var_0, 0.5 * min_log_var, 0.5 * max_log_var, HAS_BOUNDS)
-        for_1 = -_times(z1, g)
-        for_2 = _plus(factor, -for_y * residual_y)
-        for_2 = if_within(for_2, log_var_2, 0.5 * min_log_var, 0.5 * max_log_var, HAS_BOUNDS)
-    else:
-        s_x = bounded(log_var_0, min_log_var, max_log_var, HAS_BOUNDS)
-        mean_x, for_0 = axis_gradients(difference_x, s_x, grad_loss, beta, IS_LAPLACE, HAS_BETA)
-        if CHANNELS == 2:
-            s_y = bounded(log_var_1, min_log_var, max_log_var, HAS_BOUNDS)
-            mean_y, for_1 = axis_gradients(difference_y, s_y, grad_loss, beta, IS_LAPLACE, HAS_BETA)
-            for_1 = if_within(for_1, log_var_1, min_log_var, max_log_var, HAS_BOUNDS)
+def with_fixed_log_var(values, scalars, FORM: tl.constexpr):
+    """Replace the log variances, if `fixed_log_var` is in force, by those that make it the variance of both axes."""
+    if scalars.fixed_log_var is not None:
+        zeros = tl.zeros(values.mean_x.shape, dtype=tl.float32)
+        fixed = zeros + scalars.fixed_log_var
+        if FORM.CHANNELS == 3:
+            values = Values(values.mean_x, values.mean_y, fixed, zeros, fixed)
         else:
-            mean_y, for_1 = axis_gradients(difference_y, s_x, grad_loss, beta, IS_LAPLACE, HAS_BETA)
+            values = Values(values.mean_x, values.mean_y, fixed, fixed, zeros)
+    return values
+
+
+@triton.jit
+def load_values(mean_ptr, mean_stride, log_var_ptr, log_var_stride, valid, scalars, FORM: tl.constexpr):
+    """Load a `Values`, before log variances are bounded. Strides are those from channel to channel."""
+    mean_x = tl.load(mean_ptr, mask=valid, other=0.0).to(tl.float32)
+    mean_y = tl.load(mean_ptr + mean_stride, mask=valid, other=0.0).to(tl.float32)
+    log_var_0 = tl.zeros(valid.shape, dtype=tl.float32)
+    log_var_1 = log_var_0
+    log_var_2 = log_var_0
+    if scalars.fixed_log_var is None:
+        log_var_0 = tl.load(log_var_ptr, mask=valid, other=0.0).to(tl.float32)
+        if FORM.CHANNELS > 1:
+            log_var_1 = tl.load(log_var_ptr + log_var_stride, mask=valid, other=0.0).to(tl.float32)
+        if FORM.CHANNELS > 2:
+            log_var_2 = tl.load(log_var_ptr + 2 * log_var_stride, mask=valid, other=0.0).to(tl.float32)
+    return with_fixed_log_var(Values(mean_x, mean_y, log_var_0, log_var_1, log_var_2), scalars, FORM)
+
+
+@triton.jit
+def value_gradients(cells, values, grad_loss, scalars, FORM: tl.constexpr):
+    """Gradients of `keypoint_loss` times `grad_loss`, a `Values`. 0 where invalid."""
+    difference_x = cells.target_x - values.mean_x
+    difference_y = cells.target_y - values.mean_y
+    # A loss of which nothing is asked has no gradient, be it infinite.
+    valid = cells.valid & (grad_loss != 0)
+
+    if FORM.CHANNELS == 3:
+        cholesky = _cholesky(difference_x, difference_y, values, scalars)
+        factor = grad_loss
+        if scalars.beta is not None:
+            factor *= tl.exp(2.0 * scalars.beta * cholesky.half_log_det)
+        for_x = grad_loss * cholesky.residual_x
+        for_y = grad_loss * cholesky.residual_y
+        g = for_y * cholesky.step_y * cholesky.step_y  # of dy - b z1
+        for_z1 = _times(values.log_var_1, g)
+        mean_x = _plus(_times(for_z1, cholesky.step_a) * cholesky.step_a, -for_x * cholesky.step_x * cholesky.step_x)
+        mean_y = -g
+        for_0 = _plus(_plus(_times(for_z1, cholesky.z1), -for_x * cholesky.residual_x), factor)
+        for_0 = if_within(for_0, values.log_var_0, scalars)
+        for_1 = -_times(cholesky.z1, g)
+        for_2 = _plus(factor, -for_y * cholesky.residual_y)
+        for_2 = if_within(for_2, values.log_var_2, scalars)
+    else:
+        s_x = bounded(values.log_var_0, scalars)
+        mean_x, for_0 = _axis_gradients(difference_x, s_x, grad_loss, scalars.beta, FORM)
+        if FORM.CHANNELS == 2:
+            s_y = bounded(values.log_var_1, scalars)
+            mean_y, for_1 = _axis_gradients(difference_y, s_y, grad_loss, scalars.beta, FORM)
+            for_1 = if_within(for_1, values.log_var_1, scalars)
+        else:
+            mean_y, for_1 = _axis_gradients(difference_y, s_x, grad_loss, scalars.beta, FORM)
             for_0 += for_1
             for_1 = tl.zeros(for_0.shape, dtype=tl.float32)
-        for_0 = if_within(for_0, log_var_0, min_log_var, max_log_var, HAS_BOUNDS)
+        for_0 = if_within(for_0, values.log_var_0, scalars)
         for_2 = tl.zeros(for_0.shape, dtype=tl.float32)
-    if HAS_FIXED:
+    if scalars.fixed_log_var is not None:
         for_0 = tl.zeros(for_0.shape, dtype=tl.float32)
         for_1 = for_0
         for_2 = for_0
@@ -273,4 +272,4 @@ def cell_gradients(
     for_0 = tl.where(valid, for_0, 0.0)
     for_1 = tl.where(valid, for_1, 0.0)
     for_2 = tl.where(valid, for_2, 0.0)
-    return mean_x, mean_y, for_0, for_1, for_2
+    return Values(mean_x, mean_y, for_0, for_1, for_2)

@@ -112,7 +112,9 @@ def constant(value: Any) -> Any:
     return _constant_struct(value) if _is_struct(value) and not triton_interprets() else value
 
 
-@functools.lru_cache(_MOST_KEPT)  # the same object each time: Triton compares those it has seen by identity
+# The same object each time: Triton compares those it has seen by identity. Structs of two kinds are two, though tuples
+# of equal numbers are equal.
+@functools.lru_cache(_MOST_KEPT, typed=True)
 def _constant_struct(struct: Any) -> Any:
     return struct._make(tl.constexpr(constant(field)) for field in struct)
 

@@ -1,4 +1,4 @@
-"""The program of a launch that finishes last, which puts together what the others left.
+"""Device function that finds the program of a launch that finishes last, which puts together what the others left.
 
 So a reduction over programs takes one launch and keeps one order of summation: each program stores its part, draws a
 ticket, and the one that draws the last reads all parts.
@@ -24,8 +24,10 @@ _BLOCK, _COUNTER_BYTES = 2048, 16
 
 @triton.jit
 def finishes_last(counter_ptr):
-    """Whether all other programs of the launch have called this before, once each: what they stored until then can be
-    read, past the first cache (".cg"). Leaves the counter at zero."""
+    """True if all other programs of the launch have called this before, once each.
+
+    Then all that they stored until then can be read, past the first cache (".cg"). Leaves the counter at zero.
+    """
     # The stores of all threads come before the ticket, which one thread draws.
     tl.debug_barrier()
     ticket = tl.atomic_add(counter_ptr, 1, sem="acq_rel", scope="gpu")
@@ -35,7 +37,7 @@ def finishes_last(counter_ptr):
 
 
 def counter(device: torch.device) -> Tensor:
-    """An int32 zero for `finishes_last`, for the next launch on the current device and stream: [1].
+    """Give an int32 zero for `finishes_last`, for the next launch on the current device and stream: [1].
 
     Launches on one stream follow each other and share theirs. One that a graph captures gets its own, since the graph
     may be replayed beside any stream.
@@ -56,7 +58,7 @@ def counter(device: torch.device) -> Tensor:
 
 
 class _Counters:
-    """Those of a device."""
+    """Counters of a device."""
 
     def __init__(self) -> None:
         self.of_streams: dict[int, Tensor] = {}
@@ -69,7 +71,7 @@ class _Counters:
         return len(self.unused) < _BLOCK // 2
 
     def prepare(self, module: Any, device: torch.device, stream: Any) -> Tensor:
-        """The counter of a stream that had none; and unused ones, before there are none left."""
+        """Take a counter for a stream that has none. Make unused ones before there are none left."""
         if self.are_few():
             # In a thread of its own: what a graph's warm-up allocates in this one belongs to the graph's memory, in
             # which nothing may stay.

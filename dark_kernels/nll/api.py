@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
 from .._checks import (
@@ -21,7 +19,7 @@ from .._checks import (
 )
 from ..backends import check_backend
 from .library import gaussian_nll_function, linear_gaussian_nll_function
-from .options import Options
+from .options import options_of
 from .reference import gaussian_nll_reference, linear_gaussian_nll_reference
 
 _DISTRIBUTIONS = ("gaussian", "laplace")
@@ -143,7 +141,7 @@ def gaussian_nll(
             mean, log_var, target, stride, weight, coordinates, distribution, beta, fixed_log_var, log_var_bounds,
             full, reduction,
         )  # fmt: skip
-    options = _options(stride, coordinates, distribution, beta, fixed_log_var, log_var_bounds, full)
+    options = options_of(stride, coordinates, distribution, beta, fixed_log_var, log_var_bounds, full)
     return gaussian_nll_function(mean, log_var, target, to_float(weight), options, reduction, backend)
 
 
@@ -252,31 +250,9 @@ def linear_gaussian_nll(
             features, weight, bias, target, stride, keypoint_weight, coordinates, distribution, beta, fixed_log_var,
             log_var_bounds, full, reduction,
         )  # fmt: skip
-    options = _options(stride, coordinates, distribution, beta, fixed_log_var, log_var_bounds, full)
+    options = options_of(stride, coordinates, distribution, beta, fixed_log_var, log_var_bounds, full)
     return linear_gaussian_nll_function(
         features, weight, bias, target, to_float(keypoint_weight), options, reduction, backend
-    )
-
-
-def _options(
-    stride: float,
-    coordinates: str,
-    distribution: str,
-    beta: float,
-    fixed_log_var: float | None,
-    log_var_bounds: tuple[float, float] | None,
-    full: bool,
-) -> Options:
-    low, high = (-math.inf, math.inf) if log_var_bounds is None else log_var_bounds
-    return Options(
-        stride=float(stride),
-        is_offset=coordinates == "offset",
-        distribution=distribution,
-        beta=float(beta),
-        fixed_log_var=None if fixed_log_var is None else float(fixed_log_var),
-        min_log_var=float(low),
-        max_log_var=float(high),
-        full=bool(full),
     )
 
 

@@ -16,14 +16,17 @@ from .._products import product
 from .options import Options
 
 
-class _Cells(NamedTuple):
+class Cells(NamedTuple):
+    """Cells of keypoints, with the targets in them."""
+
     row: Tensor  # [B, K], 0 where invalid
     column: Tensor  # [B, K]
     valid: Tensor  # [B, K]
     target: Tensor  # [B, K, 2], relative to what the means are relative to
 
 
-def _find_cells(target: Tensor, weight: Tensor | None, height: int, width: int, options: Options) -> _Cells:
+def find_cells(target: Tensor, weight: Tensor | None, height: int, width: int, options: Options) -> Cells:
+    """Find the cells of keypoints."""
     # A tensor, since a division by a host number is a product with its reciprocal on some devices, and then
     # rounds otherwise.
     stride = target.new_full((), options.stride)
@@ -39,7 +42,7 @@ def _find_cells(target: Tensor, weight: Tensor | None, height: int, width: int, 
     if options.is_offset:
         target = target - (cell + 0.5) * stride
     column, row = cell.long().unbind(-1)
-    return _Cells(row, column, valid, target)
+    return Cells(row, column, valid, target)
 
 
 def _memory(maps: Tensor) -> Tensor:
@@ -48,8 +51,8 @@ def _memory(maps: Tensor) -> Tensor:
     return maps.as_strided((extent,), (1,))
 
 
-def _places(maps: Tensor, cells: _Cells) -> Tensor:
-    """Where in `_memory` the channels of the cells lie: [B, K, C] of [B, K, C, H, W] maps."""
+def _places(maps: Tensor, cells: Cells) -> Tensor:
+    """Place in `_memory` of each channel in the cells: [B, K, C] of [B, K, C, H, W] maps."""
     batch, num_keypoints, channels, _, _ = maps.shape
     stride_b, stride_k, stride_c, stride_h, stride_w = maps.stride()
     if stride_b == num_keypoints * stride_k:
@@ -61,7 +64,7 @@ def _places(maps: Tensor, cells: _Cells) -> Tensor:
 
 
 def _steps(count: int, stride: int, maps: Tensor) -> Tensor:
-    """Where `count` slices begin."""
+    """Places where `count` slices begin."""
     if stride == 0:
         return torch.zeros(count, dtype=torch.int64, device=maps.device)
     return torch.arange(0, count * stride, stride, device=maps.device)
@@ -88,7 +91,7 @@ def _bounded(log_var: Tensor, options: Options) -> tuple[Tensor, Tensor | None]:
     return bounded, bounded == log_var  # false for a NaN, as in torch.clamp
 
 
-def _step(exponent: Tensor) -> Tensor:
+def finite_exp(exponent: Tensor) -> Tensor:
     """e^exponent, by which a residual is multiplied twice or more: finite, so that a residual of 0 stays 0, and large
     enough to take any normal number beyond the range where the whole exponential does. A subnormal one may stay in it,
     until it is squared or multiplied again."""
@@ -123,12 +126,12 @@ def _cholesky(difference: Tensor, log_var: Tensor, beta: float) -> _Cholesky:
     a, b, c = log_var.unbind(-1)
     dx, dy = difference.unbind(-1)
     half_log_det = 0.5 * a + 0.5 * c  # halves: a sum could overflow
-    step_a = step_x = _step(-0.5 * a)
+    step_a = step_x = finite_exp(-0.5 * a)
     z1 = residual_x = dx * step_a * step_a
-    step_y = _step(-0.5 * c)
+    step_y = finite_exp(-0.5 * c)
     if beta != 0:
         held = (0.5 * beta) * half_log_det
-        step_x, step_y = _step(held - 0.5 * a), _step(held - 0.5 * c)
+        step_x, step_y = finite_exp(held - 0.5 * a), finite_exp(held - 0.5 * c)
         residual_x = dx * step_x * step_x
     residual_y = _times(dy - _times(b, z1), step_y) * step_y
     return _Cholesky(half_log_det, step_a, z1, step_x, step_y, residual_x, residual_y)
@@ -148,7 +151,7 @@ def _losses(values: Tensor, target: Tensor, options: Options) -> Tensor:
             half = half * torch.exp((2 * beta) * cholesky.half_log_det)
         half_x, half_y = 0.5 * cholesky.residual_x, 0.5 * cholesky.residual_y
         return 2.0 * (half + half_x * half_x + half_y * half_y)
-    step = _step((0.25 * (beta - 1)) * log_var)
+    step = finite_exp((0.25 * (beta - 1)) * log_var)
     if options.distribution == "gaussian":
         # Squared after the scaling: e^-s alone overflows where the loss does not.
         z = difference * step * step
@@ -182,7 +185,7 @@ def _value_gradients(values: Tensor, target: Tensor, grad_loss: Tensor, options:
         mean_gradient, log_var_gradient = gradients[..., :2], gradients[..., 2:]
     else:
         grad_loss = grad_loss[..., None]
-        step = _step((0.25 * (beta - 1)) * log_var)
+        step = finite_exp((0.25 * (beta - 1)) * log_var)
         factor = grad_loss if beta == 0 else grad_loss * torch.exp(beta * log_var)
         if options.distribution == "gaussian":
             z = difference * step * step
@@ -202,7 +205,7 @@ def _value_gradients(values: Tensor, target: Tensor, grad_loss: Tensor, options:
     return torch.cat([mean_gradient, log_var_gradient], dim=-1)
 
 
-def _reduce(losses: Tensor, valid: Tensor, weight: Tensor | None, reduction: str) -> tuple[Tensor, Tensor]:
+def reduce(losses: Tensor, valid: Tensor, weight: Tensor | None, reduction: str) -> tuple[Tensor, Tensor]:
     """The loss, and the factor by which each weighted loss counts in it: []."""
     if weight is not None:
         losses = losses * weight
@@ -228,13 +231,13 @@ def gaussian_nll_fwd(
     reduction: str,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss, the factor of `_reduce` and the maps' values at the cells [B, K, 2 + C], all of `dtype`."""
+    """The loss, the factor of `reduce` and the maps' values at the cells [B, K, 2 + C], all of `dtype`."""
     weight = None if weight is None else weight.to(dtype)
-    cells = _find_cells(target.to(dtype), weight, mean.shape[-2], mean.shape[-1], options)
-    # Maps are read where they are, whatever their strides. Of invalid keypoints nothing counts, here and in `_reduce`.
+    cells = find_cells(target.to(dtype), weight, mean.shape[-2], mean.shape[-1], options)
+    # Maps are read where they are, whatever their strides. Of invalid keypoints nothing counts, here and in `reduce`.
     values = torch.cat([_read(maps, _places(maps, cells), dtype) for maps in (mean, log_var)], dim=-1)
     losses = _losses(values, cells.target, options)
-    return *_reduce(losses, cells.valid, weight, reduction), values
+    return *reduce(losses, cells.valid, weight, reduction), values
 
 
 def gaussian_nll_bwd(
@@ -250,14 +253,14 @@ def gaussian_nll_bwd(
     options: Options,
 ) -> None:
     """Add to the gradients, which are zeros."""
-    cells, gradients = _cell_gradients(grad_loss, values, target, weight, scale, height, width, options)
+    cells, gradients = _gradients_in_cells(grad_loss, values, target, weight, scale, height, width, options)
     for gradient, channels in ((grad_mean, gradients[..., :2]), (grad_log_var, gradients[..., 2:])):
         if gradient.numel():  # every keypoint has channels of its own, so no two write to one place
             places = _places(gradient, cells)
             _memory(gradient).index_copy_(0, places.reshape(-1), channels.to(gradient.dtype).reshape(-1))
 
 
-def _cell_gradients(
+def _gradients_in_cells(
     grad_loss: Tensor,
     values: Tensor,
     target: Tensor,
@@ -266,11 +269,11 @@ def _cell_gradients(
     height: int,
     width: int,
     options: Options,
-) -> tuple[_Cells, Tensor]:
+) -> tuple[Cells, Tensor]:
     """The cells, and the gradient with respect to `values` [B, K, 2 + C], 0 where invalid."""
     dtype = values.dtype
     weight = None if weight is None else weight.to(dtype)
-    cells = _find_cells(target.to(dtype), weight, height, width, options)
+    cells = find_cells(target.to(dtype), weight, height, width, options)
     factor = grad_loss.to(dtype) * scale
     if weight is not None:
         factor = factor * weight
@@ -292,7 +295,7 @@ def linear_gaussian_nll_fwd(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `gaussian_nll_fwd`, of the maps that a 1x1 convolution would make; and the features at the cells [B, K, C]."""
     keypoint_weight = None if keypoint_weight is None else keypoint_weight.to(dtype)
-    cells = _find_cells(target.to(dtype), keypoint_weight, features.shape[-2], features.shape[-1], options)
+    cells = find_cells(target.to(dtype), keypoint_weight, features.shape[-2], features.shape[-1], options)
     num_keypoints = target.shape[1]
     at_cell = _read_features(features, cells, dtype)
     # Keypoints are the batch of the products: [K, B, C] by [K, C, P].
@@ -301,7 +304,7 @@ def linear_gaussian_nll_fwd(
         values = values + _by_keypoint(bias, num_keypoints).to(dtype)
     values = values.contiguous()
     losses = _losses(values, cells.target, options)
-    return *_reduce(losses, cells.valid, keypoint_weight, reduction), values, at_cell
+    return *reduce(losses, cells.valid, keypoint_weight, reduction), values, at_cell
 
 
 def linear_gaussian_nll_bwd(
@@ -321,7 +324,7 @@ def linear_gaussian_nll_bwd(
 ) -> None:
     """Add to the gradients, which are zeros."""
     num_keypoints, dtype = target.shape[1], values.dtype
-    cells, gradients = _cell_gradients(
+    cells, gradients = _gradients_in_cells(
         grad_loss, values, target, keypoint_weight, scale, height, width, options
     )  # [B, K, P]
     is_nan = gradients.isnan()
@@ -360,7 +363,7 @@ def _unless_nan(sums: Tensor, has_nan: Tensor) -> Tensor:
     return torch.where(sums.isnan() & ~has_nan, 0.0, sums)
 
 
-def _read_features(features: Tensor, cells: _Cells, dtype: torch.dtype) -> Tensor:
+def _read_features(features: Tensor, cells: Cells, dtype: torch.dtype) -> Tensor:
     """[B, K, C], 0 where invalid."""
     values = features[_images(features), :, cells.row, cells.column].to(dtype)
     return torch.where(cells.valid[..., None], values, 0.0)

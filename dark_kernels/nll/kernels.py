@@ -1,220 +1,145 @@
 """gaussian_nll as Triton kernels, and their launchers; the linear form has a file of its own.
 
 Every keypoint has one lane. Where maps or targets lie is a matter of their strides.
-Numbers that a schedule changes during training (beta, a fixed log variance) are scalars and not constants, so
-that they do not recompile.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._triton.cells import find_cells, reduction_buffers, store_losses, store_tile, tile_shape
-from .._triton.gaussian import cell_gradients, keypoint_loss, load_values
-from .._triton.launch import on_device_of
+from .._triton.cells import (
+    TILE_WARPS,
+    CellGrid,
+    Lanes,
+    Maps,
+    channels_of,
+    find_cells,
+    grad_loss_of,
+    labels_of,
+    load_grad_loss,
+    loss_outputs,
+    own_lanes,
+    own_tile,
+    pointers_to,
+    store_losses,
+    store_tile,
+    tile_shape,
+)
+from .._triton.gaussian import Form, Scalars, keypoint_loss, load_values, value_gradients
+from .._triton.launch import launch, on_device_of
 from .options import Options
 
 
 @triton.jit(do_not_specialize=["num_targets", "num_keypoints"])
 def _gaussian_nll_fwd_kernel(
-    loss_ptr,  # [] or [B, K]
-    scale_ptr,  # []
-    parts_ptr,  # see store_losses
-    counter_ptr,
+    outputs,  # LossOutputs
     values_ptr,  # [B, K, 2 + CHANNELS], contiguous
-    mean_ptr,  # [B, K, 2, H, W]
-    mean_stride_b,
-    mean_stride_k,
-    mean_stride_c,
-    mean_stride_h,
-    mean_stride_w,
-    log_var_ptr,  # [B, K, CHANNELS, H, W]
-    log_var_stride_b,
-    log_var_stride_k,
-    log_var_stride_c,
-    log_var_stride_h,
-    log_var_stride_w,
-    target_ptr,  # [B, K, 2]
-    target_stride_b,
-    target_stride_k,
-    target_stride_c,
-    weight_ptr,  # [B, K]
-    weight_stride_b,
-    weight_stride_k,
+    mean,  # Maps [B, K, 2, H, W]
+    log_var,  # Maps [B, K, CHANNELS, H, W]
+    labels,  # Labels
     num_targets,
     num_keypoints,
-    height,
-    width,
-    stride,
-    beta,
-    fixed_log_var,
-    min_log_var,
-    max_log_var,
-    BLOCK_SIZE: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    HAS_WEIGHT: tl.constexpr,
-    IS_OFFSET: tl.constexpr,
-    IS_LAPLACE: tl.constexpr,
-    HAS_BETA: tl.constexpr,
-    HAS_FIXED: tl.constexpr,
-    HAS_BOUNDS: tl.constexpr,
-    FULL: tl.constexpr,
+    grid,  # CellGrid
+    scalars,  # Scalars
+    FORM: tl.constexpr,
     REDUCTION: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
 ):
-    """Losses of BLOCK_SIZE keypoints, and the values at their cells, kept for the backward pass.
+    """Losses of BLOCK_SIZE keypoints, and the values in their cells, kept for the backward pass.
 
     Must read 2 + CHANNELS numbers a keypoint and its target, and write as many. Reads a sector of 32 bytes for each of
     the numbers, since cells lie all over memory.
     """
-    COLUMNS: tl.constexpr = 2 + CHANNELS
-    # Keypoints are counted in 32 bits, where division is cheap; offsets take 64.
-    index = tl.program_id(0) * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
-    exists = index < num_targets
-    batch = (index // num_keypoints).to(tl.int64)
-    keypoint = (index % num_keypoints).to(tl.int64)
-    index = index.to(tl.int64)
-    valid, weight, row, column, x, y = find_cells(
-        target_ptr, target_stride_b, target_stride_k, target_stride_c, weight_ptr, weight_stride_b, weight_stride_k,
-        batch, keypoint, exists, height, width, stride, HAS_WEIGHT, IS_OFFSET,
-    )  # fmt: skip
-    pointer = mean_ptr + batch * mean_stride_b + keypoint * mean_stride_k
-    pointer += row * mean_stride_h + column * mean_stride_w
-    mean_x = tl.load(pointer, mask=valid, other=0.0).to(tl.float32)
-    mean_y = tl.load(pointer + mean_stride_c, mask=valid, other=0.0).to(tl.float32)
-    pointer = log_var_ptr + batch * log_var_stride_b + keypoint * log_var_stride_k
-    pointer += row * log_var_stride_h + column * log_var_stride_w
-    log_var_0, log_var_1, log_var_2 = load_values(pointer, log_var_stride_c, valid, fixed_log_var, CHANNELS, HAS_FIXED)
-    store_values(values_ptr + index * COLUMNS, mean_x, mean_y, log_var_0, log_var_1, log_var_2, exists, COLUMNS)
-
-    loss = keypoint_loss(
-        x - mean_x, y - mean_y, log_var_0, log_var_1, log_var_2, beta, min_log_var, max_log_var, CHANNELS, IS_LAPLACE,
-        HAS_BETA, HAS_BOUNDS, FULL,
-    )  # fmt: skip
-    # Not a product with 0, which would keep a NaN.
-    loss = tl.where(valid, loss * weight, 0.0)
-    store_losses(loss_ptr, scale_ptr, parts_ptr, counter_ptr, loss, weight, index, num_targets, REDUCTION)
+    index, lanes = own_lanes(num_targets, num_keypoints, BLOCK_SIZE)
+    cells = find_cells(labels, grid, lanes, FORM.IS_OFFSET)
+    mean_ptr = pointers_to(mean, lanes, cells)
+    log_var_ptr = pointers_to(log_var, lanes, cells)
+    values = load_values(mean_ptr, mean.stride_c, log_var_ptr, log_var.stride_c, cells.valid, scalars, FORM)
+    store_values(values_ptr + index * (2 + FORM.CHANNELS), values, lanes.exists, FORM.CHANNELS)
+    loss = keypoint_loss(cells, values, scalars, FORM)
+    store_losses(outputs, loss, cells, index, num_targets, REDUCTION)
 
 
 @triton.jit
-def store_values(value_ptr, first, second, third, fourth, fifth, mask, COLUMNS: tl.constexpr):
-    """The COLUMNS numbers of each keypoint, next to each other."""
-    tl.store(value_ptr, first, mask=mask)
-    tl.store(value_ptr + 1, second, mask=mask)
-    tl.store(value_ptr + 2, third, mask=mask)
-    if COLUMNS > 3:
-        tl.store(value_ptr + 3, fourth, mask=mask)
-    if COLUMNS > 4:
-        tl.store(value_ptr + 4, fifth, mask=mask)
+def store_values(value_ptr, values, mask, CHANNELS: tl.constexpr):
+    """Store the 2 + CHANNELS numbers of each keypoint, next to each other."""
+    tl.store(value_ptr, values.mean_x, mask=mask)
+    tl.store(value_ptr + 1, values.mean_y, mask=mask)
+    tl.store(value_ptr + 2, values.log_var_0, mask=mask)
+    if CHANNELS > 1:
+        tl.store(value_ptr + 3, values.log_var_1, mask=mask)
+    if CHANNELS > 2:
+        tl.store(value_ptr + 4, values.log_var_2, mask=mask)
 
 
 @triton.jit(do_not_specialize=["num_keypoints", "num_mean_blocks", "num_blocks"])
 def _gaussian_nll_bwd_kernel(
     grad_mean_ptr,  # [B, K, 2, H, W] or, if CHANNELS_LAST, [B, H, W, K, 2], contiguous
     grad_log_var_ptr,  # the same with CHANNELS for 2, of the same dtype
-    grad_loss_ptr,  # [B, K]
-    grad_loss_stride_b,
-    grad_loss_stride_k,
+    grad_loss,  # GradLoss
     values_ptr,  # [B, K, 2 + CHANNELS], contiguous
-    target_ptr,  # [B, K, 2]
-    target_stride_b,
-    target_stride_k,
-    target_stride_c,
-    weight_ptr,  # [B, K]
-    weight_stride_b,
-    weight_stride_k,
-    scale_ptr,  # []
+    labels,  # Labels
     num_keypoints,
     num_mean_blocks,
     num_blocks,
-    height,
-    width,
-    stride,
-    beta,
-    fixed_log_var,
-    min_log_var,
-    max_log_var,
-    BLOCK_CHANNELS: tl.constexpr,
-    BLOCK_PIXELS: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    HAS_WEIGHT: tl.constexpr,
-    IS_OFFSET: tl.constexpr,
-    IS_LAPLACE: tl.constexpr,
-    HAS_BETA: tl.constexpr,
-    HAS_FIXED: tl.constexpr,
-    HAS_BOUNDS: tl.constexpr,
+    grid,  # CellGrid
+    scalars,  # Scalars
+    FORM: tl.constexpr,
+    TILE: tl.constexpr,
 ):
     """A tile of channels and pixels of the gradient of one image: zeros, and the cells of its keypoints.
 
     Moves each element of the gradient once, which is the least that a dense gradient takes. The zeros are not
     written apart from the cells: a fill and a scatter would be three launches for two gradients.
     """
-    num_pixels = height * width
-    num_tiles = tl.cdiv(num_pixels, BLOCK_PIXELS)
-    program = tl.program_id(0)
-    tile = program % num_tiles
-    program = program // num_tiles
-    block = program % num_blocks
-    batch = (program // num_blocks).to(tl.int64)
+    tile = own_tile(grid.height * grid.width, num_blocks, TILE)
+    is_mean = tile.block < num_mean_blocks
+    num_parts = tl.where(is_mean, 2, FORM.CHANNELS)
+    block = tl.where(is_mean, tile.block, tile.block - num_mean_blocks)
+    channels = channels_of(block, num_keypoints * num_parts, TILE)
+    keypoint = (channels.channel // num_parts).to(tl.int64)
+    part = channels.channel % num_parts
+    lanes = Lanes(keypoint * 0 + tile.batch, keypoint, channels.exists)
+    cells = find_cells(labels, grid, lanes, FORM.IS_OFFSET)
+    gradients = gradients_in_cells(grad_loss, values_ptr, lanes, cells, num_keypoints, scalars, FORM)
+    cell_index = tl.where(cells.valid, cells.row * grid.width + cells.column, -1).to(tl.int32)
+    for_mean = tl.where(part == 0, gradients.mean_x, gradients.mean_y)
+    for_log_var = tl.where(part == 1, gradients.log_var_1, gradients.log_var_2)
+    for_log_var = tl.where(part == 0, gradients.log_var_0, for_log_var)
+    gradient_ptr = tl.where(is_mean, grad_mean_ptr, grad_log_var_ptr)
+    store_tile(gradient_ptr, tl.where(is_mean, for_mean, for_log_var), cell_index, channels, tile, TILE)
 
-    is_mean = block < num_mean_blocks
-    channels = tl.where(is_mean, 2, CHANNELS)
-    channel = tl.where(is_mean, block, block - num_mean_blocks) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
-    num_channels = num_keypoints * channels
-    exists = channel < num_channels
-    keypoint = (channel // channels).to(tl.int64)
-    part = channel % channels
-    batches = keypoint * 0 + batch
-    valid, weight, row, column, x, y = find_cells(
-        target_ptr, target_stride_b, target_stride_k, target_stride_c, weight_ptr, weight_stride_b, weight_stride_k,
-        batches, keypoint, exists, height, width, stride, HAS_WEIGHT, IS_OFFSET,
-    )  # fmt: skip
-    mean_x, mean_y, for_0, for_1, for_2 = cell_gradients(
-        grad_loss_ptr, grad_loss_stride_b, grad_loss_stride_k, values_ptr, scale_ptr, batches, keypoint,
-        num_keypoints, valid, weight, x, y, beta, fixed_log_var, min_log_var, max_log_var, CHANNELS, IS_LAPLACE,
-        HAS_BETA, HAS_FIXED, HAS_BOUNDS,
-    )  # fmt: skip
-    cell = tl.where(valid, row * width + column, -1).to(tl.int32)
-    for_log_var = tl.where(part == 0, for_0, tl.where(part == 1, for_1, for_2))
-    gradient = tl.where(is_mean, tl.where(part == 0, mean_x, mean_y), for_log_var)
-    store_tile(
-        tl.where(is_mean, grad_mean_ptr, grad_log_var_ptr), gradient, cell, channel, exists, batch, tile, num_channels,
-        num_pixels, BLOCK_PIXELS, CHANNELS_LAST,
-    )  # fmt: skip
+
+@triton.jit
+def gradients_in_cells(grad_loss, values_ptr, lanes, cells, num_keypoints, scalars, FORM: tl.constexpr):
+    """Gradients of the values of keypoints, a `Values`."""
+    grad_losses = load_grad_loss(grad_loss, lanes.batch, lanes.keypoint, cells.valid) * cells.weight
+    value_ptr = values_ptr + (lanes.batch * num_keypoints + lanes.keypoint) * (2 + FORM.CHANNELS)
+    values = load_values(value_ptr, 1, value_ptr + 2, 1, cells.valid, scalars, FORM)
+    return value_gradients(cells, values, grad_losses, scalars, FORM)
 
 
 # --- launchers -------------------------------------------------------------------------------------------
 
 
-def scalars(options: Options) -> tuple[float, float, float, float, float]:
-    fixed = 0.0 if options.fixed_log_var is None else options.fixed_log_var
-    return options.stride, options.beta, fixed, options.min_log_var, options.max_log_var
+def form_of(options: Options, num_log_vars: int) -> Form:
+    return Form(num_log_vars, options.distribution == "laplace", options.is_offset, options.full)
 
 
-def flags_of(options: Options, weight: Tensor | None) -> dict[str, bool]:
-    has_fixed = options.fixed_log_var is not None
-    has_bounds = options.min_log_var != float("-inf") or options.max_log_var != float("inf")
-    return {
-        "HAS_WEIGHT": weight is not None,
-        "IS_OFFSET": options.is_offset,
-        "IS_LAPLACE": options.distribution == "laplace",
-        "HAS_BETA": options.beta != 0.0,
-        "HAS_FIXED": has_fixed,
-        "HAS_BOUNDS": has_bounds and not has_fixed,  # bounds are for what is predicted
-    }
-
-
-def pointer_to(tensor: Tensor | None, instead: Tensor, dim: int) -> tuple[Any, ...]:
-    """A tensor and its strides, as arguments; where there is none, a pointer that is not read."""
-    return (instead, *(0,) * dim) if tensor is None else (tensor, *tensor.stride())
+def scalars_of(options: Options, num_log_vars: int) -> Scalars:
+    beta = None if options.beta == 0.0 else options.beta
+    halve = 0.5 if num_log_vars == 3 else 1.0
+    if options.fixed_log_var is not None:  # bounds are for what is predicted
+        return Scalars(beta, halve * options.fixed_log_var, None, None)
+    if options.min_log_var == float("-inf") and options.max_log_var == float("inf"):
+        return Scalars(beta, None, None, None)
+    return Scalars(beta, None, halve * options.min_log_var, halve * options.max_log_var)
 
 
 # Keypoints and warps of a program of the forward pass.
-_LOSS_SHAPE = {"BLOCK_SIZE": 128, "num_warps": 4}
+_BLOCK_SIZE, _NUM_WARPS = 128, 4
 
 
 def gaussian_nll_fwd(
@@ -229,31 +154,30 @@ def gaussian_nll_fwd(
     reduction: str,
 ) -> None:
     """Fill the outputs (float32, contiguous)."""
-    batch, num_keypoints, columns = values.shape
+    batch, num_keypoints, num_log_vars, height, width = log_var.shape
     num_targets = batch * num_keypoints
-    num_programs = triton.cdiv(num_targets, _LOSS_SHAPE["BLOCK_SIZE"])
+    num_programs = triton.cdiv(num_targets, _BLOCK_SIZE)
     with on_device_of(values):
-        _gaussian_nll_fwd_kernel[(num_programs,)](
-            loss,
-            scale,
-            *reduction_buffers(loss, num_programs, reduction),
-            values,
-            mean,
-            *mean.stride(),
-            log_var,
-            *log_var.stride(),
-            target,
-            *target.stride(),
-            *pointer_to(weight, target, 2),
-            num_targets,
-            num_keypoints,
-            *mean.shape[3:],
-            *scalars(options),
-            CHANNELS=columns - 2,
-            FULL=options.full,
-            REDUCTION=reduction,
-            **flags_of(options, weight),
-            **_LOSS_SHAPE,
+        launch(
+            _gaussian_nll_fwd_kernel,
+            (num_programs, 1, 1),
+            (
+                loss_outputs(loss, scale, num_programs, reduction),
+                values,
+                Maps(mean, *mean.stride()),
+                Maps(log_var, *log_var.stride()),
+                labels_of(target, weight),
+                num_targets,
+                num_keypoints,
+                CellGrid(height, width, options.stride),
+                scalars_of(options, num_log_vars),
+            ),
+            {
+                "FORM": form_of(options, num_log_vars),
+                "REDUCTION": reduction,
+                "BLOCK_SIZE": _BLOCK_SIZE,
+                "num_warps": _NUM_WARPS,
+            },
         )
 
 
@@ -278,37 +202,29 @@ def gaussian_nll_bwd(
         gaussian_nll_bwd(nothing, grad_log_var, *arguments)
         return
     batch, num_keypoints, columns = values.shape
-    channels = columns - 2
+    num_log_vars = columns - 2
     wanted = grad_mean if grad_mean.numel() else grad_log_var
-    channels_last = not wanted.is_contiguous()
-    shape = tile_shape(height * width, num_keypoints * max(2, channels), channels_last)
-    num_mean_blocks = triton.cdiv(num_keypoints * 2, shape["BLOCK_CHANNELS"]) if grad_mean.numel() else 0
+    tile = tile_shape(height * width, num_keypoints * max(2, num_log_vars), not wanted.is_contiguous())
+    num_mean_blocks = triton.cdiv(num_keypoints * 2, tile.BLOCK_CHANNELS) if grad_mean.numel() else 0
     num_blocks = num_mean_blocks
     if grad_log_var.numel():
-        num_blocks += triton.cdiv(num_keypoints * channels, shape["BLOCK_CHANNELS"])
-    grid = (batch * num_blocks * triton.cdiv(height * width, shape["BLOCK_PIXELS"]),)
+        num_blocks += triton.cdiv(num_keypoints * num_log_vars, tile.BLOCK_CHANNELS)
     with on_device_of(values):
-        _gaussian_nll_bwd_kernel[grid](
-            grad_mean if grad_mean.numel() else grad_log_var,
-            grad_log_var if grad_log_var.numel() else grad_mean,
-            *per_target(grad_loss),
-            values,
-            target,
-            *target.stride(),
-            *pointer_to(weight, target, 2),
-            scale,
-            num_keypoints,
-            num_mean_blocks,
-            num_blocks,
-            height,
-            width,
-            *scalars(options),
-            CHANNELS_LAST=channels_last,
-            CHANNELS=channels,
-            **flags_of(options, weight),
-            **shape,
+        launch(
+            _gaussian_nll_bwd_kernel,
+            (batch * num_blocks * triton.cdiv(height * width, tile.BLOCK_PIXELS), 1, 1),
+            (
+                grad_mean if grad_mean.numel() else grad_log_var,
+                grad_log_var if grad_log_var.numel() else grad_mean,
+                grad_loss_of(grad_loss, scale),
+                values,
+                labels_of(target, weight),
+                num_keypoints,
+                num_mean_blocks,
+                num_blocks,
+                CellGrid(height, width, options.stride),
+                scalars_of(options, num_log_vars),
+            ),
+            # One kernel with the constant and without it, which has no gradient.
+            {"FORM": form_of(options._replace(full=False), num_log_vars), "TILE": tile, "num_warps": TILE_WARPS},
         )
-
-
-def per_target(grad_loss: Tensor) -> tuple[Any, ...]:
-    return (grad_loss, *(grad_loss.stride() if grad_loss.dim() else (0, 0)))

@@ -27,7 +27,7 @@ from .options import Options
 
 _library = torch.library.Library("dark_kernels", "FRAGMENT")
 
-# The fields of `Options`.
+# Fields of `Options`.
 _OPTIONS = (
     "float stride, bool is_offset, str distribution, float beta, float? fixed_log_var, float min_log_var, "
     "float max_log_var, bool full"
@@ -60,7 +60,7 @@ _library.define(
 )
 
 
-def _empty_loss(target: Tensor, reduction: str, columns: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def empty_loss(target: Tensor, reduction: str, columns: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Uninitialised outputs of a forward pass."""
     shape = target.shape[:2]
     return (
@@ -93,7 +93,7 @@ def _gaussian_nll(
 def _gaussian_nll_fake(
     mean: Tensor, log_var: Tensor, target: Tensor, weight: Tensor | None, *arguments: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty_loss(target, arguments[-2], 2 + log_var.shape[2], arithmetic_dtype(mean, log_var))
+    return empty_loss(target, arguments[-2], 2 + log_var.shape[2], arithmetic_dtype(mean, log_var))
 
 
 def _zero_loss(
@@ -202,7 +202,7 @@ def _linear_gaussian_nll_fake(
     # Of cold memory a CPU reads a cell's features slowly, so eager keeps them for the backward pass. The kernels don't.
     keeps = choose(arguments[-1], features.device.type, dtype).backend != "triton"
     cell_features = features.new_empty((*target.shape[:2], features.shape[1]) if keeps else (0,), dtype=dtype)
-    return *_empty_loss(target, arguments[-2], columns, dtype), cell_features
+    return *empty_loss(target, arguments[-2], columns, dtype), cell_features
 
 
 def _linear_gaussian_nll_backward(

@@ -108,14 +108,14 @@ def by_keypoint(
 
 
 def read_cells(
-    maps: Tensor,  # [B, K, C, H, W]
+    maps: Tensor,  # [B, K, ..., H, W]
     row: Tensor,  # [B, K]
     column: Tensor,  # [B, K]
 ) -> Tensor:
-    """Each keypoint's channels at its own cell: [B, K, C]."""
+    """Each keypoint's channels in its own cell: [B, K, ...]."""
     batch = torch.arange(maps.shape[0], device=maps.device)[:, None]
     keypoint = torch.arange(maps.shape[1], device=maps.device)
-    return maps[batch, keypoint, :, row, column]
+    return maps[batch, keypoint, ..., row, column]
 
 
 def nll_at_cells(
@@ -137,11 +137,7 @@ def nll_at_cells(
     # Before any arithmetic, so that an ignored NaN has no gradient: 0 * NaN would be NaN.
     mean = torch.where(valid[..., None], mean, 0.0)
     log_var = torch.where(valid[..., None], log_var, 0.0)
-    target = torch.where(valid[..., None], target, 0.0)
-    if coordinates == "offset":
-        center = (torch.stack([column, row], dim=-1).to(target.dtype) + 0.5) * stride
-        target = target - center
-    difference = target - mean  # d
+    difference = target_in_cells(target, row, column, valid, stride, coordinates) - mean  # d
 
     if log_var.shape[-1] == 3:
         a, b, c = log_var.unbind(-1)  # covariance = L L^T, L = [[e^a, 0], [b, e^c]]
@@ -179,6 +175,21 @@ def nll_at_cells(
         loss = times(log_var + math.log(2), log_factor.exp())
         loss = loss + times(scaled(distance, -of_z, log_factor), one(-of_z))
     return loss.sum(-1)
+
+
+def target_in_cells(
+    target: Tensor,  # [B, K, 2]
+    row: Tensor,  # [B, K]
+    column: Tensor,  # [B, K]
+    valid: Tensor,  # [B, K]
+    stride: float,
+    coordinates: str,
+) -> Tensor:
+    """The targets, relative to what means are relative to: [B, K, 2]."""
+    target = torch.where(valid[..., None], target, 0.0)
+    if coordinates == "offset":
+        target = target - (torch.stack([column, row], dim=-1).to(target.dtype) + 0.5) * stride
+    return target
 
 
 def held_log_factor(beta: float, log_var: Tensor) -> Tensor:

@@ -175,7 +175,7 @@ class Truth:
 
 
 def truth(inputs: Inputs, case: Case) -> Truth:
-    """What the reference says in float64.
+    """Compute with the reference in float64.
 
     A bound is the rounding error of a result that is computed from inputs with a relative error of a few float32
     roundings: the sum over the inputs of abs(d result / d input * input), and the result itself.

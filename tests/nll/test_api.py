@@ -1,4 +1,4 @@
-"""What users call: bad input, messages, defaults."""
+"""Functions that users call: bad input, messages, defaults."""
 
 from __future__ import annotations
 

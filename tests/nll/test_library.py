@@ -264,7 +264,7 @@ def test_a_second_derivative_raises(function: Callable[..., Tensor], make: Calla
 
 @pytest.mark.parametrize("service", FUSED, indirect=True)
 def test_maps_may_change_after_the_forward_pass(service: tuple[str, torch.device]) -> None:
-    """What backward needs of them is kept, and they are not."""
+    """Keep what backward needs of them, and not them."""
     backend, device = service
     mean, log_var, target, _ = maps(2, device)
     expected = torch.autograd.grad(gaussian_nll(mean, log_var, target, backend=backend), (mean, log_var))

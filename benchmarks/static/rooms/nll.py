@@ -1,5 +1,4 @@
-"""gaussian_nll and its linear form: every form of the loss, that is its distribution and how many numbers a keypoint's
-variance has."""
+"""gaussian_nll and its linear form, with every distribution and number of log variances, and gaussian_mixture_nll."""
 
 from __future__ import annotations
 
@@ -14,13 +13,13 @@ import torch
 from benchmarks import workloads
 from benchmarks.static.calls import Call, Room, empty_maps, ending
 from benchmarks.workloads import W1, W2, W3, Workload
-from dark_kernels.nll.options import Options
+from dark_kernels.nll.options import Options, mixture_options
 
 _FORMS = ((1, "gaussian"), (2, "gaussian"), (3, "gaussian"), (1, "laplace"), (2, "laplace"))
 
 
 class _Given(NamedTuple):
-    """What a call gives besides maps and targets."""
+    """Arguments of a call besides maps and targets."""
 
     name: str
     options: Options  # but for the distribution
@@ -123,5 +122,56 @@ def _linear_call(
     return Call(label, launch, layout == "contiguous", everywhere=given is not _FIXED_VARIANCE)
 
 
+def _mixture_calls(full: bool) -> Iterator[Call]:
+    """1 to 8 components; W3 for its 308 keypoints."""
+    yield _mixture_call(W1, "float32", 3, 7.0, "contiguous")
+    yield _mixture_call(W1, "float16", 8, 7.0, "channels_last")
+    yield _mixture_call(W3, "bfloat16", 1, math.inf, "contiguous")
+    yield _mixture_call(W2, "float16", 8, math.inf, "contiguous")
+    yield _mixture_call(W1, "float16", 3, math.inf, "contiguous", by_default=True)
+    if full:
+        for num_components, dtype in itertools.product(range(1, 9), workloads.DTYPES):
+            for layout in ("contiguous", "channels_last"):
+                yield _mixture_call(W2, dtype, num_components, 7.0, layout)
+
+
+def _mixture_call(
+    workload: Workload, dtype: str, num_components: int, bounds: float, layout: str, by_default: bool = False
+) -> Call:
+    """`by_default`: without a weight and with absolute coordinates."""
+
+    def launch(module: ModuleType) -> None:
+        batch, num_keypoints, height, width = workload.shape
+        kind = workloads.DTYPES[dtype]
+
+        def maps(*channels: int) -> torch.Tensor:
+            if layout == "channels_last":
+                empty = torch.empty((batch, height, width, num_keypoints, *channels), dtype=kind)
+                return empty.movedim((1, 2), (-2, -1))
+            return torch.empty((batch, num_keypoints, *channels, height, width), dtype=kind)
+
+        three = maps(num_components), maps(num_components, 2), maps(num_components)
+        target, losses = torch.empty(batch, num_keypoints, 2), torch.empty(batch, num_keypoints)
+        weight = None if by_default else losses
+        options = mixture_options(4.0, not by_default, -bounds, bounds)
+        number, indices = torch.empty(()), torch.empty(batch, num_keypoints, dtype=torch.int64)
+        slopes = torch.empty(batch, num_keypoints, 4 * num_components)
+        for reduction in ("mean",) if by_default else ("none", "mean_valid"):
+            outputs = (losses if reduction == "none" else number, number, slopes, indices)
+            module.gaussian_mixture_nll_fwd(*outputs, *three, target, weight, options, reduction)
+        module.gaussian_mixture_nll_bwd(
+            *three, number, number, slopes, indices, height, width, layout == "channels_last"
+        )
+
+    label = f"mixture of {num_components} {workload.name} {dtype}{' by default' if by_default else ''}{ending(layout)}"
+    return Call(label, launch, layout == "contiguous", everywhere=True)
+
+
 ROOM = Room("nll", "dark_kernels.nll.kernels", _calls, stores={"_gaussian_nll_bwd_kernel": ("store_tile",)})
 LINEAR_ROOM = Room("nll, linear", "dark_kernels.nll.kernels_linear", _linear_calls)
+MIXTURE_ROOM = Room(
+    "nll, mixture",
+    "dark_kernels.nll.kernels_mixture",
+    _mixture_calls,
+    stores={"_gaussian_mixture_nll_bwd_kernel": ("store_tile",)},
+)

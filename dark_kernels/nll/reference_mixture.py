@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..nll.reference import one, plus, scaled, times
+from .reference import find_cells, one, plus, read_cells, reduce, scaled, target_in_cells, times
 
 
 def gaussian_mixture_nll_reference(
@@ -31,36 +31,18 @@ def gaussian_mixture_nll_reference(
     float32, in float64 if a map is float64, and differentiable any number of times, in `target` and `weight` as
     well."""
     dtype = torch.float64 if torch.float64 in (logits.dtype, mean.dtype, log_var.dtype) else torch.float32
-    batch = torch.arange(logits.shape[0], device=logits.device)[:, None]
-    keypoint = torch.arange(logits.shape[1], device=logits.device)
     target = target.to(dtype)
+    row, column, valid = find_cells(target, stride, logits.shape[-2], logits.shape[-1])
     weight = torch.ones_like(target[..., 0]) if weight is None else weight.to(dtype)
-
-    # The cell of each target. Both ends of the map, and before the conversion to integers: a NaN is neither above
-    # nor below.
-    column, row = (target / stride).floor().unbind(-1)
-    valid = (column >= 0) & (column < logits.shape[-1]) & (row >= 0) & (row < logits.shape[-2])
     valid = valid & (weight > 0)  # a NaN is not
-    column, row = torch.where(valid, column, 0).long(), torch.where(valid, row, 0).long()
 
     # The mixture in that cell. What is ignored becomes a mixture with a finite loss.
-    logits = torch.where(valid[..., None], logits[batch, keypoint, :, row, column].to(dtype), 0.0)  # [B, K, M]
-    mean = torch.where(valid[..., None, None], mean[batch, keypoint, :, :, row, column].to(dtype), 0.0)  # [B, K, M, 2]
-    log_var = torch.where(valid[..., None], log_var[batch, keypoint, :, row, column].to(dtype), 0.0)  # [B, K, M]
-    target = torch.where(valid[..., None], target, 0.0)
-    if coordinates == "offset":
-        target = target - (torch.stack([column, row], dim=-1).to(dtype) + 0.5) * stride
-
+    logits = torch.where(valid[..., None], read_cells(logits, row, column).to(dtype), 0.0)  # [B, K, M]
+    mean = torch.where(valid[..., None, None], read_cells(mean, row, column).to(dtype), 0.0)  # [B, K, M, 2]
+    log_var = torch.where(valid[..., None], read_cells(log_var, row, column).to(dtype), 0.0)  # [B, K, M]
+    target = target_in_cells(target, row, column, valid, stride, coordinates)
     loss = -log_likelihood(logits, mean, log_var, target, log_var_bounds)
-    loss = torch.where(valid, loss * weight, 0.0)
-    if reduction == "none":
-        return loss
-    if reduction == "sum":
-        return loss.sum()
-    if reduction == "mean":
-        return loss.sum() / max(loss.numel(), 1)
-    divisor = torch.where(valid, weight, 0.0).sum()
-    return loss.sum() / torch.where(divisor > 0, divisor, 1.0)
+    return reduce(loss, weight, valid, reduction)
 
 
 def log_likelihood(

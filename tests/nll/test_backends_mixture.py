@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dark_kernels import testing
-from dark_kernels.mixture_nll import gaussian_mixture_nll
+from dark_kernels.nll import gaussian_mixture_nll
 
 from ..conftest import SERVICES
-from .cases import (
+from .cases_mixture import (
     REDUCTIONS,
     Case,
     Inputs,
@@ -172,7 +172,7 @@ def test_keypoints_without_a_positive_weight_count_nothing(bad: float, service: 
 
 @EVERY
 def test_ignored_keypoints_ignore_the_gradient_that_they_are_sent(service: Service) -> None:
-    """Which is NaN if what follows divides by their number, say."""
+    """It is NaN if what follows divides by their number, say."""
     backend, device = service
     inputs = make_inputs(Case(2), 1, 2).to(device)
     inputs.target = torch.tensor([[[math.nan, 6.0], [5.0, 6.0]]], device=device)

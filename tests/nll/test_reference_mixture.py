@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from dark_kernels.mixture_nll import gaussian_mixture_nll, gaussian_mixture_nll_reference
-from dark_kernels.nll import gaussian_nll
+from dark_kernels.nll import gaussian_mixture_nll, gaussian_mixture_nll_reference, gaussian_nll
 
-from .cases import REDUCTIONS, STRIDE, Case, call, counted_cells, every_case, loss_and_gradients, make_inputs
+from .cases_mixture import REDUCTIONS, STRIDE, Case, call, counted_cells, every_case, loss_and_gradients, make_inputs
 
 BOTH = pytest.mark.parametrize("backend", ["reference", "eager"])
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
 from .. import _checks
 from ..backends import check_backend
-from .library import gaussian_mixture_nll_function
-from .reference import gaussian_mixture_nll_reference
+from .library_mixture import gaussian_mixture_nll_function
+from .options import options_of
+from .reference_mixture import gaussian_mixture_nll_reference
 
 
 def gaussian_mixture_nll(
@@ -114,7 +113,6 @@ def gaussian_mixture_nll(
         return gaussian_mixture_nll_reference(
             logits, mean, log_var, target, stride, weight, coordinates, log_var_bounds, reduction
         )
-    low, high = (-math.inf, math.inf) if log_var_bounds is None else log_var_bounds
-    options = (float(stride), coordinates == "offset", float(low), float(high))
+    options = options_of(stride, coordinates, log_var_bounds=log_var_bounds, full=True)
     weight = _checks.to_float(weight)
     return gaussian_mixture_nll_function(logits, mean, log_var, target, weight, options, reduction, backend)

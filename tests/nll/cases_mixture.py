@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dark_kernels.mixture_nll import gaussian_mixture_nll, gaussian_mixture_nll_reference
+from dark_kernels.nll import gaussian_mixture_nll, gaussian_mixture_nll_reference
 
 from ..cells import find_cells
 
@@ -214,7 +214,7 @@ class Truth:
 
 
 def truth(inputs: Inputs, case: Case) -> Truth:
-    """What the reference says in float64."""
+    """Compute with the reference in float64."""
     double = inputs.to("cpu", torch.float64)
     double.target = double.target.double()
     options = dict(weight=inputs.weight, **case.options)

@@ -1,8 +1,8 @@
 """The contract with PyTorch: schemas, fakes, which backend serves which device, and the autograd functions.
 
 A keypoint's loss depends on the 4 M numbers in its cell. The operator of the forward pass returns its slopes in
-them, and the backward pass multiplies each keypoint's slopes by the keypoint's own gradient: right for every
-reduction, and the maps themselves are not kept alive.
+them, and the cell's index: row * W + column, or -1 if the keypoint is ignored. The backward pass multiplies each
+keypoint's slopes by the keypoint's own gradient: right for every reduction, and the maps are not kept alive.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from .._operators import (
     zeros_in_huge_pages,
 )
 from ..backends import choose
-from . import eager
+from . import eager_mixture
+from .library import empty_loss
+from .options import Options, mixture_options
 
 _library = torch.library.Library("dark_kernels", "FRAGMENT")
 
@@ -44,44 +46,38 @@ _library.define(
 def _gaussian_mixture_nll(
     logits: Tensor, mean: Tensor, log_var: Tensor, target: Tensor, weight: Tensor | None, *arguments: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    stride, is_offset, low, high, reduction, backend = arguments
+    *options, reduction, backend = arguments
     dtype = arithmetic_dtype(logits, mean, log_var)
     serves = choose(backend, logits.device.type, dtype).backend
     if target.shape[0] == 0 or target.shape[1] == 0:
-        loss, scale, slopes, cells = _gaussian_mixture_nll_fake(logits, mean, log_var, target, weight, *arguments)
-        return loss.zero_(), scale.zero_(), slopes, cells
+        loss, scale, slopes, indices = _gaussian_mixture_nll_fake(logits, mean, log_var, target, weight, *arguments)
+        return loss.zero_(), scale.zero_(), slopes, indices
     if serves == "triton":
-        from . import kernels  # Triton is imported when it first serves a call, not with the package
+        from . import kernels_mixture  # Triton is imported when it first serves a call, not with the package
 
         outputs = _gaussian_mixture_nll_fake(logits, mean, log_var, target, weight, *arguments)
-        kernels.gaussian_mixture_nll_fwd(
-            *outputs, logits, mean, log_var, target, weight, stride, is_offset, low, high, reduction
+        kernels_mixture.gaussian_mixture_nll_fwd(
+            *outputs, logits, mean, log_var, target, weight, mixture_options(*options), reduction
         )
         return outputs
-    return eager.gaussian_mixture_nll_fwd(
-        logits, mean, log_var, target, weight, stride, is_offset, low, high, reduction, dtype
+    return eager_mixture.gaussian_mixture_nll_fwd(
+        logits, mean, log_var, target, weight, mixture_options(*options), reduction, dtype
     )
 
 
 def _gaussian_mixture_nll_fake(
     logits: Tensor, mean: Tensor, log_var: Tensor, target: Tensor, weight: Tensor | None, *arguments: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Uninitialised outputs."""
-    reduction = arguments[-2]
-    dtype, device, shape = arithmetic_dtype(logits, mean, log_var), logits.device, target.shape[:2]
-    return (
-        torch.empty(shape if reduction == "none" else (), dtype=dtype, device=device),
-        torch.empty((), dtype=dtype, device=device),
-        torch.empty((*shape, 4 * logits.shape[2]), dtype=dtype, device=device),
-        torch.empty(shape, dtype=torch.int64, device=device),
-    )
+    """Make uninitialised outputs."""
+    outputs = empty_loss(target, arguments[-2], 4 * logits.shape[2], arithmetic_dtype(logits, mean, log_var))
+    return *outputs, torch.empty(target.shape[:2], dtype=torch.int64, device=target.device)
 
 
 def _gaussian_mixture_nll_backward(
     grad_loss: Tensor,
     scale: Tensor,
     slopes: Tensor,
-    cells: Tensor,
+    indices: Tensor,
     height: int,
     width: int,
     *arguments: Any,
@@ -94,11 +90,12 @@ def _gaussian_mixture_nll_backward(
     if all(gradient.numel() == 0 for gradient in gradients):
         return gradients
     if serves == "triton":
-        from . import kernels
+        from . import kernels_mixture
 
-        kernels.gaussian_mixture_nll_bwd(*gradients, grad_loss, scale, slopes, cells, height, width, channels_last)
+        saved = (scale, slopes, indices)
+        kernels_mixture.gaussian_mixture_nll_bwd(*gradients, grad_loss, *saved, height, width, channels_last)
     else:
-        eager.gaussian_mixture_nll_bwd(*gradients, grad_loss, scale, slopes, cells, width)
+        eager_mixture.gaussian_mixture_nll_bwd(*gradients, grad_loss, scale, slopes, indices, width)
     return gradients
 
 
@@ -106,7 +103,7 @@ def _gaussian_mixture_nll_backward_fake(
     grad_loss: Tensor,
     scale: Tensor,
     slopes: Tensor,
-    cells: Tensor,
+    indices: Tensor,
     height: int,
     width: int,
     *arguments: Any,
@@ -148,20 +145,25 @@ _call_gaussian_mixture_nll_backward = directly(
 )
 
 
+def _arguments(options: Options) -> tuple[float, bool, float, float]:
+    """Take `mixture_options` apart."""
+    return options.stride, options.is_offset, options.min_log_var, options.max_log_var
+
+
 class _GaussianMixtureNLLBackward(OnceDifferentiable):
     @staticmethod
     def forward(
         grad_loss: Tensor,
         scale: Tensor,
         slopes: Tensor,
-        cells: Tensor,
+        indices: Tensor,
         sizes: tuple[int, int],
         dtypes: tuple[torch.dtype | None, ...],
         channels_last: bool,
         backend: str,
     ) -> tuple[Tensor, Tensor, Tensor]:
         return _call_gaussian_mixture_nll_backward(
-            grad_loss, scale, slopes, cells, *sizes, *dtypes, channels_last, backend
+            grad_loss, scale, slopes, indices, *sizes, *dtypes, channels_last, backend
         )
 
 
@@ -175,20 +177,22 @@ class _GaussianMixtureNLL(torch.autograd.Function):
         log_var: Tensor,
         target: Tensor,
         weight: Tensor | None,
-        options: tuple[float, bool, float, float],
+        options: Options,
         reduction: str,
         backend: str,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return _call_gaussian_mixture_nll(logits, mean, log_var, target, weight, *options, reduction, backend)
+        return _call_gaussian_mixture_nll(
+            logits, mean, log_var, target, weight, *_arguments(options), reduction, backend
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
         logits, mean, log_var, *_, backend = inputs
-        _, scale, slopes, cells = output
-        ctx.mark_non_differentiable(scale, cells)
+        _, scale, slopes, indices = output
+        ctx.mark_non_differentiable(scale, indices)
         # Nobody asks for the gradient of `slopes`, but they are not marked: a second derivative goes through them.
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(scale, slopes, cells)
+        ctx.save_for_backward(scale, slopes, indices)
         ctx.sizes = logits.shape[3], logits.shape[4]
         ctx.dtypes = logits.dtype, mean.dtype, log_var.dtype
         ctx.channels_last = is_channels_last(mean)
@@ -213,13 +217,14 @@ def gaussian_mixture_nll_function(
     log_var: Tensor,
     target: Tensor,
     weight: Tensor | None,
-    options: tuple[float, bool, float, float],
+    options: Options,
     reduction: str,
     backend: str,
 ) -> Tensor:
-    """The operator's loss, with its gradient. `options` are stride, is_offset, min_log_var and max_log_var."""
+    """The operator's loss, with its gradient."""
     if not torch.is_grad_enabled():
-        return _call_gaussian_mixture_nll(logits, mean, log_var, target, weight, *options, reduction, backend)[0]
+        arguments = (logits, mean, log_var, target, weight, *_arguments(options), reduction, backend)
+        return _call_gaussian_mixture_nll(*arguments)[0]
     return _GaussianMixtureNLL.apply(logits, mean, log_var, target, weight, options, reduction, backend)[0]
 
 

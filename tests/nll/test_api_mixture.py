@@ -1,4 +1,4 @@
-"""What users call: bad input, messages, defaults."""
+"""The function that users call: bad input, messages, defaults."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from dark_kernels.mixture_nll import api, gaussian_mixture_nll, gaussian_mixture_nll_reference
+from dark_kernels.nll import api_mixture, gaussian_mixture_nll, gaussian_mixture_nll_reference
 
 
 def of(**changes: Any) -> torch.Tensor:
@@ -102,5 +102,5 @@ def test_docstring() -> None:
     """Names every argument, and its example runs."""
     for name in inspect.signature(gaussian_mixture_nll).parameters:
         assert f"        {name}: " in gaussian_mixture_nll.__doc__
-    assert doctest.testmod(api).failed == 0
-    assert doctest.testmod(api).attempted > 0
+    assert doctest.testmod(api_mixture).failed == 0
+    assert doctest.testmod(api_mixture).attempted > 0

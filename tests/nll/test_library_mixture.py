@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dark_kernels.mixture_nll import gaussian_mixture_nll
+from dark_kernels.nll import gaussian_mixture_nll
 
 from .. import launches
 from ..conftest import SERVICES
-from .cases import REDUCTIONS, Case, Inputs, call, make_inputs
+from .cases_mixture import REDUCTIONS, Case, Inputs, call, make_inputs
 
 OPERATORS = torch.ops.dark_kernels
 OPTIONS = (4.0, True, -3.0, 3.0)
@@ -194,7 +194,7 @@ def test_a_second_derivative_raises(which: int, how: str) -> None:
 
 @EVERY_FUSED
 def test_maps_may_change_after_the_forward_pass(service: Service) -> None:
-    """What backward needs of them is kept, and they are not."""
+    """Keep what backward needs of them, and not them."""
     backend, device = service
     *maps, target = some_inputs(2, device)
     expected = torch.autograd.grad(gaussian_mixture_nll(*maps, target, backend=backend), maps)
@@ -291,10 +291,10 @@ def test_nothing_waits_for_the_device(gpu: torch.device) -> None:
 def test_one_launch_forward_and_one_backward_of_many_keypoints(
     reduction: str, service: tuple[str, torch.device]
 ) -> None:
-    from dark_kernels.mixture_nll import kernels
+    from dark_kernels.nll import kernels_mixture
 
     *maps, target = some_inputs(70)
-    with launches.recorded(kernels) as launched:
+    with launches.recorded(kernels_mixture) as launched:
         gaussian_mixture_nll(*maps, target, reduction=reduction, backend="triton").sum().backward()
     assert launched == ["_gaussian_mixture_nll_fwd_kernel", "_gaussian_mixture_nll_bwd_kernel"]
 

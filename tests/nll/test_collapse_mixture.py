@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dark_kernels.mixture_nll import gaussian_mixture_nll
-from dark_kernels.nll import gaussian_nll
+from dark_kernels.nll import gaussian_mixture_nll, gaussian_nll
 
 from ..conftest import SERVICES
-from ..nll.collapse import assert_number, keypoints, learn_by_heart, make
+from .collapse import assert_number, keypoints, learn_by_heart, make
 
 EVERY = pytest.mark.parametrize("service", SERVICES, indirect=True)
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

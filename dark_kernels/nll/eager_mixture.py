@@ -11,6 +11,9 @@ import math
 import torch
 from torch import Tensor
 
+from .eager import find_cells, finite_exp, reduce
+from .options import Options
+
 
 def gaussian_mixture_nll_fwd(
     logits: Tensor,  # [B, K, M, H, W]
@@ -18,51 +21,32 @@ def gaussian_mixture_nll_fwd(
     log_var: Tensor,  # [B, K, M, H, W]
     target: Tensor,  # [B, K, 2]
     weight: Tensor | None,  # [B, K]
-    stride: float,
-    is_offset: bool,
-    min_log_var: float,
-    max_log_var: float,
+    options: Options,
     reduction: str,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The loss, the factor by which each weighted loss counts in it [], the slopes of the weighted losses [B, K, 4 M]
-    (for logits, means and log variances) and the cells [B, K], -1 where invalid."""
-    height, width = logits.shape[-2:]
-    target = target.to(dtype)
-    # A tensor, since a division by a host number is a product with its reciprocal on some devices, and then
-    # rounds otherwise.
-    cell_size = target.new_full((), stride)
-    column, row = (target / cell_size).floor().unbind(-1)
-    # Before the conversion to integers, and false for a NaN.
-    valid = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    if weight is not None:
-        weight = weight.to(dtype)
-        valid = valid & (weight > 0)
-    column, row = torch.where(valid, column, 0.0), torch.where(valid, row, 0.0)
-    target = torch.where(valid[..., None], target, 0.0)
-    if is_offset:
-        target = target - (torch.stack([column, row], dim=-1) + 0.5) * cell_size
-    row, column = row.long(), column.long()
-
+    """The loss, the factor of `reduce`, the slopes of the weighted losses [B, K, 4 M] (for logits, means and log
+    variances) and the indices of the cells [B, K], -1 where invalid."""
+    weight = None if weight is None else weight.to(dtype)
+    row, column, valid, target = find_cells(target.to(dtype), weight, logits.shape[-2], logits.shape[-1], options)
     batch, keypoint = _own_index(logits)
     losses, slopes = _losses_and_slopes(
         logits[batch, keypoint, :, row, column].to(dtype),
         mean[batch, keypoint, :, :, row, column].to(dtype),
         log_var[batch, keypoint, :, row, column].to(dtype),
         target,
-        min_log_var,
-        max_log_var,
+        options,
     )
     if weight is not None:
-        losses, slopes = losses * weight, slopes * weight[..., None]
+        slopes = slopes * weight[..., None]
     # Not a product with 0, which would keep a NaN.
-    losses = torch.where(valid, losses, 0.0)
     slopes = torch.where(valid[..., None], slopes, 0.0)
-    cells = torch.where(valid, row * width + column, -1)
-    return *_reduce(losses, valid, weight, reduction), slopes.contiguous(), cells.contiguous()
+    indices = torch.where(valid, row * logits.shape[-1] + column, -1)
+    return *reduce(losses, valid, weight, reduction), slopes.contiguous(), indices.contiguous()
 
 
 def _own_index(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices of images [B, 1] and of keypoints [K]."""
     batch = torch.arange(maps.shape[0], device=maps.device)[:, None]
     return batch, torch.arange(maps.shape[1], device=maps.device)
 
@@ -72,17 +56,16 @@ def _losses_and_slopes(
     mean: Tensor,  # [B, K, M, 2]
     log_var: Tensor,  # [B, K, M]
     target: Tensor,  # [B, K, 2]
-    min_log_var: float,
-    max_log_var: float,
+    options: Options,
 ) -> tuple[Tensor, Tensor]:
     """Losses [B, K], and their slopes [B, K, 4 M]."""
     is_on = logits != -math.inf  # a NaN is on, and seen
-    bounded = log_var.clamp(min_log_var, max_log_var)
+    bounded = log_var.clamp(options.min_log_var, options.max_log_var)
     passes = bounded == log_var
 
     # Squared after the scaling: e^-s alone overflows where the loss does not. A half of the exponent at a time, and
     # finite: at the mean 0 stays 0, and any other number has a square beyond the range where the exponential takes it.
-    step = torch.exp(-0.25 * bounded).clamp(max=torch.finfo(bounded.dtype).max)[..., None]
+    step = finite_exp(-0.25 * bounded)[..., None]
     z = (target[..., None, :] - mean) * step * step
     half_squares = (0.5 * z * z).sum(-1)
 
@@ -111,20 +94,6 @@ def _losses_and_slopes(
     return losses, torch.cat([prior - posterior, for_mean.flatten(-2), for_log_var], dim=-1)
 
 
-def _reduce(losses: Tensor, valid: Tensor, weight: Tensor | None, reduction: str) -> tuple[Tensor, Tensor]:
-    """The loss, and the factor by which each weighted loss counts in it: []."""
-    if reduction == "none":
-        return losses.contiguous(), losses.new_ones(())
-    if reduction == "sum":
-        scale = losses.new_ones(())
-    elif reduction == "mean":
-        scale = losses.new_full((), 1.0 / losses.numel())
-    else:
-        divisor = valid.sum().to(losses.dtype) if weight is None else torch.where(valid, weight, 0.0).sum()
-        scale = torch.where(divisor > 0, 1.0 / divisor, 0.0)
-    return losses.sum() * scale, scale
-
-
 def gaussian_mixture_nll_bwd(
     grad_logits: Tensor,  # [B, K, M, H, W], or no elements if not wanted
     grad_mean: Tensor,  # [B, K, M, 2, H, W], or no elements if not wanted
@@ -132,19 +101,19 @@ def gaussian_mixture_nll_bwd(
     grad_loss: Tensor,  # [] or [B, K]
     scale: Tensor,  # []
     slopes: Tensor,  # [B, K, 4 M]
-    cells: Tensor,  # [B, K]
+    indices: Tensor,  # [B, K]: of cells, -1 where invalid
     width: int,
 ) -> None:
     """Add to the gradients, which are zeros."""
-    valid = cells >= 0
-    factor = (grad_loss.to(slopes.dtype) * scale).expand(cells.shape)
+    valid = indices >= 0
+    factor = (grad_loss.to(slopes.dtype) * scale).expand(indices.shape)
     # A loss of which nothing is asked has no gradient, be it infinite.
     gradients = torch.where((valid & (factor != 0))[..., None], slopes * factor[..., None], 0.0)
-    cells = torch.where(valid, cells, 0)
-    row, column = cells // width, cells % width
-    batch, keypoint = _own_index(cells)
+    indices = torch.where(valid, indices, 0)
+    row, column = indices // width, indices % width
     num_components = slopes.shape[-1] // 4
     for_logits, for_mean, for_log_var = gradients.split([num_components, 2 * num_components, num_components], dim=-1)
+    batch, keypoint = _own_index(indices)
     for gradient, channels in ((grad_logits, for_logits), (grad_log_var, for_log_var)):
         if gradient.numel():
             gradient[batch, keypoint, :, row, column] = channels.to(gradient.dtype)
