@@ -77,6 +77,18 @@ def heatmaps_of(maps: Tensor | None) -> Heatmaps | None:
     return None if maps is None else Heatmaps(maps, *maps.stride())
 
 
+def is_flat(maps: Tensor) -> bool:
+    """True if the rows of a map follow each other in memory."""
+    return maps.stride(2) == maps.shape[3] * maps.stride(3)
+
+
+@triton.jit
+def map_of(heatmaps, batch, channel):
+    """One of the maps, or a block of them. Indices are int64."""
+    ptr = heatmaps.ptr + (batch * heatmaps.stride_b + channel * heatmaps.stride_k)
+    return Map(ptr, heatmaps.stride_h, heatmaps.stride_w)
+
+
 @triton.jit
 def mean_of(value, flipped):
     """The mean of two float32 numbers. Halves are exact, and their sum is finite where both numbers are."""
@@ -195,9 +207,8 @@ def index_flags(heatmaps: Tensor, flipped: Tensor | None, step: int) -> dict[str
     for maps in (heatmaps, heatmaps if flipped is None else flipped):
         stride_h, stride_w = maps.stride()[2:]
         furthest = max(furthest, (height - 1) * stride_h + (width - 1) * stride_w + step * max(stride_w, 1))
-    stride_h, stride_w = heatmaps.stride()[2:]
     return {
-        "IS_FLAT": stride_h == width * stride_w,
+        "IS_FLAT": is_flat(heatmaps),
         # Below 2^32 the reciprocal is exact.
         "USES_RECIPROCAL": width > 1 and width * (height * width + step) <= 2**32,
         # 32-bit offsets inside a map unless its last pixel, or the step behind it, lies beyond 2^31.

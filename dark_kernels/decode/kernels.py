@@ -24,6 +24,7 @@ from .._triton.maps import (
     index_flags,
     load_rest,
     load_whole,
+    map_of,
     mean_of,
     row_of,
 )
@@ -205,12 +206,6 @@ def _channel_of(channels, keypoint):
 
 
 @triton.jit
-def _map_of(heatmaps, batch, channel):
-    map_ptr = heatmaps.ptr + (batch * heatmaps.stride_b + channel * heatmaps.stride_k)
-    return Map(map_ptr, heatmaps.stride_h, heatmaps.stride_w)
-
-
-@triton.jit
 def _mirrored_map_of(flipped, channels, batch, channel, width):
     """The map that mirrors the channel's, as `Maps` has it."""
     mirrored = clamped(tl.load(channels.flipped_ptr + channel), channels.num_channels)
@@ -253,7 +248,7 @@ def _scan_parts_kernel(
     mirrored = flipped
     if flipped is not None:
         mirrored = _mirrored_map_of(flipped, channels, batch, channel, width)
-    maps = Maps(_map_of(heatmaps, batch, channel), mirrored, None, width, None)
+    maps = Maps(map_of(heatmaps, batch, channel), mirrored, None, width, None)
     first_pixel = part * tl.full([], PART_SIZE, dtype=tl.int64 if SCAN.WIDE_INDEX else tl.int32)
     last_pixel = tl.minimum(first_pixel + PART_SIZE, num_pixels)
     scanned = _scan_maps(maps, first_pixel, last_pixel, exists[:, None], NUM_MAPS, SCAN)
@@ -369,7 +364,7 @@ def _decode_fwd_kernel(
     keypoint = map_index - batch * num_keypoints
     channels = Channels(keypoint_indices_ptr, flip_indices_ptr, num_channels)
     channel = _channel_of(channels, keypoint)
-    plain = _map_of(heatmaps, batch, channel)
+    plain = map_of(heatmaps, batch, channel)
     mirrored = flipped
     if flipped is not None:
         mirrored = _mirrored_map_of(flipped, channels, batch, channel, width)

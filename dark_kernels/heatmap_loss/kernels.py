@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._triton.batch import batch_of, is_flat, map_of
 from .._triton.launch import lanes_of, launch, on_device_of, register_limit
+from .._triton.maps import heatmaps_of, is_flat, map_of
 from .._triton.targets import draw_targets, find_pixels, load_keypoints, load_person, targets_of, weight_of_crowd
 from .options import HIGHEST_PROBABILITY, LOWEST_PROBABILITY, Options
 
@@ -176,7 +176,7 @@ def _find_keypoints(targets, group, num_keypoints, BLOCK_KEYPOINTS: tl.constexpr
 def _heatmap_loss_fwd_kernel(
     losses_ptr,  # [B, K], contiguous
     saved_ptr,  # [B, K, NUM_SAVED], contiguous
-    heatmaps,  # Batch [B, K, H, W]
+    heatmaps,  # Heatmaps [B, K, H, W]
     targets,  # Targets
     given_weight,  # PerMap, or None
     wing,  # Wing
@@ -281,10 +281,10 @@ def _heatmap_loss_fwd_kernel(
 
 @triton.jit(do_not_specialize=["num_people", "num_keypoints"])
 def _heatmap_loss_bwd_kernel(
-    grad_heatmaps,  # Batch [B, K, H, W], dense: stride_w leads to the next row as well
+    grad_heatmaps,  # Heatmaps [B, K, H, W], dense: stride_w leads to the next row as well
     grad_losses,  # PerMap
     saved_ptr,  # [B, K, NUM_SAVED], contiguous
-    heatmaps,  # Batch [B, K, H, W]
+    heatmaps,  # Heatmaps [B, K, H, W]
     targets,  # Targets
     given_weight,  # PerMap, or None
     wing,  # Wing
@@ -413,7 +413,7 @@ def heatmap_loss_bwd(
     grid = (num_programs * triton.cdiv(height * width, walk.BLOCK_PIXELS), 1, 1)
     grad_losses = PerMap(grad_loss, *(grad_loss.stride() if grad_loss.dim() else (0, 0)))
     with on_device_of(heatmaps):
-        launch(_heatmap_loss_bwd_kernel, grid, (batch_of(gradient), grad_losses, saved, *inputs, scale), constants)
+        launch(_heatmap_loss_bwd_kernel, grid, (heatmaps_of(gradient), grad_losses, saved, *inputs, scale), constants)
 
 
 def _arguments(
@@ -446,4 +446,4 @@ def _arguments(
     }
     if num_people > 1:  # a loop in a loop, which would spill
         constants.update(register_limit(96))
-    return (batch_of(heatmaps), targets, given_weight, wing, num_people, num_keypoints), constants
+    return (heatmaps_of(heatmaps), targets, given_weight, wing, num_people, num_keypoints), constants

@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._triton.batch import batch_of, is_flat, map_of
 from .._triton.launch import lanes_of, launch, launch_again, launch_key, on_device_of, register_limit
+from .._triton.maps import heatmaps_of, is_flat, map_of
 
 # Stands for an infinity, so that two of them differ by 0.
 LARGEST = tl.constexpr(3.4028234663852886e38)
@@ -121,7 +121,7 @@ def _largest(one, other):
 @triton.jit(do_not_specialize=["num_keypoints"])
 def _soft_argmax_fwd_kernel(
     outputs,  # Outputs
-    heatmaps,  # Batch [B, K, H, W]
+    heatmaps,  # Heatmaps [B, K, H, W]
     num_keypoints,
     height,
     EXPONENT: tl.constexpr,
@@ -194,9 +194,9 @@ def _store_pixels(pointers, gradient, exists):
 
 @triton.jit(do_not_specialize=["num_keypoints"])
 def _soft_argmax_bwd_kernel(
-    grad_heatmaps,  # Batch [B, K, H, W]
+    grad_heatmaps,  # Heatmaps [B, K, H, W]
     grad_coords,  # Coords
-    heatmaps,  # Batch [B, K, H, W]
+    heatmaps,  # Heatmaps [B, K, H, W]
     outputs,  # Outputs
     num_keypoints,
     height,
@@ -290,7 +290,7 @@ def soft_argmax_fwd(
         if launch_again(key, tensors):
             return
         batch, num_keypoints, height, _ = heatmaps.shape
-        arguments = (Outputs(coords, peaks, totals), batch_of(heatmaps), num_keypoints, height)
+        arguments = (Outputs(coords, peaks, totals), heatmaps_of(heatmaps), num_keypoints, height)
         launch(_soft_argmax_fwd_kernel, (batch * num_keypoints, 1, 1), arguments, _constants(heatmaps, beta), key)
 
 
@@ -313,6 +313,6 @@ def soft_argmax_bwd(
         batch, num_keypoints, height, _ = heatmaps.shape
         grad = Coords(grad_coords, *grad_coords.stride())
         outputs = Outputs(coords, peaks, totals)
-        arguments = (batch_of(gradient), grad, batch_of(heatmaps), outputs, num_keypoints, height)
+        arguments = (heatmaps_of(gradient), grad, heatmaps_of(heatmaps), outputs, num_keypoints, height)
         constants = {"BETA": beta, "GRAD_IS_FLAT": is_flat(gradient), **_constants(heatmaps, beta)}
         launch(_soft_argmax_bwd_kernel, (batch * num_keypoints, 1, 1), arguments, constants, key)
