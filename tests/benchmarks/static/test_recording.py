@@ -36,11 +36,19 @@ for room in ROOMS:
 values = {name: found for name, found in values.items() if found != {False} or not name.endswith("is None")}
 print(json.dumps({name: sorted(map(str, found)) for name, found in values.items()}))
 """
-# Flags that launchers give one value only, but for inputs that nobody has.
+# Flags that launchers give one value only.
 ONE_VALUE = {
     "_soft_argmax_fwd_kernel WIDE_INDEX",  # lines 2^31 elements apart
     "_soft_argmax_bwd_kernel WIDE_INDEX",
     "_soft_argmax_bwd_kernel GRAD_IS_FLAT",  # of a gradient that the operator makes, and makes flat
+    # Fields of structs that other kernels need.
+    "_find_peaks_fwd_kernel SHIFTS_FLIPPED",  # a flip test's
+    "_gaussian_mixture_nll_fwd_kernel scalars.beta is None",  # of losses without components
+    "_gaussian_mixture_nll_fwd_kernel scalars.fixed_log_var is None",
+    "_gaussian_nll_bwd_kernel FULL",  # a constant of the loss, without a gradient
+    "_linear_gaussian_nll_bwd_head_kernel FULL",
+    "_linear_gaussian_nll_bwd_features_kernel head.bias_ptr is None",  # without a gradient there
+    "_linear_gaussian_nll_bwd_features_kernel head.bias_stride is None",
 }
 
 
