@@ -301,7 +301,7 @@ def linear_gaussian_nll_fwd(
         values = values + _by_keypoint(bias, num_keypoints).to(dtype)
     values = values.contiguous()
     losses = _losses(values, cells.target, options)
-    return *_reduce(losses, cells.valid, keypoint_weight, reduction), values, at_cell
+    return *_reduce(losses, cells.valid, keypoint_weight, reduction), values, at_cell.contiguous()
 
 
 def linear_gaussian_nll_bwd(
