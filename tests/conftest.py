@@ -37,8 +37,8 @@ def pytest_sessionstart() -> None:
     versions = [tuple(map(int, module.__version__.split(".")[:2])) for module in (triton, np)]
     if versions[0] < (3, 7) and versions[1] >= (2, 4):
         pytest.exit(
-            f"the interpreter of Triton {triton.__version__} does not work with NumPy {np.__version__}, whose arrays of "
-            "one element are no numbers any more: expected NumPy before 2.4, or Triton 3.7 or newer",
+            f"the interpreter of Triton {triton.__version__} does not work with NumPy {np.__version__}, whose arrays "
+            "of one element are no numbers any more: expected NumPy before 2.4, or Triton 3.7 or newer",
             returncode=4,
         )
 
