@@ -24,6 +24,16 @@ def check_tensor(name: str, tensor: Tensor, dim: int, shape: str, one_less: str 
         kind = f"{type(tensor).__module__}.{type(tensor).__name__}"
         hint = f"; convert it with torch.from_numpy({name})" if kind == "numpy.ndarray" else ""
         raise TypeError(f"{name}: got {kind}, expected a torch.Tensor{hint}")
+    check_dense(name, tensor)
+    if tensor.dtype not in DTYPES:
+        raise TypeError(f"{name}: got {tensor.dtype}, expected one of {', '.join(str(dtype) for dtype in DTYPES)}")
+    if tensor.dim() != dim:
+        hint = one_less if tensor.dim() == dim - 1 else ""
+        raise ValueError(f"{name}: got shape {list(tensor.shape)}, expected {dim} dimensions {shape}{hint}")
+
+
+def check_dense(name: str, tensor: Tensor) -> None:
+    """A tensor whose elements lie in memory as its strides say."""
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
         kind, conversion = "a sparse", "to_dense"
         if tensor.is_quantized:
@@ -36,11 +46,6 @@ def check_tensor(name: str, tensor: Tensor, dim: int, shape: str, one_less: str 
             f"{name}: got {kind} tensor ({tensor.layout}, {tensor.dtype}), expected a dense one; "
             f"convert it with {name}.{conversion}()"
         )
-    if tensor.dtype not in DTYPES:
-        raise TypeError(f"{name}: got {tensor.dtype}, expected one of {', '.join(str(dtype) for dtype in DTYPES)}")
-    if tensor.dim() != dim:
-        hint = one_less if tensor.dim() == dim - 1 else ""
-        raise ValueError(f"{name}: got shape {list(tensor.shape)}, expected {dim} dimensions {shape}{hint}")
 
 
 def check_shape(name: str, tensor: Tensor, shape: Sequence[int], what: str) -> None:
@@ -59,6 +64,7 @@ def check_flags(name: str, tensor: Tensor | None, shape: Sequence[int], what: st
         )
     if tensor.is_complex():
         raise TypeError(f"{name}: got {tensor.dtype}, expected real numbers")
+    check_dense(name, tensor)
     check_shape(name, tensor, shape, what)
 
 
@@ -68,6 +74,7 @@ def check_integers(name: str, tensor: Tensor) -> None:
         raise TypeError(f"{name}: got {type(tensor).__module__}.{type(tensor).__name__}, expected a torch.Tensor")
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise TypeError(f"{name}: got {tensor.dtype}, expected integers")
+    check_dense(name, tensor)
 
 
 def check_size(name: str, maps: Tensor) -> None:

@@ -25,11 +25,12 @@ Operation = Callable[[torch.dtype, str], Any]
 Results = tuple[Tensor, ...]
 
 _BATCH, _KEYPOINTS, _HEIGHT, _WIDTH = 2, 3, 21, 18
-_STRIDE = 4.0
-_KAPPAS = (0.05, 0.08, 0.1)
+STRIDE = 4.0
+KAPPAS = (0.05, 0.08, 0.1)
 
 
-def _uniform(*shape: int, low: float = 0.0, high: float = 1.0, seed: int = 0) -> Tensor:
+def uniform(*shape: int, low: float = 0.0, high: float = 1.0, seed: int = 0) -> Tensor:
+    """float64 numbers, the same ones for a seed."""
     generator = torch.Generator().manual_seed(seed)
     return low + (high - low) * torch.rand(*shape, generator=generator, dtype=torch.float64)
 
@@ -38,34 +39,34 @@ def _uniform(*shape: int, low: float = 0.0, high: float = 1.0, seed: int = 0) ->
 def _inputs() -> dict[str, Tensor]:
     """In float64, of which each is a float32."""
     size = torch.tensor([_WIDTH, _HEIGHT], dtype=torch.float64)
-    lower = _uniform(_BATCH, _KEYPOINTS, 2, 2, low=-1, seed=8).tril() + 2 * torch.eye(2, dtype=torch.float64)
+    lower = uniform(_BATCH, _KEYPOINTS, 2, 2, low=-1, seed=8).tril() + 2 * torch.eye(2, dtype=torch.float64)
     inputs = {
         "heatmaps": testing.heatmaps_of_kinds(["noisy_blob", "weak_blob"], 1, 2 * 3, _HEIGHT, _WIDTH, seed=3),
         "bytes": testing.heatmaps_of_kinds(["noisy_blob", "noise"], 1, 2 * 3, _HEIGHT, _WIDTH, seed=4) * 255,
         "flipped": testing.heatmaps_of_kinds(["noisy_blob", "weak_blob"], 1, 2 * 3, _HEIGHT, _WIDTH, seed=5),
-        "offsets": _uniform(_BATCH, _KEYPOINTS, 2, _HEIGHT, _WIDTH, low=-1, seed=6),
-        "transforms": _uniform(_BATCH, 2, 3, low=-4, high=4, seed=7),
-        "keypoints": _uniform(_BATCH, _KEYPOINTS, 2, seed=9) * size,
-        "targets": _uniform(_BATCH, _KEYPOINTS, 2, seed=10) * size * _STRIDE,
-        "weights": _uniform(_BATCH, _KEYPOINTS, low=0.5, seed=11),
+        "offsets": uniform(_BATCH, _KEYPOINTS, 2, _HEIGHT, _WIDTH, low=-1, seed=6),
+        "transforms": uniform(_BATCH, 2, 3, low=-4, high=4, seed=7),
+        "keypoints": uniform(_BATCH, _KEYPOINTS, 2, seed=9) * size,
+        "targets": uniform(_BATCH, _KEYPOINTS, 2, seed=10) * size * STRIDE,
+        "weights": uniform(_BATCH, _KEYPOINTS, low=0.5, seed=11),
         "covariances": lower @ lower.mT,
-        "maps": _uniform(_BATCH, _KEYPOINTS, 3 * 5, _HEIGHT, _WIDTH, low=-1, seed=12),
-        "features": _uniform(_BATCH, 40, _HEIGHT, _WIDTH, low=-1, seed=13),
-        "head": _uniform(_KEYPOINTS * 5, 40, low=-0.1, high=0.1, seed=14),
-        "bias": _uniform(_KEYPOINTS * 5, low=-0.1, high=0.1, seed=15),
-        "simcc_x": torch.softmax(8 * _uniform(_BATCH, _KEYPOINTS, 2 * _WIDTH, seed=16), -1),
-        "simcc_y": torch.softmax(8 * _uniform(_BATCH, _KEYPOINTS, 2 * _HEIGHT, seed=17), -1),
-        "samples": _uniform(_BATCH, _KEYPOINTS, 30, 2, high=16.0, seed=18),
-        "poses": _uniform(2, 7, _KEYPOINTS, 2, high=40.0, seed=19),
-        "areas": _uniform(2, 7, low=2000.0, high=4000.0, seed=20),
-        "scores": _uniform(2, 7, seed=21),
+        "maps": uniform(_BATCH, _KEYPOINTS, 3 * 5, _HEIGHT, _WIDTH, low=-1, seed=12),
+        "features": uniform(_BATCH, 40, _HEIGHT, _WIDTH, low=-1, seed=13),
+        "head": uniform(_KEYPOINTS * 5, 40, low=-0.1, high=0.1, seed=14),
+        "bias": uniform(_KEYPOINTS * 5, low=-0.1, high=0.1, seed=15),
+        "simcc_x": torch.softmax(8 * uniform(_BATCH, _KEYPOINTS, 2 * _WIDTH, seed=16), -1),
+        "simcc_y": torch.softmax(8 * uniform(_BATCH, _KEYPOINTS, 2 * _HEIGHT, seed=17), -1),
+        "samples": uniform(_BATCH, _KEYPOINTS, 30, 2, high=16.0, seed=18),
+        "poses": uniform(2, 7, _KEYPOINTS, 2, high=40.0, seed=19),
+        "areas": uniform(2, 7, low=2000.0, high=4000.0, seed=20),
+        "scores": uniform(2, 7, seed=21),
         "many_maps": testing.gaussian_blobs(8, 17, 64, 48, seed=22, dtype=torch.float64).heatmaps,
-        "many_keypoints": _uniform(8, 17, 2, high=47.0, seed=23),
+        "many_keypoints": uniform(8, 17, 2, high=47.0, seed=23),
     }
     inputs = {name: value.float().double() for name, value in inputs.items()}
     for name in ("heatmaps", "bytes", "flipped"):
         inputs[name] = inputs[name].reshape(_BATCH, _KEYPOINTS, _HEIGHT, _WIDTH)
-    inputs["similarities"] = _uniform(2, 4, 7, low=0.8, seed=24).float().double()
+    inputs["similarities"] = uniform(2, 4, 7, low=0.8, seed=24).float().double()
     return inputs
 
 
@@ -122,14 +123,14 @@ def _gradients(function: Callable[..., Tensor], *names: str) -> Operation:
 def _gaussian_nll(maps: Tensor, channels: int, dtype: torch.dtype, backend: str, **options: Any) -> Tensor:
     mean, log_var = maps[:, :, :2], maps[:, :, 2 : 2 + channels]
     target, weight = _input("targets", dtype), _input("weights", dtype)
-    return dark_kernels.gaussian_nll(mean, log_var, target, _STRIDE, weight, backend=backend, **options)
+    return dark_kernels.gaussian_nll(mean, log_var, target, STRIDE, weight, backend=backend, **options)
 
 
 def _linear_gaussian_nll(
     features: Tensor, head: Tensor, bias: Tensor, dtype: torch.dtype, backend: str, **options: Any
 ) -> Tensor:
     return dark_kernels.linear_gaussian_nll(
-        features, head, bias, _input("targets", dtype), _STRIDE, coordinates="offset", backend=backend, **options
+        features, head, bias, _input("targets", dtype), STRIDE, coordinates="offset", backend=backend, **options
     )
 
 
@@ -137,7 +138,7 @@ def _gaussian_mixture_nll(maps: Tensor, dtype: torch.dtype, backend: str) -> Ten
     by_component = maps[:, :, :12].unflatten(2, (3, 4))
     logits, mean, log_var = by_component[:, :, :, 0], by_component[:, :, :, 1:3], by_component[:, :, :, 3]
     return dark_kernels.gaussian_mixture_nll(
-        logits, mean, log_var, _input("targets", dtype), _STRIDE, coordinates="offset", backend=backend
+        logits, mean, log_var, _input("targets", dtype), STRIDE, coordinates="offset", backend=backend
     )
 
 
@@ -157,7 +158,7 @@ def _head(dtype: torch.dtype, backend: str) -> Results:
 
 
 def _metrics(dtype: torch.dtype, backend: str) -> Results:
-    coords, targets = _input("keypoints", dtype), _input("targets", dtype) / _STRIDE
+    coords, targets = _input("keypoints", dtype), _input("targets", dtype) / STRIDE
     covariances = 20 * _input("covariances", dtype)
     found = metrics.distances(coords, targets)
     return (
@@ -186,7 +187,7 @@ def _nms(function: str, **options: Any) -> Operation:
         if "image_ids" in options:
             options["image_ids"] = _integers()["image_ids"]
             poses, scores, areas = poses[0], scores[0], areas[0]
-        return getattr(dark_kernels, function)(poses, scores, areas, 0.2, kappas=_KAPPAS, backend=backend, **options)
+        return getattr(dark_kernels, function)(poses, scores, areas, 0.2, kappas=KAPPAS, backend=backend, **options)
 
     return run
 
@@ -194,7 +195,7 @@ def _nms(function: str, **options: Any) -> Operation:
 def _oks(**options: Any) -> Operation:
     def run(dtype: torch.dtype, backend: str) -> Tensor:
         poses, areas = _input("poses", dtype), _input("areas", dtype)
-        return dark_kernels.oks(poses, poses.flip(1), areas, areas, _KAPPAS, backend=backend, **options)
+        return dark_kernels.oks(poses, poses.flip(1), areas, areas, KAPPAS, backend=backend, **options)
 
     return run
 
@@ -230,7 +231,7 @@ def _average_precision(dtype: torch.dtype, backend: str) -> Results:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", metrics.AnnotationWarning)
         for symmetric in (None, [(0, 1)]):
-            statistics = metrics.oks_average_precision(results, annotations, _KAPPAS, area="bbox", symmetric=symmetric)
+            statistics = metrics.oks_average_precision(results, annotations, KAPPAS, area="bbox", symmetric=symmetric)
             found.append(_numbers(list(statistics.values())))
     return tuple(found)
 

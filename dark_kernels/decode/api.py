@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .._checks import check_devices, check_heatmaps, check_positive, check_recipe, check_tensor
+from .._checks import check_dense, check_devices, check_heatmaps, check_positive, check_recipe, check_tensor
 from ..backends import check_backend, held_by_graphs, is_plain
 from ..recipes import DARKPOSE, Recipe
 from ..types import Keypoints
@@ -274,6 +274,7 @@ def _check_index_tensor(name: str, indices: Tensor, heatmaps: Tensor) -> Tensor:
     kinds = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
     if indices.dtype not in kinds:
         raise TypeError(f"{name}: got {indices.dtype}, expected integers")
+    check_dense(name, indices)
     if indices.dim() != 1:
         raise ValueError(f"{name}: got shape {list(indices.shape)}, expected one dimension")
     num_channels = heatmaps.shape[1]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .._checks import DTYPES, ENCODINGS, check_devices, check_keypoints, check_name, check_sigma, to_float
 from ..backends import check_backend
-from .library import encode_operator
+from .library import call_encode
 from .reference import encode_reference
 
 
@@ -86,7 +86,7 @@ def encode(
     if keypoints.dim() == 3:  # one person in each image
         keypoints, visible = keypoints[:, None], None if visible is None else visible[:, None]
     number = 0.0 if isinstance(sigma, Tensor) else float(sigma)
-    return encode_operator(keypoints, to_float(visible), sigmas, number, *size, encoding, dtype, backend)
+    return call_encode(keypoints, to_float(visible), sigmas, number, *size, encoding, dtype, backend)
 
 
 def _check_size(size: tuple[int, int]) -> None:

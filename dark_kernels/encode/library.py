@@ -77,4 +77,4 @@ def _make_outputs(
 _library.impl("encode", _encode, "CompositeExplicitAutograd")
 torch.library.register_fake("dark_kernels::encode", _encode_fake, lib=_library)
 
-encode_operator = directly(torch.ops.dark_kernels.encode.default, _encode)
+call_encode = directly(torch.ops.dark_kernels.encode.default, _encode)

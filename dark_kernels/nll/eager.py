@@ -304,7 +304,7 @@ def linear_gaussian_nll_fwd(
         values = values + _by_keypoint(bias, num_keypoints).to(dtype)
     values = values.contiguous()
     losses = _losses(values, cells.target, options)
-    return *reduce(losses, cells.valid, keypoint_weight, reduction), values, at_cell
+    return *reduce(losses, cells.valid, keypoint_weight, reduction), values, at_cell.contiguous()
 
 
 def linear_gaussian_nll_bwd(

@@ -116,7 +116,7 @@ def oks_swapped_fwd(
     partner = torch.tensor(partners, dtype=torch.int64, device=poses_a.device)
     ones_a, ones_b = (poses.new_ones(poses.shape[:-1], dtype=torch.bool) for poses in (poses_a, poses_b))
     seen_a, seen_b = ones_a if visible_a is None else visible_a > 0, ones_b if visible_b is None else visible_b > 0
-    found = [poses_a.new_empty((len(poses_a), 0, poses_b.shape[1]), dtype=dtype)]
+    found = [poses_a.new_empty((poses_a.shape[0], 0, poses_b.shape[1]), dtype=dtype)]
     rows = _rows_at_once(poses_b)
     for start in range(0, poses_a.shape[1], rows):
         poses, areas, seen = (
@@ -180,7 +180,8 @@ def oks_nms_fwd(
         # Image by image, and what is not kept behind all of them.
         place = torch.where(keep, images.of_poses * num_poses + ranks, num_poses**2)
         indices = torch.where(index < counts[:, None], place.argsort(), -1)
-    return keep, indices.contiguous(), counts, torch.where(keep, scores, 0.0)
+    # Results of PyTorch's operations lie in memory as the scores do, and ours in the order of their dimensions.
+    return keep.contiguous(), indices.contiguous(), counts, torch.where(keep, scores, 0.0).contiguous()
 
 
 class _Images(NamedTuple):

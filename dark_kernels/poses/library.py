@@ -22,7 +22,7 @@ _library.define(
 )
 _library.define(
     "oks_nms(Tensor poses, Tensor scores, Tensor areas, Tensor kappas, Tensor? visible, Tensor? mask, "
-    "Tensor? image_ids, float threshold, str method, int max_poses, str backend) "
+    "Tensor? image_ids, float threshold, str method, SymInt max_poses, str backend) "
     "-> (Tensor keep, Tensor indices, Tensor counts, Tensor scores)",
     tags=_TAGS,
 )

@@ -84,7 +84,7 @@ def sample_keypoints(
         samples = sample_keypoints_reference(means, covariances, n, seed, offset, tolerance)
     else:
         # An operator takes 64 bits with a sign.
-        seed, offset = (number - (number >> 63 << 64) for number in (seed, offset))
+        seed, offset = (number if number < 2**63 else number - 2**64 for number in (seed, offset))
         samples = call_sample_keypoints(means, covariances, n, seed, offset, tolerance, backend)
     return samples.view(*leading, n, 2)
 

@@ -14,11 +14,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 import dark_kernels
 from dark_kernels import Keypoints, Recipe, recipes, testing
-from dark_kernels.decode.library import decode_operator
 from dark_kernels.decode.reference import merge_flipped
 
 from ..conftest import SERVICES
@@ -288,23 +286,6 @@ def everything(device: torch.device | str, dtype: torch.dtype = torch.float32) -
     return maps, extras
 
 
-@pytest.mark.parametrize("service", SERVICES[1:], indirect=True)
-def test_opcheck(service: tuple[str, torch.device]) -> None:
-    backend, device = service
-    heatmaps, extras = everything(device)
-    torch.library.opcheck(decode_operator, (heatmaps, *recipes.MMPOSE_UDP.operator_arguments, True, backend), extras)
-
-
-def test_fakes_are_like_the_real_outputs(device: torch.device) -> None:
-    heatmaps, extras = everything(device)
-    real = dark_kernels.decode(heatmaps, recipes.MMPOSE_UDP, True, **extras)
-    with FakeTensorMode() as mode:
-        fakes = {name: mode.from_tensor(one) if isinstance(one, Tensor) else one for name, one in extras.items()}
-        fake = dark_kernels.decode(mode.from_tensor(heatmaps), recipes.MMPOSE_UDP, True, **fakes)
-    for one, other in zip(real, fake, strict=True):
-        assert (one.shape, one.stride(), one.dtype) == (other.shape, other.stride(), other.dtype)
-
-
 @pytest.mark.slow
 def test_compiles_whole(device: torch.device) -> None:
     torch._dynamo.reset()
@@ -333,43 +314,6 @@ def test_no_images(service: tuple[str, torch.device]) -> None:
     assert keypoints.coords.shape == (0, 2, 2)
     assert keypoints.scores.shape == (0, 2)
     assert keypoints.covariances.shape == (0, 2, 2, 2)
-
-
-def test_nothing_carries_a_gradient(device: torch.device) -> None:
-    heatmaps, extras = everything(device)
-    for tensor in (heatmaps, extras["flipped"], extras["image_transform"]):
-        tensor.requires_grad_()
-    for backend in ("auto", "eager", "reference"):
-        keypoints = dark_kernels.decode(heatmaps, recipes.DARKPOSE, True, backend, **extras)
-        assert not any(tensor.requires_grad for tensor in keypoints)
-
-
-@pytest.mark.gpu
-def test_a_cuda_graph_of_everything(gpu: torch.device) -> None:
-    heatmaps, flipped = two_maps(gpu, size=(64, 48))
-    transform = matrices(gpu)
-
-    def call() -> Keypoints:
-        return dark_kernels.decode(
-            heatmaps, recipes.DARKPOSE, True, flipped=flipped, flip_indices=[0, 2, 1], keypoint_indices=[2, 1],
-            image_transform=transform,
-        )  # fmt: skip
-
-    stream = torch.cuda.Stream(gpu)
-    stream.wait_stream(torch.cuda.current_stream(gpu))
-    with torch.cuda.stream(stream):
-        for _ in range(2):
-            call()
-    torch.cuda.current_stream(gpu).wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = call()
-    for tensor in (heatmaps, flipped):
-        tensor.copy_(tensor.roll(1, dims=0))
-    transform[:, :, 2] += 1
-    graph.replay()
-    torch.cuda.synchronize(gpu)
-    testing.assert_same_keypoints(captured, call())
 
 
 @pytest.mark.gpu

@@ -147,14 +147,6 @@ def test_sizes(device: torch.device) -> None:
     torch.testing.assert_close(keypoints.coords.cpu(), torch.tensor([[[0.025, -0.05]]]))
 
 
-@pytest.mark.slow
-def test_compiles_whole(device: torch.device) -> None:
-    torch._dynamo.reset()
-    compiled = torch.compile(lambda maps: dark_kernels.decode_offsets(maps * 2).coords + 1, fullgraph=True)
-    heatmaps = combined(2, 2, 14, 11, device)
-    torch.testing.assert_close(compiled(heatmaps), dark_kernels.decode_offsets(heatmaps * 2).coords + 1)
-
-
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

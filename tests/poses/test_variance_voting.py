@@ -136,15 +136,6 @@ def test_leading_dimensions_and_strides(backend: str) -> None:
     assert bool(nobody.isnan().all())
 
 
-def test_gradients_flow() -> None:
-    poses, variances, similarities = (each.double().requires_grad_() for each in some_poses())
-    for backend in ("eager", "reference"):
-        torch.autograd.gradcheck(
-            lambda *tensors, b=backend: variance_voting(*tensors, spread=0.5, backend=b),
-            (poses, variances, similarities),
-        )
-
-
 @BACKENDS
 def test_gradients_of_those_who_vote_are_finite(backend: str) -> None:
     """Also beside one who does not."""
@@ -154,13 +145,6 @@ def test_gradients_of_those_who_vote_are_finite(backend: str) -> None:
     inputs = [each.requires_grad_() for each in (poses, variances, similarities)]
     for gradient in torch.autograd.grad(variance_voting(*inputs, backend=backend).sum(), inputs):
         assert bool(gradient.isfinite().all())
-
-
-@pytest.mark.slow
-def test_compiles_whole() -> None:
-    torch._dynamo.reset()
-    compiled = torch.compile(variance_voting, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(*some_poses()), variance_voting(*some_poses()))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dark_kernels import Keypoints, sample_keypoints, testing, vote
 from dark_kernels.poses import eager_voting
@@ -306,55 +305,3 @@ def test_refuses(error: type[Exception], message: str, change: dict[str, Any]) -
 
 def test_signature() -> None:
     assert list(inspect.signature(vote).parameters) == ["samples", "heatmaps", "bandwidth", "backend"]
-
-
-@WEIGHTS
-@EVERY_FUSED
-def test_opcheck_and_fakes(weights: str, service: Service) -> None:
-    backend, device = service
-    samples, heatmaps = (each.to(device) for each in some_votes(1, 2, 5))
-    given = {"heatmaps": None, "bandwidth": None, **options(weights, heatmaps)}
-    tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
-    arguments = (samples, given["heatmaps"], given["bandwidth"], backend)
-    torch.library.opcheck(torch.ops.dark_kernels.vote.default, arguments, test_utils=tests)
-    real = vote(samples, **options(weights, heatmaps), backend=backend)
-    with FakeTensorMode() as mode:
-        fake = vote(mode.from_tensor(samples), **options(weights, mode.from_tensor(heatmaps)), backend=backend)
-    for one, other in zip(real, fake, strict=True):
-        assert (one.shape, one.stride(), one.dtype) == (other.shape, other.stride(), other.dtype)
-
-
-@pytest.mark.slow
-def test_compiles_whole(device: torch.device) -> None:
-    torch._dynamo.reset()
-
-    def voted(samples: Tensor, heatmaps: Tensor) -> Tensor:
-        return vote(samples + 1, heatmaps * 2).coords * 2
-
-    compiled = torch.compile(voted, fullgraph=True, backend="aot_eager", dynamic=True)
-    for batch in (2, 3):
-        inputs = [each.to(device) for each in some_votes(batch)]
-        torch.testing.assert_close(compiled(*inputs), voted(*inputs))
-
-
-@pytest.mark.gpu
-@WEIGHTS
-def test_cuda_graph_and_no_waiting(weights: str, gpu: torch.device) -> None:
-    samples, heatmaps = (each.to(gpu) for each in some_votes())
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        vote(samples, **options(weights, heatmaps))
-    torch.cuda.current_stream().wait_stream(stream)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        vote(samples, **options(weights, heatmaps))
-        vote(samples, **options(weights, heatmaps), backend="eager")
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = vote(samples, **options(weights, heatmaps))
-    samples.add_(1)
-    graph.replay()
-    for one, other in zip(found, vote(samples, **options(weights, heatmaps)), strict=True):
-        assert torch.equal(one, other)

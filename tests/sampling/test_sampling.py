@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dark_kernels import sample_keypoints, testing
 from dark_kernels.sampling import eager, reference
@@ -320,18 +319,6 @@ def test_the_global_generator_is_not_touched() -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-@EVERY_FUSED
-def test_opcheck_and_fakes(service: Service) -> None:
-    backend, device = service
-    means, covariances = (each.to(device) for each in distributions(3))
-    operator = torch.ops.dark_kernels.sample_keypoints.default
-    tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
-    torch.library.opcheck(operator, (means, covariances, 5, -1, 3, 1e-6, backend), test_utils=tests)
-    with FakeTensorMode() as mode:
-        fake = sample_keypoints(mode.from_tensor(means), mode.from_tensor(covariances), 5, 2**64 - 1, backend=backend)
-    assert (fake.shape, fake.dtype, fake.device) == ((3, 5, 2), torch.float32, device)
-
-
 @pytest.mark.slow
 def test_compiles_whole(device: torch.device) -> None:
     torch._dynamo.reset()
@@ -343,23 +330,3 @@ def test_compiles_whole(device: torch.device) -> None:
     for batch in (3, 4):
         inputs = [each.to(device) for each in distributions(batch, 5)]
         torch.testing.assert_close(compiled(*inputs), draw(*inputs))
-
-
-@pytest.mark.gpu
-def test_cuda_graph_and_no_waiting(gpu: torch.device) -> None:
-    means, covariances = (each.to(gpu) for each in distributions(4, 17))
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        sample_keypoints(means, covariances, 9, 1)
-    torch.cuda.current_stream().wait_stream(stream)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        expected = sample_keypoints(means, covariances, 9, 1)
-        sample_keypoints(means, covariances, 9, 2, backend="eager")
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        samples = sample_keypoints(means, covariances, 9, 1)
-    graph.replay()
-    assert torch.equal(samples, expected)

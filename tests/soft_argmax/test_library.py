@@ -1,27 +1,18 @@
-"""The operators' contract with PyTorch: opcheck, fakes, torch.compile, torch.func, autocast, graphs, autograd."""
+"""What soft_argmax promises PyTorch beside the contract of all operations (tests/test_contract.py)."""
 
 from __future__ import annotations
 
 import math
-import warnings
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import Tensor
 
 from dark_kernels import soft_argmax, testing
-from dark_kernels.nn import SoftArgmax
 
-from .. import launches
-from ..conftest import SERVICES
 from .cases import Case
 
 OPERATORS = torch.ops.dark_kernels
-TESTS = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
-EVERY_FUSED = pytest.mark.parametrize("service", SERVICES[1:], indirect=True)
-Service = tuple[str, torch.device]
 
 
 def some_maps(
@@ -30,102 +21,7 @@ def some_maps(
     return Case(shape=(batch, 2, 5, 7), dtype=dtype, layout=layout).heatmaps(device)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@EVERY_FUSED
-def test_opcheck(dtype: torch.dtype, layout: str, service: Service) -> None:
-    """Of the raw operators, which have no gradient of their own: the autograd function around them does."""
-    backend, device = service
-    heatmaps = some_maps(2, device, dtype, layout).detach()
-    torch.library.opcheck(OPERATORS.soft_argmax.default, (heatmaps, 3.0, backend), test_utils=TESTS)
-    saved = OPERATORS.soft_argmax(heatmaps, 3.0, backend)
-    arguments = (torch.ones_like(saved[0]), heatmaps, *saved, 3.0, backend)
-    torch.library.opcheck(OPERATORS.soft_argmax_backward.default, arguments, test_utils=TESTS)
-
-
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced", "expanded_batch"])
-@EVERY_FUSED
-def test_fakes_are_like_the_real_outputs(layout: str, service: Service) -> None:
-    backend, device = service
-
-    def everything(heatmaps: Tensor) -> tuple[Tensor, ...]:
-        leaf = heatmaps.detach().requires_grad_()
-        coords = soft_argmax(leaf, backend=backend)
-        raw = OPERATORS.soft_argmax(heatmaps, 1.0, backend)
-        return (coords, *raw, *torch.autograd.grad(coords.sum(), leaf))
-
-    heatmaps = some_maps(2, device, torch.float16, layout).detach()
-    real = everything(heatmaps)
-    with FakeTensorMode() as mode:
-        fake = everything(mode.from_tensor(heatmaps))
-    for one, other in zip(real, fake, strict=True):
-        assert (one.shape, one.stride(), one.dtype) == (other.shape, other.stride(), other.dtype)
-
-
-# --- torch.compile ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_compiles_whole_and_once_for_any_batch(device: torch.device) -> None:
-    """The second size makes the batch dynamic, the third finds it so."""
-    torch._dynamo.reset()
-    graphs: list[object] = []
-
-    def counting(graph: Any, inputs: Any) -> Any:
-        graphs.append(graph)
-        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
-
-    def function(heatmaps: Tensor) -> Tensor:
-        return soft_argmax(heatmaps * 2, beta=5.0) + 1
-
-    compiled = torch.compile(function, fullgraph=True, backend=counting)
-    for batch in (3, 5, 7, 6):
-        heatmaps = some_maps(batch, device)
-        expected, actual = function(heatmaps), compiled(heatmaps)
-        torch.testing.assert_close(actual, expected)
-        torch.testing.assert_close(
-            *(torch.autograd.grad(each.square().sum(), heatmaps)[0] for each in (actual, expected))
-        )
-    assert len(graphs) == 2
-
-
 # --- autograd --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("backend", ["eager", "reference"])
-def test_torch_func(backend: str) -> None:
-    """grad, and gradients for each sample by vmap, are the gradients of autograd."""
-    heatmaps = some_maps(3)
-
-    def loss(maps: Tensor) -> Tensor:
-        return soft_argmax(maps, 3.0, backend).square().sum()
-
-    (expected,) = torch.autograd.grad(loss(heatmaps), heatmaps)
-    torch.testing.assert_close(torch.func.grad(loss)(heatmaps.detach()), expected)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
-        per_sample = torch.func.vmap(torch.func.grad(lambda maps: loss(maps[None])))(heatmaps.detach())
-    torch.testing.assert_close(per_sample, expected)
-
-
-@pytest.mark.parametrize("how", ["product", "sum", "func"])
-def test_a_second_derivative_raises(how: str) -> None:
-    """Also where it is one of several terms, and under torch.func: never silent zeros."""
-    heatmaps = some_maps(1)
-
-    def loss(maps: Tensor) -> Tensor:
-        return soft_argmax(maps, backend="eager").square().sum()
-
-    def second_derivative() -> None:
-        if how == "func":
-            torch.func.grad(lambda maps: torch.func.grad(loss)(maps).square().sum())(heatmaps.detach())
-            return
-        value = loss(heatmaps) * heatmaps.sum() if how == "product" else loss(heatmaps) + heatmaps.square().sum()
-        (gradient,) = torch.autograd.grad(value, heatmaps, create_graph=True)
-        torch.autograd.grad(gradient.square().sum(), heatmaps)
-
-    with pytest.raises(RuntimeError, match="double backward"):
-        second_derivative()
 
 
 def test_what_is_kept_for_the_backward_pass() -> None:
@@ -145,23 +41,6 @@ def test_maps_that_change_before_the_backward_pass_are_noticed() -> None:
     heatmaps.detach().fill_(math.nan)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         coords.sum().backward()
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_autocast(dtype: torch.dtype, device: torch.device) -> None:
-    """Coordinates are float32 and close to those without autocast; parameters get gradients of their own dtype."""
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 2, 3), SoftArgmax(2.0)).to(device)
-    images = torch.randn(2, 3, 9, 8, device=device)
-    expected = network(images)
-    (gradient,) = torch.autograd.grad(expected.square().sum(), network[0].weight)
-    with torch.autocast(device.type, dtype):
-        actual = network(images)
-    assert actual.dtype == torch.float32
-    torch.testing.assert_close(actual, expected, rtol=0.05, atol=0.05)
-    (other,) = torch.autograd.grad(actual.square().sum(), network[0].weight)
-    assert other.dtype == torch.float32
-    torch.testing.assert_close(other, gradient, rtol=0.05, atol=0.05 * float(gradient.abs().max()))
 
 
 # --- the kernels -----------------------------------------------------------------------------------------
@@ -214,45 +93,6 @@ def test_maps_whose_rows_lie_more_than_2_to_the_31_apart(triton_device: torch.de
     # Another layout is another kernel, which may add up in another order.
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other)
-
-
-@pytest.mark.gpu
-def test_cuda_graph(gpu: torch.device) -> None:
-    """Captured with its backward pass, and replayed on other numbers."""
-    heatmaps = some_maps(2, gpu)
-
-    def step() -> tuple[Tensor, ...]:
-        coords = soft_argmax(heatmaps, 3.0)
-        return (coords, *torch.autograd.grad(coords.square().sum(), heatmaps))
-
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = step()
-    with torch.no_grad():
-        heatmaps.normal_()
-    graph.replay()
-    for one, other in zip(outputs, step(), strict=True):
-        assert torch.equal(one, other)
-
-
-@pytest.mark.gpu
-def test_one_launch_forward_and_one_backward_and_no_waiting(gpu: torch.device) -> None:
-    heatmaps = some_maps(2, gpu)
-
-    coords = soft_argmax(heatmaps)
-    grad_coords = torch.ones_like(coords)
-    assert launches.count(lambda: soft_argmax(heatmaps)) == 1
-    assert launches.count(lambda: torch.autograd.grad(coords, heatmaps, grad_coords, retain_graph=True)) == 1
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for backend in ("triton", "eager"):
-            soft_argmax(heatmaps, backend=backend).sum().backward()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.gpu
