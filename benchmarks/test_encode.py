@@ -45,7 +45,7 @@ class Case(NamedTuple):
 
     @property
     def num_bytes(self) -> int:
-        """Of the maps. Keypoints and weights are less than a hundredth of them."""
+        """Size of the maps. Keypoints and weights are less than a hundredth of them."""
         return self.workload.input_bytes(workloads.DTYPES[self.dtype])
 
 

@@ -35,7 +35,7 @@ _UNITS_OF_WING = 8192
 
 
 class Arguments(NamedTuple):
-    """What a loss takes."""
+    """Arguments of a loss."""
 
     heatmaps: Tensor  # [B, K, H, W]
     keypoints: Tensor  # [B, K, 2]

@@ -42,7 +42,7 @@ _UNITS = 16
 
 
 class Maps(NamedTuple):
-    """What gaussian_nll takes."""
+    """Arguments of gaussian_nll."""
 
     mean: Tensor  # [B, K, 2, H, W]
     log_var: Tensor  # [B, K, 1, H, W]
@@ -50,7 +50,7 @@ class Maps(NamedTuple):
 
 
 class Features(NamedTuple):
-    """What linear_gaussian_nll takes."""
+    """Arguments of linear_gaussian_nll."""
 
     features: Tensor  # [B, C, H, W]
     weight: Tensor  # [K * 3, C]
@@ -59,7 +59,7 @@ class Features(NamedTuple):
 
 
 class Mixture(NamedTuple):
-    """What gaussian_mixture_nll takes."""
+    """Arguments of gaussian_mixture_nll."""
 
     logits: Tensor  # [B, K, M, H, W]
     mean: Tensor  # [B, K, M, 2, H, W]

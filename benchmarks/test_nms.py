@@ -51,7 +51,7 @@ CASES = [Case(P1), Case(P2), Case(P1, has_ids=True), Case(P2, has_ids=True)]
 
 
 class Poses(NamedTuple):
-    """What oks_nms takes; with image ids without the batch dimension."""
+    """Arguments of oks_nms; with image ids without the batch dimension."""
 
     poses: Tensor  # [B, N, K, 2]
     scores: Tensor  # [B, N]
@@ -59,7 +59,7 @@ class Poses(NamedTuple):
     image_ids: Tensor | None = None  # [B N]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Poses:
-        """Of poses, scores and areas."""
+        """Apply a function to poses, scores and areas."""
         return Poses(function(self.poses), function(self.scores), function(self.areas), self.image_ids)
 
 
@@ -108,7 +108,7 @@ def _suppress(poses: Poses, backend: str = "auto") -> KeptPoses:
 
 
 def pose_bytes(workload: Workload) -> int:
-    """Of poses, scores and areas in float32."""
+    """Size of poses, scores and areas in float32."""
     batch, num_poses, num_keypoints, _ = workload.shape
     return batch * num_poses * (num_keypoints * 8 + 8)
 
@@ -122,7 +122,7 @@ def _compare(indices: Tensor, case: Case, device: str) -> tuple[float, str]:
 
 
 def _bytes(case: Case) -> int:
-    """What is read, and kept flags, indices, counts and scores, which are written."""
+    """Size of what is read, and of kept flags, indices, counts and scores, which are written."""
     ids, counts = (8 * case.workload.num_maps, 8) if case.has_ids else (0, 8 * case.workload.shape[0])
     return pose_bytes(case.workload) + ids + 13 * case.workload.num_maps + counts
 

@@ -24,7 +24,7 @@ NAMES = (FILL, EMPTY, OURS, REFERENCE)
 
 
 class Poses(NamedTuple):
-    """What both take."""
+    """Arguments of both."""
 
     poses: Tensor  # [B, N, K, 2]
     areas: Tensor  # [B, N]
@@ -44,7 +44,7 @@ OPERATIONS: dict[str, Callable[[Poses, str], Tensor]] = {"oks": _oks, "variance_
 
 
 def output_bytes(operation: str, workload: Workload) -> int:
-    """Of the similarities, or of the poses, in float32."""
+    """Size of the similarities, or of the poses, in float32."""
     batch, num_poses, num_keypoints, _ = workload.shape
     return batch * num_poses * 4 * (num_poses if operation == "oks" else 2 * num_keypoints)
 

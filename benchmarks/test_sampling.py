@@ -26,7 +26,7 @@ RANDN = "torch.randn and a product"
 
 
 class Distributions(NamedTuple):
-    """What sample_keypoints takes."""
+    """Arguments of sample_keypoints."""
 
     means: Tensor  # [B, K, 2]
     covariances: Tensor  # [B, K, 2, 2]
@@ -45,7 +45,7 @@ def inputs_of(workload: Workload, device: str) -> list[Distributions]:
 
 
 def sample_bytes(workload: Workload) -> int:
-    """Of the samples in float32."""
+    """Size of the samples in float32."""
     return workload.num_maps * NUM_SAMPLES * 8
 
 

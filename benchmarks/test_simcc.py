@@ -44,7 +44,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 class Axes(NamedTuple):
-    """What decode_simcc takes."""
+    """Arguments of decode_simcc."""
 
     simcc_x: Tensor  # [B, K, Wx]
     simcc_y: Tensor  # [B, K, Wy]

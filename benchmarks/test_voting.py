@@ -44,7 +44,7 @@ CASES = [Case(W1, "heatmaps"), Case(W1, "density")]
 
 
 class Samples(NamedTuple):
-    """What vote takes."""
+    """Arguments of vote."""
 
     samples: Tensor  # [B, K, S, 2]
     heatmaps: Tensor | None  # [B, K, H, W]
@@ -66,8 +66,11 @@ def inputs_of(case: Case, device: str) -> list[Samples]:
 
 
 def vote_bytes(case: Case) -> int:
-    """Of the samples, and of the keypoints' coordinates, scores and covariances. Of the maps a few pixels are read, a
-    sector of 32 bytes and more for each, of which many are shared; they are not counted."""
+    """Size of the samples, and of the keypoints' coordinates, scores and covariances.
+
+    Of the maps a few pixels are read, a sector of 32 bytes and more for each, of which many are shared; they are not
+    counted.
+    """
     return case.workload.num_maps * (NUM_SAMPLES * 8 + 28)
 
 
@@ -102,7 +105,7 @@ def _truth(case: Case, device: str) -> Keypoints:
 
 
 def _compare(keypoints: Keypoints, case: Case, device: str) -> tuple[float, str]:
-    """Where next to no sample votes nothing can be said; elsewhere positions and covariances of some pixels."""
+    """Compare positions and covariances, but where next to no sample votes."""
     truth = _truth(case, device)
     votes = truth.scores > 1e-3
     assert votes.double().mean() > 0.5

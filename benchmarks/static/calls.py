@@ -65,5 +65,5 @@ def empty_maps(shape: Sequence[int], dtype: str, layout: str = "contiguous") -> 
 
 
 def ending(layout: str) -> str:
-    """Of a label."""
+    """Ending of a label."""
     return "" if layout == "contiguous" else f" {layout}"

@@ -1,4 +1,4 @@
-"""What `dark-kernels` can do. Each command is a function; its docstring is its help."""
+"""Commands of `dark-kernels`. Each command is a function; its docstring is its help."""
 
 from __future__ import annotations
 

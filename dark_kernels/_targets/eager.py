@@ -102,7 +102,7 @@ def blocks(maps: Tensor) -> Iterator[tuple[slice, slice]]:
 
 
 def keypoint_weight(targets: Targets, weight: Tensor | None, keeps_empty: bool) -> Tensor:
-    """What the loss of each map counts [B, K], 0 where it is ignored."""
+    """Weight of the loss of each map [B, K], 0 where it is ignored."""
     counted = targets.weight
     if keeps_empty:
         counted = torch.where(counted > 0, counted, 1.0)

@@ -71,7 +71,7 @@ def keypoint_weight(
     weight: Tensor | None,  # [B, K]
     keeps_empty: bool,
 ) -> Tensor:
-    """What the loss of each map counts [B, K], 0 where it is ignored; `weight_of_targets` is 0 where nothing is
+    """Weight of the loss of each map [B, K], 0 where it is ignored; `weight_of_targets` is 0 where nothing is
     drawn."""
     if keeps_empty:
         weight_of_targets = torch.where(weight_of_targets > 0, weight_of_targets, 1.0)

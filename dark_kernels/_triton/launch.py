@@ -1,4 +1,4 @@
-"""What every launch takes: the tensor's device as the current one, and little of the host's time."""
+"""Launches kernels: on the tensor's device, and in little of the host's time."""
 
 from __future__ import annotations
 
@@ -74,8 +74,9 @@ def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:
 
 
 def launch_key(kernel: Any, tensors: tuple[Tensor, ...], *properties: Hashable) -> Hashable:
-    """What `launch` may keep a kernel under: `properties` tell every other argument and all of the tensors but their
-    contents and addresses, of which each divides by 16. None where nothing can be kept."""
+    """Cache key for `launch`. None if a tensor is not 16-byte aligned, or nothing can be kept.
+
+    `properties` must determine every other argument, and each tensor's dtype, shape and strides."""
     if not _KEEPS_KERNELS or type(kernel) is not triton.JITFunction:  # interpreted, or a test's
         return None
     addresses = 0

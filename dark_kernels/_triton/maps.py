@@ -97,7 +97,7 @@ def mean_of(value, flipped):
 
 @triton.jit
 def flipped_column(x, SHIFTS_FLIPPED: tl.constexpr):
-    """Where the flipped map's pixel for column `x` lies, counted from its right."""
+    """Column of the flipped map's pixel for column `x`, counted from its right."""
     if SHIFTS_FLIPPED:
         x = tl.maximum(x - 1, 0)
     return x
@@ -168,7 +168,7 @@ def row_of(index, width, USES_RECIPROCAL: tl.constexpr):
 
 @triton.jit
 def offset_of(maps, index, SCAN: tl.constexpr):
-    """Where pixels lie, from the start of their map."""
+    """Offsets of pixels from the start of their map."""
     if SCAN.IS_FLAT:
         offset = index * maps.plain.stride_w
     else:

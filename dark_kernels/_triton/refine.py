@@ -59,7 +59,7 @@ def _sign_or_zero(difference):
 def _weighted_sum(
     points, lane, PLUS_A: tl.constexpr, PLUS_B: tl.constexpr, MINUS_A: tl.constexpr, MINUS_B: tl.constexpr
 ):
-    """Of 16 points two added and two subtracted, or NONE."""
+    """Add two of 16 points and subtract two; NONE for none."""
     is_added = (lane == PLUS_A) | (lane == PLUS_B)
     is_subtracted = (lane == MINUS_A) | (lane == MINUS_B)
     return tl.sum(tl.where(is_added, points, tl.where(is_subtracted, -points, 0.0)), axis=0)

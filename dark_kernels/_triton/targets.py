@@ -39,7 +39,7 @@ class Targets(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """How targets are drawn: a constant."""
+    """Way to draw targets, a constant."""
 
     ENCODING: str
     IS_WINDOWED: bool  # nothing is drawn beyond 3 sigma

@@ -86,7 +86,7 @@ class Scanned(NamedTuple):
 
 @triton.jit
 def _offset_in_flipped(maps, index, SCAN: tl.constexpr):
-    """Where the mirrored map's pixels for these of the map lie, from the last column of its first row."""
+    """Offsets of the mirrored map's pixels for these of the map, from the last column of its first row."""
     row = row_of(index, maps.width, SCAN.USES_RECIPROCAL)
     column = flipped_column(index - row * maps.width, SCAN.SHIFTS_FLIPPED)
     return row * maps.flipped.stride_h + column * maps.flipped.stride_w

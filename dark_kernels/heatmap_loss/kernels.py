@@ -34,7 +34,7 @@ class Wing(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """How a loss compares maps and weights them: a constant. See `Options`."""
+    """Way of a loss to compare and weight maps, a constant. See `Options`."""
 
     KIND: str
     IS_SOFTMAX: bool  # compares the softmax of a map with its target over the target's sum
@@ -44,7 +44,7 @@ class Loss(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """How a program walks over maps: a constant."""
+    """A program's walk over maps, a constant."""
 
     BLOCK_KEYPOINTS: int
     BLOCK_PIXELS: int

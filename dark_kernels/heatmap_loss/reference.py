@@ -79,7 +79,7 @@ def adaptive_wing(heatmaps: Tensor, target: Tensor, options: Options) -> Tensor:
 
 
 def focal(heatmaps: Tensor, target: Tensor, options: Options) -> Tensor:
-    """Of probabilities: pixels whose target is 1 are positive, and near them mistakes are forgiven."""
+    """Focal loss of probabilities: pixels whose target is 1 are positive, and near them mistakes are forgiven."""
     p = heatmaps.clamp(LOWEST_PROBABILITY, HIGHEST_PROBABILITY)
     of_positive = -((1 - p) ** 2) * torch.log(p)
     of_negative = -((1 - target) ** 4) * p**2 * torch.log1p(-p)
@@ -87,7 +87,7 @@ def focal(heatmaps: Tensor, target: Tensor, options: Options) -> Tensor:
 
 
 def cross_entropy(heatmaps: Tensor, target: Tensor, options: Options) -> Tensor:
-    """Of the softmax over a map against the target as a distribution."""
+    """Cross-entropy of the softmax over a map against the target as a distribution."""
     q = _as_distribution(target)
     log_p = torch.log_softmax(heatmaps.flatten(-2), dim=-1)
     return -(q * torch.where(q > 0, log_p, 0.0)).sum(-1)

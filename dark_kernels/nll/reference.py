@@ -255,7 +255,7 @@ def plus(a: Tensor, b: Tensor) -> Tensor:
 
 
 def expand(number: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """It as often as it takes, whose gradients are added up. Opposite infinities leave 0."""
+    """Repeat a number, whose gradients are added up. Opposite infinities leave 0."""
     return number if number.shape == shape else _apply(_Expand, number, shape)
 
 

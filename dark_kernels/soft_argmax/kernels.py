@@ -38,7 +38,7 @@ class Coords(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """How a program walks over a map: a constant."""
+    """A program's walk over a map, a constant."""
 
     WIDTH: int  # of the map
     LINES: int  # a block
@@ -188,7 +188,7 @@ def _soft_argmax_fwd_kernel(
 
 @triton.jit
 def _store_pixels(pointers, gradient, exists):
-    """Of the gradient: the stores of the streaming loop."""
+    """Store pixels of the gradient: the stores of the streaming loop."""
     tl.store(pointers, gradient.to(pointers.dtype.element_ty), mask=exists)
 
 
@@ -246,7 +246,7 @@ def _soft_argmax_bwd_kernel(
 
 
 def launch_shape(height: int, width: int, lanes: int = 32, is_dense: bool = True) -> dict[str, Any]:
-    """How a program goes about a map: with a warp, large maps with four; a block of lines that a load of 16 bytes does
+    """Shape of a program for a map: a warp, large maps with four; a block of lines that a load of 16 bytes does
     not cross if there are such. 8 pixels a thread, or 4 where each has an address of its own."""
     num_warps = 1 if height * width <= 8192 else 4
     block_size = (8 if is_dense else 4) * lanes * num_warps
