@@ -217,7 +217,8 @@ GRADIENT = {
 # A row behind another of its function has other numbers in the same graph.
 VARIANT = dict.fromkeys(
     (
-        "compiles_with_all_sizes_dynamic", "compiled_without_a_gradient", "the_reference_compiles_whole", "gradcheck",
+        "opcheck_of_other_inputs", "compiles_with_all_sizes_dynamic", "compiled_without_a_gradient",
+        "the_reference_compiles_whole", "strict", "gradcheck",
     ),
     "the first row of the function has the same graph",
 )  # fmt: skip

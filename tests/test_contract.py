@@ -172,7 +172,7 @@ def test_operators_are_tagged(name: str) -> None:
 # --- operators and their fakes ---------------------------------------------------------------------------
 
 
-@rows_and_inputs("opcheck", "float32", "float16", "float64", "mixed", "strided")
+@rows_and_inputs("opcheck", "float32")
 @pytest.mark.parametrize("service", [SERVICES[1], *SERVICES[3:]], indirect=True)
 def test_opcheck(row: Row, inputs: str, service: Service) -> None:
     """Of the operators that a call goes through, backward for all gradients and for each alone. The autograd functions
@@ -185,7 +185,16 @@ def test_opcheck(row: Row, inputs: str, service: Service) -> None:
         check_operators(row, given, backend, (leaf,))
 
 
-@rows("opcheck")
+@rows_and_inputs("opcheck_of_other_inputs", "float16", "float64", "mixed", "strided")
+@pytest.mark.parametrize("service", [SERVICES[1], *SERVICES[3:]], indirect=True)
+def test_opcheck_of_other_inputs(row: Row, inputs: str, service: Service) -> None:
+    backend, device = service
+    skip_without(row, backend)
+    given = {name: each.to(device) for name, each in INPUTS[inputs](row).items()}
+    check_operators(row, given, backend, row.leaves)
+
+
+@rows("opcheck_of_one_image")
 @pytest.mark.parametrize("service", SERVICES[2:3], indirect=True)
 def test_opcheck_of_one_image(row: Row, service: Service) -> None:
     """In the interpreter, which takes its time."""
