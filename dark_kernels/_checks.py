@@ -249,7 +249,8 @@ def to_partners(symmetric: Any, num_keypoints: int) -> list[int]:
             raise ValueError(f"symmetric: got {max(i, j)}, expected one of {num_keypoints} keypoints")
         if i == j or partners[i] != i or partners[j] != j:
             raise ValueError(f"symmetric: got {pair!r}, expected pairs of keypoints, each of them in one only")
-        partners[i], partners[j] = j, i
+        # Indices may be symbols, which torch.compile of PyTorch 2.8 does not assign to.
+        partners = [j if place == i else i if place == j else partner for place, partner in enumerate(partners)]
     return partners
 
 
