@@ -33,7 +33,7 @@ def check_tensor(name: str, tensor: Tensor, dim: int, shape: str, one_less: str 
 
 
 def check_dense(name: str, tensor: Tensor) -> None:
-    """A tensor whose elements lie in memory as its strides say."""
+    """Check that the elements of a tensor lie in memory as its strides say."""
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
         kind, conversion = "a sparse", "to_dense"
         if tensor.is_quantized:

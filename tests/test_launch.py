@@ -68,6 +68,34 @@ def test_a_kept_launch_takes_new_tensors_in_the_old_places() -> None:
     assert (arguments[1], *arguments[3:]) == (11, 13, False, 64)
 
 
+class Pair(NamedTuple):
+    ptr: Any
+    size: Any
+    other_ptr: Any
+
+
+def test_a_kept_launch_takes_new_tensors_in_structs() -> None:
+    """Also where one is absent, and no more and no fewer than before."""
+    kernel = Kernel()
+    first, second = [torch.full((2,), float(i)) for i in range(3)], [torch.full((2,), float(i)) for i in range(3, 6)]
+    arguments = (first[0], Pair(first[1], 7, None), Pair(None, 8, first[2]), 13)
+    launch.launch(kernel, (1, 1, 1), arguments, {"WIDE": False, "BLOCK": 64}, key="key")
+    assert launch.launch_again("key", tuple(second))
+    ((_, given),) = kernel.compiled.calls
+    assert given[0] is second[0]
+    assert given[1] == (second[1], 7, None)
+    assert given[2] == (None, 8, second[2])
+    assert given[3:] == (13, False, 64)
+    with pytest.raises(ValueError, match="got 4 tensors"):
+        launch.launch_again("key", (*second, second[0]))
+
+
+def test_structs_of_structs_are_refused() -> None:
+    nested = Pair(Pair(torch.zeros(1), 1, None), 2, None)
+    with pytest.raises(TypeError, match="struct of structs, Pair"):
+        launch.launch(Kernel(), (1, 1, 1), (nested,), {"size": 1}, key="key")
+
+
 def test_only_what_has_a_key_is_kept() -> None:
     kernel, tensors = Kernel(), (torch.zeros(2), torch.ones(3))
     launch.launch(kernel, (1, 1, 1), (tensors[0], 1, tensors[1], 1), {"BLOCK": 1, "WIDE": True})

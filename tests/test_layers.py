@@ -52,7 +52,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
 STANDS_ON = {"peaks": "decode"}
 STEPS = {"reference.py", "eager.py"}
 # Of eager and kernels in `recipes`: numbers, no names of recipes.
-NUMBERS_ONLY = {"OperatorRecipe", "blur_taps"}
+NUMBERS_ONLY = {"OperatorRecipe"}
 
 
 def imports(path: Path) -> list[tuple[str, frozenset[str]]]:

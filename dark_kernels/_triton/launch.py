@@ -101,6 +101,8 @@ def launch_again(key: Hashable, tensors: tuple[Tensor, ...]) -> bool:
             for each in inside:
                 values[each] = next(following)
             arguments[struct] = tuple(values)
+    if next(following, None) is not None:
+        raise ValueError(f"launch_again: got {len(tensors)} tensors, expected those that were launched with first")
     kept.compiled[kept.grid](*arguments)
     return True
 
@@ -146,10 +148,15 @@ def launch(
 
 
 def _without_tensors(arguments: Sequence[Any]) -> tuple[list[Any], list[_Place]]:
-    """Arguments with None for tensors, and where these stood: one that is kept would hold its memory."""
+    """Arguments with None for tensors, and where these stood: one that is kept would hold its memory.
+
+    Structs of structs are refused: a tensor in one would be launched with again.
+    """
     held: list[Any] = []
     places: list[_Place] = []
     for place, argument in enumerate(arguments):
+        if _is_struct(argument) and any(map(_is_struct, argument)):
+            raise TypeError(f"launch: got a struct of structs, {type(argument).__name__}, expected tensors and numbers")
         if isinstance(argument, Tensor):
             places.append(place)
             held.append(None)
