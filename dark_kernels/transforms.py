@@ -26,7 +26,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._checks import check_devices, check_name, check_positive, check_tensor
+from ._common.checks import check_devices, check_name, check_positive, check_tensor
 
 __all__ = ["center_scale_from_boxes", "darkpose", "mmpose", "mmpose_legacy"]
 

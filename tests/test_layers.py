@@ -1,6 +1,6 @@
 """Who imports whom: downwards only, and Triton in two places.
 
-    cli, integrations, nn  ->  <op>/api  ->  <op>/library  ->  <op>/eager, <op>/kernels  ->  _triton, _targets/eager
+    cli, integrations, nn  ->  <op>/api  ->  <op>/library  ->  <op>/eager, <op>/kernels  ->  _triton, _common
 
 The rules read the source, so an import inside a function counts as well.
 """
@@ -24,28 +24,34 @@ ROOMS = sorted({path.parts[0] for path in FILES if len(path.parts) > 1 and path.
 # Of each file of a room: what it may import of its own room, and of the package.
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "__init__.py": ({"api", "api_mixture", "reference", "reference_mixture"}, set()),
-    "api.py": ({"library", "options", "reference"}, {"_checks", "_kappas", "backends", "recipes", "types"}),
-    "api_mixture.py": ({"library_mixture", "options", "reference_mixture"}, {"_checks", "backends"}),
+    "api.py": (
+        {"library", "options", "reference"},
+        {"_common.checks", "_common.kappas", "backends", "recipes", "types"},
+    ),
+    "api_mixture.py": ({"library_mixture", "options", "reference_mixture"}, {"_common.checks", "backends"}),
     "library.py": (
         {"eager", "eager_voting", "kernels", "kernels_linear", "kernels_voting", "options"},
-        {"_operators", "backends", "recipes"},
+        {"_common.operators", "backends", "recipes"},
     ),
-    "library_mixture.py": ({"eager_mixture", "kernels_mixture", "library", "options"}, {"_operators", "backends"}),
+    "library_mixture.py": (
+        {"eager_mixture", "kernels_mixture", "library", "options"},
+        {"_common.operators", "backends"},
+    ),
     "eager.py": (
         {"eager_plan", "eager_scores", "eager_steps", "options"},
-        {"_eager", "_products", "_targets", "recipes"},
+        {"_common.lines", "_common.products", "_common.targets", "recipes"},
     ),
     "eager_mixture.py": ({"eager", "options"}, set()),
     "eager_plan.py": (set(), {"recipes"}),
     "eager_scores.py": ({"eager_plan"}, set()),
-    "eager_steps.py": ({"eager_plan", "eager_scores"}, {"_products"}),
+    "eager_steps.py": ({"eager_plan", "eager_scores"}, {"_common.products"}),
     "eager_voting.py": (set(), set()),
     "kernels.py": ({"options"}, {"_triton", "recipes"}),
     "kernels_linear.py": ({"kernels", "options"}, {"_triton"}),
     "kernels_mixture.py": ({"kernels", "options"}, {"_triton"}),
     "kernels_voting.py": (set(), {"_triton"}),
     "options.py": (set(), set()),
-    "reference.py": ({"options"}, {"_products", "_targets", "recipes"}),
+    "reference.py": ({"options"}, {"_common.products", "_common.targets", "recipes"}),
     "reference_mixture.py": ({"reference"}, set()),
 }
 # A room that begins where another ends takes its steps, from the file of the same name. These are told once.
@@ -66,7 +72,8 @@ def imports(path: Path) -> list[tuple[str, frozenset[str]]]:
             names = frozenset(alias.name for alias in node.names)
             base = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
-            if node.level and not node.module:  # from . import eager, or from .. import recipes
+            # from . import eager, from .. import recipes, or from .._common import checks
+            if node.level and node.module in (None, "_common"):
                 found += [(f"{module}.{name}", frozenset()) for name in names]
             else:
                 found.append((module, names))
@@ -80,6 +87,12 @@ def inside(path: Path) -> list[tuple[str, frozenset[str]]]:
         for module, names in imports(path)
         if module == "dark_kernels" or module.startswith("dark_kernels.")
     ]
+
+
+def part_of(module: str) -> str:
+    """A module's part of the package: its folder or file, and of `_common` the file in it."""
+    parts = module.split(".")
+    return ".".join(parts[:2] if parts[0] == "_common" else parts[:1])
 
 
 def test_the_rules_see_the_imports() -> None:
@@ -121,8 +134,8 @@ def products(source: str) -> list[tuple[int, str]]:
 
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_products_of_matrices_are_made_in_one_place(path: Path) -> None:
-    """`_products.product`: a bare one is rounded to bfloat16 wherever the process was told that it may be."""
-    if path.name == "_products.py" or path.name.startswith("kernels") or path.parts[0] == "_triton":
+    """`products.product`: a bare one is rounded to bfloat16 wherever the process was told that it may be."""
+    if path.as_posix() == "_common/products.py" or path.name.startswith("kernels") or path.parts[0] == "_triton":
         return  # what makes them, and what is Triton's
     found = products((ROOT / path).read_text(encoding="utf-8"))
     assert [(path.as_posix(), name) for _, name in found] == sorted(x for x in LAYERS if x[0] == path.as_posix()), found
@@ -200,7 +213,7 @@ def test_rooms_import_downwards(path: Path) -> None:
         elif path.name in STEPS and first == STANDS_ON.get(room):
             assert rest.split("_")[0] == path.stem, f"{path} imports {module}"
         else:
-            assert first in package, f"{path} imports {module or 'dark_kernels'}"
+            assert part_of(module) in package, f"{path} imports {module or 'dark_kernels'}"
             if first == "recipes" and path.name.startswith(("eager", "kernels")):
                 assert names <= NUMBERS_ONLY, f"{path} takes {set(names)} from recipes"
 
@@ -220,13 +233,18 @@ def test_backends_know_no_recipe_by_name(path: Path) -> None:
     ("path", "allowed"),
     [
         ("__init__.py", {"metrics", "nn", "recipes", "transforms", "types", *ROOMS}),
-        ("_checks.py", {"recipes"}),
-        ("_kappas.py", set()),
-        ("_operators.py", {"backends"}),
-        ("_products.py", set()),
+        ("_common/__init__.py", set()),
+        ("_common/checks.py", {"recipes"}),
+        ("_common/kappas.py", set()),
+        ("_common/lines.py", set()),
+        ("_common/operators.py", {"backends"}),
+        ("_common/products.py", set()),
+        ("_common/targets/__init__.py", set()),
+        ("_common/targets/eager.py", set()),
+        ("_common/targets/reference.py", set()),
         ("backends.py", set()),
         ("recipes.py", set()),
-        ("transforms.py", {"_checks"}),
+        ("transforms.py", {"_common.checks"}),
         ("types.py", set()),
         ("_triton/blur.py", {"_triton"}),
         ("_triton/cells.py", {"_triton"}),
@@ -240,13 +258,10 @@ def test_backends_know_no_recipe_by_name(path: Path) -> None:
         ("_triton/refine.py", {"_triton", "recipes"}),
         ("_triton/targets.py", {"_triton"}),
         ("_triton/totals.py", {"_triton", "recipes"}),
-        ("_targets/__init__.py", set()),
-        ("_targets/eager.py", set()),
-        ("_targets/reference.py", set()),
     ],
 )
 def test_what_stands_below_imports_nothing_above(path: str, allowed: set[str]) -> None:
-    assert {module.partition(".")[0] for module, _ in inside(Path(path))} <= allowed
+    assert {part_of(module) for module, _ in inside(Path(path))} <= allowed
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] in ("nn", "metrics")], ids=str)
@@ -257,7 +272,7 @@ def test_modules_stand_on_what_users_call(path: Path) -> None:
         allowed = (
             rest == "api"
             if first in ROOMS
-            else first in {path.parts[0], "_checks", "_kappas", "backends", "recipes", "types"}
+            else part_of(module) in {path.parts[0], "_common.checks", "_common.kappas", "backends", "recipes", "types"}
         )
         assert allowed, f"{path} imports {module or 'dark_kernels'}"
 
@@ -282,7 +297,7 @@ def test_testing_needs_torch_only(path: Path) -> None:
         top = module.split(".")[0]
         assert top in {"torch", "dark_kernels"} or top in sys.stdlib_module_names, f"{path} imports {module}"
     for module, names in inside(path):
-        assert module.partition(".")[0] in {"_products", "testing", "recipes", "types"} or (module, names) == (
+        assert part_of(module) in {"_common.products", "testing", "recipes", "types"} or (module, names) == (
             "decode",
             frozenset({"reference"}),
         ), f"{path} imports {module}"
@@ -296,7 +311,14 @@ def test_references_import_torch_and_references_only(path: Path) -> None:
     assert outside <= {"torch", "dark_kernels"}
     room = path.parts[0]
     below = {f"{STANDS_ON[room]}.reference"} if room in STANDS_ON else set()
-    allowed = {"_products", "recipes", "_targets.reference", f"{room}.options", f"{room}.reference", *below}
+    allowed = {
+        "_common.products",
+        "recipes",
+        "_common.targets.reference",
+        f"{room}.options",
+        f"{room}.reference",
+        *below,
+    }
     assert {module for module, _ in inside(path)} <= allowed
 
 

@@ -26,8 +26,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dark_kernels
-from dark_kernels import Recipe, _products, backends, recipes, testing
-from dark_kernels._products import product
+from dark_kernels import Recipe, backends, recipes, testing
+from dark_kernels._common import products
+from dark_kernels._common.products import product
 from dark_kernels.testing.arithmetic import unit_roundoff
 
 from .conftest import require_service
@@ -332,7 +333,7 @@ LOWERED = [*ROUNDING, "environment"]
 
 def _lowered(setting: str) -> contextlib.AbstractContextManager[Any]:
     if setting == "environment":
-        return mock.patch.object(_products, "_rounds_by_default", True)
+        return mock.patch.object(products, "_rounds_by_default", True)
     return ROUNDING[setting]()
 
 
@@ -398,8 +399,8 @@ def test_the_older_and_the_newer_setting_may_be_mixed() -> None:
 
 def test_without_the_newer_settings_the_older_one_counts() -> None:
     with mock.patch.object(torch._C, "_get_fp32_precision_getter", None, create=True):
-        precision = _products._getter()
-    with mock.patch.object(_products, "_precision", precision):
+        precision = products._getter()
+    with mock.patch.object(products, "_precision", precision):
         for value, expected in (("highest", torch.float32), ("high", torch.float64), ("medium", torch.float64)):
             with _matmul_precision(value), _recorded_products() as dtypes:
                 product(torch.rand(4, 5), torch.rand(5, 6))
@@ -413,9 +414,9 @@ def test_without_the_newer_settings_the_older_one_counts() -> None:
 def test_what_the_environment_says(name: str, value: str, rounds: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ONEDNN_DEFAULT_FPMATH_MODE", raising=False)
     monkeypatch.delenv("DNNL_DEFAULT_FPMATH_MODE", raising=False)
-    assert not _products._environment_rounds()
+    assert not products._environment_rounds()
     monkeypatch.setenv(name, value)
-    assert _products._environment_rounds() is rounds
+    assert products._environment_rounds() is rounds
 
 
 def test_gradients_of_a_product_are_as_exact_as_it_is() -> None:
@@ -452,7 +453,7 @@ def test_a_traced_product_is_float64_whatever_was_set_then() -> None:
 
     left, right = torch.rand(3, 4, 5), torch.rand(3, 5, 6)
     exact = (left.double() @ right.double()).float()
-    assert _products._precision() in _products._EXACT
+    assert products._precision() in products._EXACT
     exported = torch.export.export(Module(), (left, right)).module()
     graphs: list[torch.fx.GraphModule] = []
     torch.compile(Module(), backend=lambda graph, _: graphs.append(graph) or graph, fullgraph=True)(left, right)
@@ -473,8 +474,8 @@ def test_products_of_other_devices_are_added_up(
     left, right = (torch.rand(shape, dtype=torch.float64) for shape in shapes)
     assert product(left.to("meta"), right.to("meta")).shape == (left @ right).shape
     for many in (2**26, 60, 1):  # all at once, some rows, one row
-        monkeypatch.setattr(_products, "_MANY_PRODUCTS", many)
-        torch.testing.assert_close(_products._sum_of_products(left, right), left @ right, rtol=1e-14, atol=0)
+        monkeypatch.setattr(products, "_MANY_PRODUCTS", many)
+        torch.testing.assert_close(products._sum_of_products(left, right), left @ right, rtol=1e-14, atol=0)
 
 
 @pytest.mark.gpu

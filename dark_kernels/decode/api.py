@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .._checks import check_dense, check_devices, check_heatmaps, check_positive, check_recipe, check_tensor
+from .._common.checks import check_dense, check_devices, check_heatmaps, check_positive, check_recipe, check_tensor
 from ..backends import check_backend, held_by_graphs, is_plain
 from ..recipes import DARKPOSE, Recipe
 from ..types import Keypoints

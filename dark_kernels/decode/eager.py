@@ -17,8 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._eager import argmax_of_lines
-from .._products import product
+from .._common.lines import argmax_of_lines
+from .._common.products import product
 from ..recipes import OperatorRecipe
 from .eager_plan import Plan, StencilPlan, make_plan, reflected
 from .eager_scores import Activation, activate_maps, activation_of, mass_around

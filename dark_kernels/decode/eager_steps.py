@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .._products import product
+from .._common.products import product
 from .eager_plan import Equations, FitPlan, StencilPlan
 from .eager_scores import Activation
 

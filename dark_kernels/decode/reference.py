@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._products import product
+from .._common.products import product
 from ..recipes import Recipe
 
 # What UDP's published code adds to the diagonal of the Hessian: float32 machine epsilon.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._checks import DTYPES, ENCODINGS, check_devices, check_keypoints, check_name, check_sigma, to_float
+from .._common.checks import DTYPES, ENCODINGS, check_devices, check_keypoints, check_name, check_sigma, to_float
 from ..backends import check_backend
 from .library import call_encode
 from .reference import encode_reference

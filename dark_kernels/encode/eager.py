@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._targets.eager import blocks, draw, make_targets
+from .._common.targets.eager import blocks, draw, make_targets
 
 
 def encode_fwd(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .._operators import directly, empty_in_huge_pages
+from .._common.operators import directly, empty_in_huge_pages
 from ..backends import choose
 from . import eager
 

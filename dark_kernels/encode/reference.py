@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._targets.reference import draw_targets
+from .._common.targets.reference import draw_targets
 
 
 def encode_reference(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .._checks import (
+from .._common.checks import (
     ENCODINGS,
     check_devices,
     check_keypoints,

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from .._targets.eager import Targets, blocks, draw, keypoint_weight, make_targets, subtract
+from .._common.targets.eager import Targets, blocks, draw, keypoint_weight, make_targets, subtract
 from .options import HIGHEST_PROBABILITY, LOWEST_PROBABILITY, Options
 
 # The logarithm of a probability that is 0 in float64 too.

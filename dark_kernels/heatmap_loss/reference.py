@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .._targets.reference import draw_targets, keypoint_weight
+from .._common.targets.reference import draw_targets, keypoint_weight
 from .options import HIGHEST_PROBABILITY, LOWEST_PROBABILITY, Options
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import _checks
+from .._common import checks
 
 # Neither a number nor several.
 _NO_NUMBERS = (str, bytes, bytearray, Mapping)
@@ -33,7 +33,7 @@ def is_missing(value: Any) -> bool:
     """None, or the NaN or NA that stands for it in a data frame."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
-    value = _checks.plain(value)
+    value = checks.plain(value)
     return isinstance(value, float) and math.isnan(value)
 
 
@@ -44,7 +44,7 @@ def check_mapping(where: str, entry: Any) -> None:
 
 def identity(where: str, key: str, value: Any) -> Any:
     """An id: an int, a string, or anything else that can be looked up."""
-    value = _checks.plain(value)
+    value = checks.plain(value)
     if getattr(value, "ndim", 0) == 0 and not isinstance(value, _NO_NUMBERS[1:]):
         try:
             hash(value)
@@ -57,7 +57,7 @@ def identity(where: str, key: str, value: Any) -> Any:
 
 def number(where: str, key: str, value: Any, expected: str = "a number") -> float:
     """Maybe NaN or infinite."""
-    plain = _checks.plain(value)
+    plain = checks.plain(value)
     if isinstance(plain, bool) or not isinstance(plain, (int, float)):
         raise TypeError(f"{where} with {key!r} {shown(value)}, expected {expected}")
     return plain
@@ -75,7 +75,7 @@ def flag(where: str, key: str, value: Any) -> int:
     """0 or 1; what is missing is 0."""
     if is_missing(value):
         return 0
-    found = _checks.plain(value)
+    found = checks.plain(value)
     if not isinstance(found, (int, float)):
         raise TypeError(f"{where} with {key!r} {shown(value)}, expected 0 or 1")
     if found not in (0, 1):
@@ -119,7 +119,7 @@ def triplets(where: str, value: Any, third: str) -> list[float]:
         if wrong is not None:
             raise ValueError(f"{where} with {reprlib.repr(wrong)} in 'keypoints', expected {expected}")
         given = [each for row in rows for each in row or ()]
-    found = [_checks.plain(each) for each in given]
+    found = [checks.plain(each) for each in given]
     for each in found:
         if not isinstance(each, (int, float)):
             raise TypeError(f"{where} with {shown(each)} in 'keypoints', expected {expected}")

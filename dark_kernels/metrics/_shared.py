@@ -7,14 +7,14 @@ import math
 import torch
 from torch import Tensor
 
-from .. import _checks
+from .._common import checks
 
 AVERAGES = ("micro", "macro", "none")
 
 
 def check_coords(coords: Tensor) -> None:
     """[..., 2]."""
-    _checks.check_tensor("coords", coords, coords.dim() if isinstance(coords, Tensor) else 1, "[..., 2]")
+    checks.check_tensor("coords", coords, coords.dim() if isinstance(coords, Tensor) else 1, "[..., 2]")
     if coords.dim() == 0 or coords.shape[-1] != 2:
         raise ValueError(f"coords: got shape {list(coords.shape)}, expected [..., 2], (x, y) of every keypoint")
 
@@ -28,7 +28,7 @@ def check_pairs(coords: Tensor, targets: Tensor) -> None:
 def check_poses(coords: Tensor, targets: Tensor) -> None:
     """[..., K, D] both, in 2 or 3 dimensions."""
     shape = "[..., K, 2] or [..., K, 3]"
-    _checks.check_tensor("coords", coords, max(coords.dim(), 2) if isinstance(coords, Tensor) else 2, shape)
+    checks.check_tensor("coords", coords, max(coords.dim(), 2) if isinstance(coords, Tensor) else 2, shape)
     if coords.shape[-1] not in (2, 3):
         raise ValueError(f"coords: got shape {list(coords.shape)}, expected {shape}")
     check_targets(coords, targets)
@@ -36,9 +36,9 @@ def check_poses(coords: Tensor, targets: Tensor) -> None:
 
 def check_targets(coords: Tensor, targets: Tensor) -> None:
     """One for each of coords."""
-    _checks.check_tensor("targets", targets, coords.dim(), "as coords")
-    _checks.check_shape("targets", targets, coords.shape, "one for each prediction")
-    _checks.check_devices(coords=coords, targets=targets)
+    checks.check_tensor("targets", targets, coords.dim(), "as coords")
+    checks.check_shape("targets", targets, coords.shape, "one for each prediction")
+    checks.check_devices(coords=coords, targets=targets)
 
 
 def distances_between(coords: Tensor, targets: Tensor) -> Tensor:
@@ -51,8 +51,8 @@ def distances_between(coords: Tensor, targets: Tensor) -> Tensor:
 def which_count(targets: Tensor, mask: Tensor | None) -> Tensor:
     """Mask of the keypoints that count, [...]."""
     counts = targets.isfinite().all(-1)
-    _checks.check_flags("mask", mask, counts.shape, "one for each keypoint")
-    _checks.check_devices(targets=targets, mask=mask)
+    checks.check_flags("mask", mask, counts.shape, "one for each keypoint")
+    checks.check_devices(targets=targets, mask=mask)
     return counts if mask is None else counts & (mask > 0)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _checks
+from .._common import checks
 from . import _shared
 
 KINDS_OF_SIZES = ("longest", "diagonal", "area", "head")
@@ -83,10 +83,10 @@ def pck(
         torch.Size([17])
     """
     relative, counts = _relative(coords, targets, sizes, mask)
-    _checks.check_name("average", average, _shared.AVERAGES)
+    checks.check_name("average", average, _shared.AVERAGES)
     numbers = _numbers("threshold", threshold)
     several = isinstance(numbers, list)
-    thresholds = [_checks.to_positive("threshold", each) for each in (numbers if several else [numbers])]
+    thresholds = [checks.to_positive("threshold", each) for each in (numbers if several else [numbers])]
     shares = _shares(relative, counts, thresholds, average)
     return shares if several else shares[0]
 
@@ -119,11 +119,11 @@ def pckh(
         ValueError: Shapes or devices differ, `threshold` is not positive, or `average` is unknown.
     """
     found = distances(coords, targets)
-    _checks.check_tensor("head_sizes", head_sizes, found.dim() - 1, "one for each person")
-    _checks.check_shape("head_sizes", head_sizes, found.shape[:-1], "one for each person")
-    _checks.check_devices(coords=coords, head_sizes=head_sizes)
-    threshold = _checks.to_positive("threshold", threshold)
-    _checks.check_name("average", average, _shared.AVERAGES)
+    checks.check_tensor("head_sizes", head_sizes, found.dim() - 1, "one for each person")
+    checks.check_shape("head_sizes", head_sizes, found.shape[:-1], "one for each person")
+    checks.check_devices(coords=coords, head_sizes=head_sizes)
+    threshold = checks.to_positive("threshold", threshold)
+    checks.check_name("average", average, _shared.AVERAGES)
     sizes = head_sizes.detach().double()[..., None]
     counts = _shared.which_count(targets, mask) & (sizes > 0) & (sizes < math.inf)
     return _shared.average_of((found <= threshold * sizes).double(), counts, average)
@@ -159,7 +159,7 @@ def epe(
         5.0
     """
     _shared.check_poses(coords, targets)
-    _checks.check_name("average", average, _shared.AVERAGES)
+    checks.check_name("average", average, _shared.AVERAGES)
     found = _shared.distances_between(coords, targets)
     return _shared.average_of(found, _shared.which_count(targets, mask), average)
 
@@ -201,7 +201,7 @@ def nme(
         torch.Size([])
     """
     relative, counts = _relative(coords, targets, sizes, mask)
-    _checks.check_name("average", average, _shared.AVERAGES)
+    checks.check_name("average", average, _shared.AVERAGES)
     return _shared.average_of(relative, counts, average)
 
 
@@ -243,12 +243,12 @@ def auc(
         0.5
     """
     relative, counts = _relative(coords, targets, sizes, mask)
-    _checks.check_name("average", average, _shared.AVERAGES)
+    checks.check_name("average", average, _shared.AVERAGES)
     given = _numbers("thresholds", thresholds)
     if isinstance(given, list):
-        numbers = [_checks.to_number("thresholds", each) for each in given]
+        numbers = [checks.to_number("thresholds", each) for each in given]
     else:
-        count = _checks.to_count("thresholds", given)
+        count = checks.to_count("thresholds", given)
         numbers = [i / count for i in range(count)]
     for each in numbers:
         if each < 0:
@@ -281,10 +281,10 @@ def sizes_from_boxes(
         >>> metrics.sizes_from_boxes(torch.tensor([[10.0, 10.0, 30.0, 40.0]]), "diagonal").tolist()
         [50.0]
     """
-    _checks.check_tensor("boxes", boxes, max(boxes.dim(), 1) if isinstance(boxes, Tensor) else 1, "[..., 4]")
+    checks.check_tensor("boxes", boxes, max(boxes.dim(), 1) if isinstance(boxes, Tensor) else 1, "[..., 4]")
     if boxes.shape[-1] != 4:
         raise ValueError(f"boxes: got shape {list(boxes.shape)}, expected [..., 4], (x, y, width, height)")
-    _checks.check_name("kind", kind, KINDS_OF_SIZES)
+    checks.check_name("kind", kind, KINDS_OF_SIZES)
     width, height = boxes.detach().double()[..., 2:].unbind(-1)
     if kind == "longest":
         sizes = torch.maximum(width, height)
@@ -324,7 +324,7 @@ def sizes_from_keypoints(
         [5.0]
     """
     _shared.check_poses(targets, targets)
-    first, second = _checks.to_count("first", first, least=0), _checks.to_count("second", second, least=0)
+    first, second = checks.to_count("first", first, least=0), checks.to_count("second", second, least=0)
     for name, index in (("first", first), ("second", second)):
         if index >= targets.shape[-2]:
             raise ValueError(f"{name}: got {index}, expected one of {targets.shape[-2]} keypoints")
@@ -339,10 +339,10 @@ def _relative(coords: Tensor, targets: Tensor, sizes: Tensor | float, mask: Tens
     counts = _shared.which_count(targets, mask)
     found = _shared.distances_between(coords, targets)
     if not isinstance(sizes, Tensor) or (sizes.dim() == 0 and found.dim() > 1):
-        return found / _checks.to_positive("sizes", sizes), counts
-    _checks.check_tensor("sizes", sizes, found.dim() - 1, "one for each person")
-    _checks.check_shape("sizes", sizes, found.shape[:-1], "one for each person")
-    _checks.check_devices(coords=coords, sizes=sizes)
+        return found / checks.to_positive("sizes", sizes), counts
+    checks.check_tensor("sizes", sizes, found.dim() - 1, "one for each person")
+    checks.check_shape("sizes", sizes, found.shape[:-1], "one for each person")
+    checks.check_devices(coords=coords, sizes=sizes)
     sizes = sizes.detach().double()[..., None]
     return found / sizes, counts & (sizes > 0) & (sizes < math.inf)
 
@@ -354,7 +354,7 @@ def _shares(relative: Tensor, counts: Tensor, thresholds: Sequence[float], avera
 
 def _numbers(name: str, given: Any) -> Any:
     """A list of at least one where several are given, else a number of Python."""
-    one = _checks.plain(given)
+    one = checks.plain(given)
     if isinstance(one, (int, float)):
         return one
     if isinstance(given, (str, bytes, dict)) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) == 0:

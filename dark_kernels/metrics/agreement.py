@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import _checks
-from .._kappas import KAPPAS
+from .._common import checks
+from .._common.kappas import KAPPAS
 
 
 def kappas(name: str) -> tuple[float, ...]:
@@ -90,13 +90,13 @@ def kappas_from_annotations(
         >>> metrics.kappas_from_annotations(twice, torch.full((500,), 100.0**2)).shape  # each about 0.057
         torch.Size([17])
     """
-    _checks.check_tensor("keypoints", keypoints, 4, "[A, N, K, 2]")
+    checks.check_tensor("keypoints", keypoints, 4, "[A, N, K, 2]")
     if keypoints.shape[-1] != 2 or keypoints.shape[0] < 2:
         raise ValueError(f"keypoints: got shape {list(keypoints.shape)}, expected [A, N, K, 2] of A >= 2 annotators")
-    _checks.check_tensor("areas", areas, 1, "[N]")
-    _checks.check_shape("areas", areas, keypoints.shape[1:2], "one for each person")
-    _checks.check_flags("visible", visible, keypoints.shape[:-1], "one for each annotation")
-    _checks.check_devices(keypoints=keypoints, areas=areas, visible=visible)
+    checks.check_tensor("areas", areas, 1, "[N]")
+    checks.check_shape("areas", areas, keypoints.shape[1:2], "one for each person")
+    checks.check_flags("visible", visible, keypoints.shape[:-1], "one for each annotation")
+    checks.check_devices(keypoints=keypoints, areas=areas, visible=visible)
     areas = areas.detach().double()[:, None]
     counts = keypoints.isfinite().all(-1) & (areas > 0) & areas.isfinite()  # [A, N, K]
     if visible is not None:

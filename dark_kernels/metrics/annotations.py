@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .. import _checks
+from .._common import checks
 from . import _entries
 from ._shifts import find_shift
 
@@ -88,9 +88,9 @@ def read_results(results: Any) -> list[Mapping[str, Any]]:
 def check_area(area: str | float | None) -> None:
     """None, "bbox", "keypoints" or a positive number."""
     if isinstance(area, str):
-        _checks.check_name("area", area, ("bbox", "keypoints"))
+        checks.check_name("area", area, ("bbox", "keypoints"))
     elif area is not None:
-        _checks.check_positive("area", _checks.plain(area))
+        checks.check_positive("area", checks.plain(area))
 
 
 def compare(

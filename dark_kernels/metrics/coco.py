@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _checks
-from .._kappas import COCO_KAPPAS
+from .._common import checks
+from .._common.kappas import COCO_KAPPAS
 from ..poses.api import SWAPS, oks
 from ..types import Keypoints
 from . import annotations as files
@@ -50,15 +50,15 @@ def coco_results(
     if not isinstance(keypoints, Keypoints):
         raise TypeError(f"keypoints: got {type(keypoints).__name__}, expected dark_kernels.Keypoints")
     coords, scores = keypoints.coords, keypoints.scores
-    _checks.check_tensor("keypoints.coords", coords, 3, "[N, K, 2]")
+    checks.check_tensor("keypoints.coords", coords, 3, "[N, K, 2]")
     if coords.shape[-1] != 2:
         raise ValueError(f"keypoints.coords: got shape {list(coords.shape)}, expected [N, K, 2]")
-    _checks.check_tensor("keypoints.scores", scores, 2, "[N, K]")
-    _checks.check_shape("keypoints.scores", scores, coords.shape[:2], "one for each keypoint")
+    checks.check_tensor("keypoints.scores", scores, 2, "[N, K]")
+    checks.check_shape("keypoints.scores", scores, coords.shape[:2], "one for each keypoint")
     num_poses = coords.shape[0]
     ids = _integers("image_ids", _one_a_pose("image_ids", image_ids, num_poses))
     if _dimensions(category_id) == 0 and not isinstance(category_id, (str, bytes)):
-        categories = _integers("category_id", [_checks.plain(category_id)]) * num_poses
+        categories = _integers("category_id", [checks.plain(category_id)]) * num_poses
     else:
         categories = _integers("category_id", _one_a_pose("category_id", category_id, num_poses))
     coords, scores = coords.detach().double().cpu(), scores.detach().double().cpu()
@@ -69,11 +69,11 @@ def coco_results(
     elif isinstance(pose_scores, Tensor):
         integers = not (pose_scores.is_floating_point() or pose_scores.is_complex() or pose_scores.dtype == torch.bool)
         pose_scores = pose_scores.double() if integers else pose_scores
-        _checks.check_tensor("pose_scores", pose_scores, 1, "[N]")
-        _checks.check_shape("pose_scores", pose_scores, coords.shape[:1], "one for each pose")
+        checks.check_tensor("pose_scores", pose_scores, 1, "[N]")
+        checks.check_shape("pose_scores", pose_scores, coords.shape[:1], "one for each pose")
     else:
         numbers = _one_a_pose("pose_scores", pose_scores, num_poses)
-        plain = [_checks.plain(number) for number in numbers]
+        plain = [checks.plain(number) for number in numbers]
         for number in plain:
             if isinstance(number, bool) or not isinstance(number, (int, float)):
                 raise TypeError(f"pose_scores: got {type(number).__name__} {number!r} in it, expected numbers")
@@ -170,7 +170,7 @@ def oks_average_precision(
     """
     numbers = _kappas(kappas)
     files.check_area(area)
-    _checks.check_name("swap", swap, SWAPS)
+    checks.check_name("swap", swap, SWAPS)
     pairs = None if symmetric is None else _pairs(symmetric, len(numbers))
     try:
         evaluation = importlib.import_module("faster_coco_eval")
@@ -180,7 +180,7 @@ def oks_average_precision(
             "pip install 'dark-kernels[metrics]'"
         ) from error
     given = files.read_results(results)
-    comparison = files.compare(files.read(annotations), given, numbers, _checks.plain(area))
+    comparison = files.compare(files.read(annotations), given, numbers, checks.plain(area))
     for message in comparison.warnings:
         warnings.warn(message, files.AnnotationWarning, stacklevel=2)
     if not comparison.counts or not given:
@@ -202,15 +202,15 @@ def _kappas(kappas: str | Sequence[float] | Tensor) -> list[float]:
     if isinstance(kappas, str):
         return list(kappas_of(kappas))
     if isinstance(kappas, Tensor):
-        _checks.check_tensor("kappas", kappas, 1, "[K]")
+        checks.check_tensor("kappas", kappas, 1, "[K]")
     elif not hasattr(kappas, "__iter__"):
         raise TypeError(f"kappas: got {type(kappas).__name__} {kappas!r}, expected numbers or the name of a data set")
     given = kappas.tolist() if isinstance(kappas, Tensor) else kappas
-    return [_checks.to_positive("kappas", each) for each in given]
+    return [checks.to_positive("kappas", each) for each in given]
 
 
 def _pairs(symmetric: Any, num_keypoints: int) -> list[tuple[int, int]]:
-    return [(i, j) for i, j in enumerate(_checks.to_partners(symmetric, num_keypoints)) if i < j]
+    return [(i, j) for i, j in enumerate(checks.to_partners(symmetric, num_keypoints)) if i < j]
 
 
 def _symmetric_evaluation(base: Any, kappas: Sequence[float], pairs: Sequence[tuple[int, int]], swap: str) -> Any:

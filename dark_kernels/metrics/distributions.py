@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .. import _checks
+from .._common import checks
 from ._shared import check_coords, check_pairs, mean, which_count
 
 LEVELS = (0.5, 0.9, 0.95)
@@ -59,7 +59,7 @@ def chi_square(level: float) -> float:
         TypeError: `level` is not a number.
         ValueError: It is not a share, from 0 and below 1.
     """
-    level = _checks.to_number("level", level)
+    level = checks.to_number("level", level)
     if not 0 <= level < 1:
         raise ValueError(f"level: got {level}, expected a share from 0 and below 1")
     return -2 * math.log1p(-level)
@@ -86,7 +86,7 @@ def coverage(
         TypeError: An argument is not a dense floating tensor, or a level not a number.
         ValueError: Shapes or devices differ, or a level is out of range.
     """
-    if isinstance(_checks.plain(levels), (int, float)):
+    if isinstance(checks.plain(levels), (int, float)):
         raise TypeError(f"levels: got {levels!r}, expected a sequence of numbers")
     squared = squared_distances(coords, covariances, targets)
     counts = which_count(targets, mask)
@@ -121,7 +121,7 @@ def calibration_error(
         ValueError: Shapes or devices differ, or `bins` is below 1.
     """
     check_pairs(coords, targets)
-    bins = _checks.to_count("bins", bins)
+    bins = checks.to_count("bins", bins)
     counts = which_count(targets, mask) & has_distribution(coords, covariances)
     sigma = covariances.detach().double().diagonal(dim1=-2, dim2=-1).sqrt()
     u = torch.special.ndtr((targets.double() - coords.detach().double()) / sigma)  # [..., 2]
@@ -184,7 +184,7 @@ def sharpness(
     xx, _, yy, determinant = _elements(covariances)
     counts = _is_definite(xx, yy, determinant)
     if mask is not None:
-        _checks.check_flags("mask", mask, counts.shape, "one for each keypoint")
+        checks.check_flags("mask", mask, counts.shape, "one for each keypoint")
         counts = counts & (mask > 0)
     return mean(sigmas(covariances), counts)
 
@@ -200,9 +200,9 @@ def rank_correlation(
         TypeError: An argument is not a dense tensor of floats.
         ValueError: The shapes are not [N], or differ.
     """
-    _checks.check_tensor("first", first, 1, "[N]")
-    _checks.check_tensor("second", second, 1, "[N]")
-    _checks.check_shape("second", second, first.shape, "as first")
+    checks.check_tensor("first", first, 1, "[N]")
+    checks.check_tensor("second", second, 1, "[N]")
+    checks.check_shape("second", second, first.shape, "as first")
     ranks = torch.stack([_ranks(first), _ranks(second)])
     ranks = ranks - ranks.mean(1, keepdim=True)
     squares = ranks.square().sum(1)
@@ -218,12 +218,12 @@ def _ranks(values: Tensor) -> Tensor:
 def _elements(covariances: Tensor, coords: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """xx, xy, yy and the determinant of covariances [..., 2, 2]."""
     dim = covariances.dim() if isinstance(covariances, Tensor) else 2
-    _checks.check_tensor("covariances", covariances, dim, "[..., 2, 2]")
+    checks.check_tensor("covariances", covariances, dim, "[..., 2, 2]")
     if dim < 2 or covariances.shape[-2:] != (2, 2):
         raise ValueError(f"covariances: got shape {list(covariances.shape)}, expected [..., 2, 2]")
     if coords is not None:
-        _checks.check_shape("covariances", covariances, (*coords.shape, 2), "one for each of coords")
-        _checks.check_devices(coords=coords, covariances=covariances)
+        checks.check_shape("covariances", covariances, (*coords.shape, 2), "one for each of coords")
+        checks.check_devices(coords=coords, covariances=covariances)
     xx, xy, _, yy = covariances.detach().double().flatten(-2).unbind(-1)
     return xx, xy, yy, xx * yy - xy * xy
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .. import _checks
+from .._common import checks
 from ..backends import check_backend
 from .library_mixture import gaussian_mixture_nll_function
 from .options import options_of
@@ -85,10 +85,10 @@ def gaussian_mixture_nll(
         >>> head.weight.grad.shape
         torch.Size([204, 32, 1, 1])
     """
-    _checks.check_tensor("logits", logits, 5, "[B, K, M, H, W]")
-    _checks.check_tensor("mean", mean, 6, "[B, K, M, 2, H, W]")
-    _checks.check_tensor("log_var", log_var, 5, "[B, K, M, H, W]")
-    _checks.check_size("logits", logits)
+    checks.check_tensor("logits", logits, 5, "[B, K, M, H, W]")
+    checks.check_tensor("mean", mean, 6, "[B, K, M, 2, H, W]")
+    checks.check_tensor("log_var", log_var, 5, "[B, K, M, H, W]")
+    checks.check_size("logits", logits)
     batch, num_keypoints, num_components, height, width = logits.shape
     if num_components == 0:
         raise ValueError(f"logits: got shape {list(logits.shape)}, expected [B, K, M, H, W] with M >= 1 components")
@@ -102,17 +102,17 @@ def gaussian_mixture_nll(
             f"log_var: got shape {list(log_var.shape)}, expected {list(logits.shape)}, one for every component of "
             "logits"
         )
-    _checks.check_labels("weight", target, weight, batch, num_keypoints)
-    _checks.check_devices(logits=logits, mean=mean, log_var=log_var, target=target, weight=weight)
-    _checks.check_positive("stride", stride)
-    _checks.check_name("coordinates", coordinates, _checks.COORDINATES)
-    _checks.check_bounds("log_var_bounds", log_var_bounds)
-    _checks.check_name("reduction", reduction, _checks.REDUCTIONS)
+    checks.check_labels("weight", target, weight, batch, num_keypoints)
+    checks.check_devices(logits=logits, mean=mean, log_var=log_var, target=target, weight=weight)
+    checks.check_positive("stride", stride)
+    checks.check_name("coordinates", coordinates, checks.COORDINATES)
+    checks.check_bounds("log_var_bounds", log_var_bounds)
+    checks.check_name("reduction", reduction, checks.REDUCTIONS)
     check_backend(backend)
     if backend == "reference":
         return gaussian_mixture_nll_reference(
             logits, mean, log_var, target, stride, weight, coordinates, log_var_bounds, reduction
         )
     options = options_of(stride, coordinates, log_var_bounds=log_var_bounds, full=True)
-    weight = _checks.to_float(weight)
+    weight = checks.to_float(weight)
     return gaussian_mixture_nll_function(logits, mean, log_var, target, weight, options, reduction, backend)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._products import product
+from .._common.products import product
 from .options import Options
 
 

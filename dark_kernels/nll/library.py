@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._operators import (
+from .._common.operators import (
     OnceDifferentiable,
     arithmetic_dtype,
     cache_signatures,

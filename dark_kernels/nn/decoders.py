@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_number, check_positive, check_recipe
+from .._common.checks import check_number, check_positive, check_recipe
 from ..backends import check_backend
 from ..decode.api import decode
 from ..recipes import DARKPOSE, Recipe

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_count, check_devices, check_name, check_number, check_shape, check_size, check_tensor
+from .._common.checks import check_count, check_devices, check_name, check_number, check_shape, check_size, check_tensor
 from ..nll.api import gaussian_nll, linear_gaussian_nll
 from .losses import empty_maps
 

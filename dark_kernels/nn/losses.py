@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_positive, check_tensor
+from .._common.checks import check_positive, check_tensor
 from ..backends import check_backend
 from ..heatmap_loss.api import (
     heatmap_adaptive_wing,

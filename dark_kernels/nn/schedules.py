@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .._checks import check_count, check_number
+from .._common.checks import check_count, check_number
 
 
 class VarianceSchedule:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .._checks import check_count, check_heatmaps, check_name, check_number, check_recipe
+from .._common.checks import check_count, check_heatmaps, check_name, check_number, check_recipe
 from ..backends import check_backend, is_plain
 from ..recipes import DARKPOSE, Recipe
 from ..types import Peaks

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._operators import arithmetic_dtype, run_eagerly
+from .._common.operators import arithmetic_dtype, run_eagerly
 from ..backends import choose
 from ..recipes import OperatorRecipe, operator_schema
 from . import eager

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from .. import _checks
-from .._kappas import COCO_KAPPAS
+from .._common import checks
+from .._common.kappas import COCO_KAPPAS
 from ..backends import check_backend
 from ..types import KeptPoses, Keypoints
 from .library import call_oks, call_oks_nms, call_oks_symmetric, call_vote, kappas_for, variance_voting_eager
@@ -94,18 +94,18 @@ def oks(
     _check_poses("poses_b", poses_b, "[..., M, K, 2]", least=3)
     leading, num_keypoints = poses_a.shape[:-3], poses_a.shape[-2]
     expected = [*leading, poses_b.shape[-3], num_keypoints, 2]
-    _checks.check_shape("poses_b", poses_b, expected, "leading dimensions and keypoints as poses_a")
+    checks.check_shape("poses_b", poses_b, expected, "leading dimensions and keypoints as poses_a")
     for name, areas, poses in (("areas_a", areas_a, poses_a), ("areas_b", areas_b, poses_b)):
-        _checks.check_tensor(name, areas, poses.dim() - 2, "as the poses without keypoints")
-        _checks.check_shape(name, areas, poses.shape[:-2], "one for each pose")
+        checks.check_tensor(name, areas, poses.dim() - 2, "as the poses without keypoints")
+        checks.check_shape(name, areas, poses.shape[:-2], "one for each pose")
     for name, visible, poses in (("visible_a", visible_a, poses_a), ("visible_b", visible_b, poses_b)):
-        _checks.check_flags(name, visible, poses.shape[:-1], "one for each keypoint")
-    _checks.check_devices(
+        checks.check_flags(name, visible, poses.shape[:-1], "one for each keypoint")
+    checks.check_devices(
         poses_a=poses_a, poses_b=poses_b, areas_a=areas_a, areas_b=areas_b, visible_a=visible_a, visible_b=visible_b
     )
     check_backend(backend)
-    _checks.check_name("swap", swap, SWAPS)
-    partners = None if symmetric is None else _checks.to_partners(symmetric, num_keypoints)
+    checks.check_name("swap", swap, SWAPS)
+    partners = None if symmetric is None else checks.to_partners(symmetric, num_keypoints)
     kappas = _kappas(kappas, num_keypoints, poses_a, poses_b, areas_a, areas_b)
     poses_a, poses_b, areas_a, areas_b = poses_a.detach(), poses_b.detach(), areas_a.detach(), areas_b.detach()
     if backend == "reference":
@@ -187,7 +187,7 @@ def oks_nms(
         >>> kept.keep.shape, kept.indices.shape, kept.counts.shape
         (torch.Size([8, 30]), torch.Size([8, 30]), torch.Size([8]))
     """
-    _checks.check_positive("threshold", threshold)
+    checks.check_positive("threshold", threshold)
     return _suppress(poses, scores, areas, threshold, "hard", None, kappas, visible, mask, image_ids, backend)
 
 
@@ -242,9 +242,9 @@ def soft_oks_nms(
         >>> kept.scores.shape
         torch.Size([50])
     """
-    _checks.check_positive("threshold", threshold)
-    _checks.check_name("method", method, METHODS)
-    _checks.check_count("max_poses", max_poses)
+    checks.check_positive("threshold", threshold)
+    checks.check_name("method", method, METHODS)
+    checks.check_count("max_poses", max_poses)
     return _suppress(poses, scores, areas, threshold, method, max_poses, kappas, visible, mask, image_ids, backend)
 
 
@@ -303,20 +303,20 @@ def vote(
         >>> dark_kernels.vote(samples, heatmaps).coords.shape
         torch.Size([8, 17, 2])
     """
-    _checks.check_tensor("samples", samples, 4, "[B, K, S, 2]")
+    checks.check_tensor("samples", samples, 4, "[B, K, S, 2]")
     if samples.shape[2] == 0 or samples.shape[3] != 2:
         raise ValueError(f"samples: got shape {list(samples.shape)}, expected [B, K, S, 2] with S >= 1 samples (x, y)")
     if heatmaps is not None:
-        _checks.check_tensor("heatmaps", heatmaps, 4, "[B, K, H, W]")
-        _checks.check_size("heatmaps", heatmaps)
-        _checks.check_shape("heatmaps", heatmaps, (*samples.shape[:2], *heatmaps.shape[2:]), "a map for each keypoint")
+        checks.check_tensor("heatmaps", heatmaps, 4, "[B, K, H, W]")
+        checks.check_size("heatmaps", heatmaps)
+        checks.check_shape("heatmaps", heatmaps, (*samples.shape[:2], *heatmaps.shape[2:]), "a map for each keypoint")
         heatmaps = heatmaps.detach()
     if bandwidth is not None:
-        _checks.check_positive("bandwidth", bandwidth)
+        checks.check_positive("bandwidth", bandwidth)
         if heatmaps is not None:
             raise ValueError(f"bandwidth: got {bandwidth} with heatmaps, expected None; a vote has one weight")
         bandwidth = float(bandwidth)
-    _checks.check_devices(samples=samples, heatmaps=heatmaps)
+    checks.check_devices(samples=samples, heatmaps=heatmaps)
     check_backend(backend)
     samples = samples.detach()
     if backend == "reference":
@@ -372,20 +372,20 @@ def variance_voting(
         torch.Size([8, 30, 17, 2])
     """
     dim = poses.dim() if isinstance(poses, Tensor) else 3
-    _checks.check_tensor("poses", poses, max(dim, 3), "[..., N, K, 2]")
+    checks.check_tensor("poses", poses, max(dim, 3), "[..., N, K, 2]")
     if poses.shape[-1] != 2:
         raise ValueError(f"poses: got shape {list(poses.shape)}, expected [..., N, K, 2], (x, y) of every keypoint")
     is_round = isinstance(variances, Tensor) and variances.dim() == dim - 1  # one variance for both axes
-    _checks.check_tensor("variances", variances, dim - is_round, "[..., N, K] or [..., N, K, 2]")
+    checks.check_tensor("variances", variances, dim - is_round, "[..., N, K] or [..., N, K, 2]")
     shape = poses.shape[:-1] if is_round else poses.shape
-    _checks.check_shape("variances", variances, shape, "one for each keypoint, or for each axis")
+    checks.check_shape("variances", variances, shape, "one for each keypoint, or for each axis")
     variances = variances[..., None] if is_round else variances
-    _checks.check_tensor("similarities", similarities, dim - 1, "[..., M, N]")
+    checks.check_tensor("similarities", similarities, dim - 1, "[..., M, N]")
     expected = (*poses.shape[:-3], similarities.shape[-2], poses.shape[-3])
-    _checks.check_shape("similarities", similarities, expected, "of each pose asked for with each of poses")
-    _checks.check_flags("mask", mask, poses.shape[:-2], "one for each pose")
-    _checks.check_devices(poses=poses, variances=variances, similarities=similarities, mask=mask)
-    _checks.check_positive("spread", spread)
+    checks.check_shape("similarities", similarities, expected, "of each pose asked for with each of poses")
+    checks.check_flags("mask", mask, poses.shape[:-2], "one for each pose")
+    checks.check_devices(poses=poses, variances=variances, similarities=similarities, mask=mask)
+    checks.check_positive("spread", spread)
     check_backend(backend)
     if backend == "triton":
         raise ValueError(
@@ -410,19 +410,19 @@ def _suppress(
 ) -> KeptPoses:
     _check_poses("poses", poses, "[B, N, K, 2] or [N, K, 2]", least=3, most=4)
     for name, tensor in (("scores", scores), ("areas", areas)):
-        _checks.check_tensor(name, tensor, poses.dim() - 2, "as the poses without keypoints")
-        _checks.check_shape(name, tensor, poses.shape[:-2], "one for each pose")
-    _checks.check_flags("visible", visible, poses.shape[:-1], "one for each keypoint")
-    _checks.check_flags("mask", mask, poses.shape[:-2], "one for each pose")
+        checks.check_tensor(name, tensor, poses.dim() - 2, "as the poses without keypoints")
+        checks.check_shape(name, tensor, poses.shape[:-2], "one for each pose")
+    checks.check_flags("visible", visible, poses.shape[:-1], "one for each keypoint")
+    checks.check_flags("mask", mask, poses.shape[:-2], "one for each pose")
     if image_ids is not None:
-        _checks.check_integers("image_ids", image_ids)
+        checks.check_integers("image_ids", image_ids)
         if poses.dim() == 4:
             raise ValueError(
                 f"image_ids: got ids with poses {list(poses.shape)}, expected [N, K, 2]; a batch dimension says which "
                 "image already"
             )
-        _checks.check_shape("image_ids", image_ids, poses.shape[:1], "one for each pose")
-    _checks.check_devices(poses=poses, scores=scores, areas=areas, visible=visible, mask=mask, image_ids=image_ids)
+        checks.check_shape("image_ids", image_ids, poses.shape[:1], "one for each pose")
+    checks.check_devices(poses=poses, scores=scores, areas=areas, visible=visible, mask=mask, image_ids=image_ids)
     check_backend(backend)
     tensors: tuple[Tensor | None, ...] = (poses.detach(), scores.detach(), areas.detach(), visible, mask)
     is_batched = poses.dim() == 4
@@ -446,7 +446,7 @@ def _suppress(
 
 def _check_poses(name: str, poses: Tensor, shape: str, least: int, most: int = 64) -> None:
     dim = poses.dim() if isinstance(poses, Tensor) else least
-    _checks.check_tensor(name, poses, min(max(dim, least), most), shape)
+    checks.check_tensor(name, poses, min(max(dim, least), most), shape)
     if poses.shape[-1] != 2:
         raise ValueError(f"{name}: got shape {list(poses.shape)}, expected {shape}, (x, y) of every keypoint")
 
@@ -454,8 +454,8 @@ def _check_poses(name: str, poses: Tensor, shape: str, least: int, most: int = 6
 def _kappas(kappas: Sequence[float] | Tensor, num_keypoints: int, *tensors: Tensor) -> Tensor:
     """Check kappas and bring them to the device of the tensors, [K]."""
     if isinstance(kappas, Tensor):
-        _checks.check_tensor("kappas", kappas, 1, "[K]")
-        _checks.check_shape("kappas", kappas, (num_keypoints,), "one for each keypoint")
+        checks.check_tensor("kappas", kappas, 1, "[K]")
+        checks.check_shape("kappas", kappas, (num_keypoints,), "one for each keypoint")
         return kappas.detach().to(tensors[0].device)
     if isinstance(kappas, str):
         raise TypeError(
@@ -464,7 +464,7 @@ def _kappas(kappas: Sequence[float] | Tensor, num_keypoints: int, *tensors: Tens
         )
     if not isinstance(kappas, Iterable):
         raise TypeError(f"kappas: got {type(kappas).__name__} {kappas!r}, expected {num_keypoints} numbers or a tensor")
-    numbers = [_checks.to_positive("kappas", kappa) for kappa in kappas]
+    numbers = [checks.to_positive("kappas", kappa) for kappa in kappas]
     if len(numbers) != num_keypoints:
         raise ValueError(f"kappas: got {len(numbers)} of them, expected {num_keypoints}, one for each keypoint")
     return kappas_for(numbers, *tensors)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .._operators import arithmetic_dtype, directly
+from .._common.operators import arithmetic_dtype, directly
 from ..backends import choose, held_by_graphs, is_plain
 from . import eager, eager_voting
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .. import _checks
+from .._common import checks
 from ..backends import check_backend
 from .library import call_sample_keypoints
 from .reference import sample_keypoints_reference
@@ -66,13 +66,13 @@ def sample_keypoints(
         >>> samples.shape
         torch.Size([8, 17, 100, 2])
     """
-    _checks.check_tensor("means", means, means.dim() if isinstance(means, Tensor) else 1, "[..., 2]")
+    checks.check_tensor("means", means, means.dim() if isinstance(means, Tensor) else 1, "[..., 2]")
     if means.dim() == 0 or means.shape[-1] != 2:
         raise ValueError(f"means: got shape {list(means.shape)}, expected [..., 2], (x, y) of every keypoint")
-    _checks.check_tensor("covariances", covariances, means.dim() + 1, "[..., 2, 2]")
-    _checks.check_shape("covariances", covariances, (*means.shape, 2), "one for each mean")
-    _checks.check_devices(means=means, covariances=covariances)
-    _checks.check_count("n", n)
+    checks.check_tensor("covariances", covariances, means.dim() + 1, "[..., 2, 2]")
+    checks.check_shape("covariances", covariances, (*means.shape, 2), "one for each mean")
+    checks.check_devices(means=means, covariances=covariances)
+    checks.check_count("n", n)
     _check_word("seed", seed)
     _check_word("offset", offset)
     check_backend(backend)

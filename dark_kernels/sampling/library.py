@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._operators import arithmetic_dtype, directly
+from .._common.operators import arithmetic_dtype, directly
 from ..backends import choose
 from . import eager
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import _checks
+from .._common import checks
 from ..backends import check_backend
 from ..recipes import simcc_kernel_size
 from ..types import SimCCKeypoints
@@ -101,12 +101,12 @@ def decode_simcc(
                 f"sigma: got None with {name}=True, expected the standard deviation in bins of the training targets, "
                 "a number or (x, y)"
             )
-    _checks.check_positive("split_ratio", split_ratio)
-    _checks.check_name("score", score, _SCORES)
-    _checks.check_positive("beta", beta)
+    checks.check_positive("split_ratio", split_ratio)
+    checks.check_name("score", score, _SCORES)
+    checks.check_positive("beta", beta)
     check_backend(backend)
-    _checks.check_name("activation", activation, _ACTIVATIONS)
-    _checks.check_positive("logit_scale", logit_scale)
+    checks.check_name("activation", activation, _ACTIVATIONS)
+    checks.check_positive("logit_scale", logit_scale)
     if not _LOGIT_SCALES[0] <= logit_scale <= _LOGIT_SCALES[1]:
         raise ValueError(f"logit_scale: got {logit_scale}, expected a number from 1e-30 to 1e30")
     kernel_sizes = (0, 0)
@@ -142,8 +142,8 @@ def decode_simcc(
 
 
 def _check_axes(simcc_x: Tensor, simcc_y: Tensor) -> None:
-    _checks.check_tensor("simcc_x", simcc_x, 3, "[B, K, Wx]")
-    _checks.check_tensor("simcc_y", simcc_y, 3, "[B, K, Wy]")
+    checks.check_tensor("simcc_x", simcc_x, 3, "[B, K, Wx]")
+    checks.check_tensor("simcc_y", simcc_y, 3, "[B, K, Wy]")
     for name, axis in (("simcc_x", simcc_x), ("simcc_y", simcc_y)):
         if axis.shape[2] == 0:
             raise ValueError(f"{name}: got shape {list(axis.shape)}, expected at least one bin")
@@ -153,7 +153,7 @@ def _check_axes(simcc_x: Tensor, simcc_y: Tensor) -> None:
             f"simcc_y: got shape {list(simcc_y.shape)}, expected [{batch}, {num_keypoints}, Wy], "
             f"as simcc_x has {list(simcc_x.shape)}"
         )
-    _checks.check_devices(simcc_x=simcc_x, simcc_y=simcc_y)
+    checks.check_devices(simcc_x=simcc_x, simcc_y=simcc_y)
 
 
 def _pair(sigma: float | tuple[float, float] | None) -> tuple[float, float] | None:
@@ -162,14 +162,14 @@ def _pair(sigma: float | tuple[float, float] | None) -> tuple[float, float] | No
         return None
     sigma = _plain(sigma)
     if isinstance(sigma, (int, float)):
-        _checks.check_positive("sigma", sigma)
+        checks.check_positive("sigma", sigma)
         return sigma, sigma
     try:
         x, y = map(_plain, sigma)
     except (TypeError, ValueError):
         raise TypeError(f"sigma: got {sigma!r}, expected a number, (x, y) or None") from None
-    _checks.check_positive("sigma", x)
-    _checks.check_positive("sigma", y)
+    checks.check_positive("sigma", x)
+    checks.check_positive("sigma", y)
     return x, y
 
 

@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from .._eager import argmax_of_lines
+from .._common.lines import argmax_of_lines
 
 _CLIP_MIN, _CLIP_MAX = 1e-3, 50.0
 _CURVATURE_EPSILON = 1e-9

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._operators import arithmetic_dtype, directly
+from .._common.operators import arithmetic_dtype, directly
 from ..backends import choose
 from ..recipes import opencv_taps
 from . import eager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .. import _checks
+from .._common import checks
 from ..backends import check_backend
 from .library import soft_argmax_function
 from .reference import soft_argmax_reference
@@ -59,9 +59,9 @@ def soft_argmax(
         >>> coords.shape, heatmaps.grad.shape
         (torch.Size([8, 17, 2]), torch.Size([8, 17, 64, 48]))
     """
-    _checks.check_tensor("heatmaps", heatmaps, 4, "[B, K, H, W]")
-    _checks.check_size("heatmaps", heatmaps)
-    _checks.check_positive("beta", beta)
+    checks.check_tensor("heatmaps", heatmaps, 4, "[B, K, H, W]")
+    checks.check_size("heatmaps", heatmaps)
+    checks.check_positive("beta", beta)
     check_backend(backend)
     if backend == "reference":
         return soft_argmax_reference(heatmaps, beta)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._operators import OnceDifferentiable, arithmetic_dtype, cache_signatures, directly, empty_in_huge_pages
+from .._common.operators import OnceDifferentiable, arithmetic_dtype, cache_signatures, directly, empty_in_huge_pages
 from ..backends import choose
 from . import eager
 

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from .._products import product
+from .._common.products import product
 
 
 def matrix_of(second: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._products import product
+from .._common.products import product
 from ..decode import reference
 from ..recipes import Recipe
 from .arithmetic import Arithmetic, unit_roundoff

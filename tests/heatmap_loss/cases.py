@@ -18,7 +18,7 @@ from dark_kernels import (
     heatmap_js,
     heatmap_mse,
 )
-from dark_kernels._targets.reference import draw_targets, keypoint_weight
+from dark_kernels._common.targets.reference import draw_targets, keypoint_weight
 from dark_kernels.heatmap_loss.options import HIGHEST_PROBABILITY, LOWEST_PROBABILITY, Options
 from dark_kernels.heatmap_loss.reference import LOSSES
 

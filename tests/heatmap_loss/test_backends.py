@@ -104,7 +104,7 @@ def test_eager_for_any_shape(
 def test_eager_takes_blocks(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of several images, and of several keypoints or one of an image. The last elements of a vector are computed apart
     from the others, and may round otherwise."""
-    from dark_kernels._targets import eager
+    from dark_kernels._common.targets import eager
 
     case = Case(kind, "udp", people=2, labels=True)
     inputs = make_inputs(case, 5, 4, seed=25)

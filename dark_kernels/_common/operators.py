@@ -12,7 +12,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from .backends import is_plain
+from ..backends import is_plain
 
 
 def directly(operator: Callable[..., Any], implementation: Callable[..., Any]) -> Callable[..., Any]:

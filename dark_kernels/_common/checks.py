@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .recipes import Recipe
+from ..recipes import Recipe
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COORDINATES = ("absolute", "offset")

@@ -1,0 +1,1 @@
+"""Shared by the rooms: argument checks, what operators need, matrix products, target maps, kappas of data sets."""
