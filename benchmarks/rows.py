@@ -1,14 +1,14 @@
 """One row of a table, whatever the operation: its output is compared with the truth, and then it is timed.
 
-An operation's benchmark says what a row calls and how its output is compared (`Row`); `time_row` does the rest, with
-pytest-benchmark's clock on a CPU and by CUDA-graph replay on a GPU.
+A `Row` is what is called and how its output is compared; `time_row` does the rest, with pytest-benchmark's clock on a
+CPU and by CUDA-graph replay on a GPU. `suite.py` has what suites make rows of.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import pytest
@@ -46,20 +46,6 @@ class Row:
     role: str = "peer"
     note: str | None = None
     capture: Literal["always", "try", "never"] = "try"
-
-
-def device_of(metafunc: pytest.Metafunc) -> str:
-    """Device that the rows run on: "cpu" or "cuda"."""
-    return str(metafunc.config.getoption("--bench-device", default="cpu"))
-
-
-def parametrize(
-    metafunc: pytest.Metafunc, cases: Iterable[Any], rows_of: Callable[[Any], Iterable[str]] = lambda case: case.rows
-) -> None:
-    """A test for each row of each case, named after both."""
-    metafunc.parametrize(
-        ("case", "row"), [pytest.param(case, row, id=f"{case} {row}") for case in cases for row in rows_of(case)]
-    )
 
 
 def time_row(
@@ -115,6 +101,20 @@ def time_row(
         _time_on_cpu(benchmark, row, inputs, first_seconds)
     else:
         _time_on_cuda(benchmark, row, inputs)
+
+
+def read_row(maps: Sequence[torch.Tensor], note: str | None = None) -> Row:
+    """A floor: reading maps [B, K, ...] once, one of these after the other."""
+    read, following = measure.read_once(maps[0]), itertools.cycle(maps)
+
+    def compare(output: torch.Tensor) -> tuple[None, str]:
+        elements = maps[0].as_strided((maps[0].numel(),), (1,))
+        expected = (elements.view(torch.int32) if elements.device.type == "cpu" else elements).max()
+        assert float(output.max()) == float(expected), "the read-only pass does not read all of the maps"
+        return None, "nothing but the largest value of all maps"
+
+    size = maps[0].numel() * maps[0].itemsize
+    return Row(lambda _: read(next(following)), compare, size, role="floor", note=note, capture="always")
 
 
 def write_row(num_bytes: int, copies: int, device: str, memset: bool = False) -> Row:

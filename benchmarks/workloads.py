@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -150,7 +151,43 @@ def num_copies(input_bytes: int, cache_bytes: int) -> int:
     return min(max(1, math.ceil(2 * cache_bytes / max(input_bytes, 1))), _MOST_COPIES)
 
 
-def rotated_inputs(heatmaps: Tensor, cache_bytes: int) -> list[Tensor]:
-    """`heatmaps` and as many copies as it takes to leave the cache between two uses of one, strides kept."""
-    copies = num_copies(heatmaps.numel() * heatmaps.itemsize, cache_bytes)
-    return [heatmaps, *(heatmaps.clone(memory_format=torch.preserve_format) for _ in range(copies - 1))]
+def rotated_inputs(inputs: Any, cache_bytes: int, num_bytes: int | None = None) -> list[Any]:
+    """`inputs` and as many copies as it takes to leave the cache between two uses of one, strides kept.
+
+    Args:
+        inputs: A tensor, or a named tuple of tensors and None.
+        cache_bytes: Size of the cache.
+        num_bytes: What a use of one takes of the cache, by default their own bytes.
+    """
+    if num_bytes is None:
+        tensors = [inputs] if isinstance(inputs, Tensor) else [each for each in inputs if each is not None]
+        num_bytes = sum(tensor.numel() * tensor.itemsize for tensor in tensors)
+    return [inputs, *(_of_each(_copy, inputs) for _ in range(num_copies(num_bytes, cache_bytes) - 1))]
+
+
+def doubled(inputs: Any) -> Any:
+    """`inputs` in float64, as leaves of their own."""
+    return _of_each(
+        lambda tensor: _like(tensor, tensor.detach().double()) if tensor.is_floating_point() else tensor, inputs
+    )
+
+
+def spread(batch: Tensor, count: int) -> Tensor:
+    """So many maps (or what belongs to them) of [B, K, ...], evenly spread, as [1, N, ...]; all if there are fewer."""
+    num_maps = batch.shape[0] * batch.shape[1]
+    index = torch.linspace(0, num_maps - 1, min(count, num_maps), dtype=torch.float64).round().long().to(batch.device)
+    return batch[index // batch.shape[1], index % batch.shape[1]][None]
+
+
+def _of_each(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:
+    if isinstance(inputs, Tensor):
+        return function(inputs)
+    return type(inputs)(*(None if each is None else function(each) for each in inputs))
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return _like(tensor, tensor.detach().clone(memory_format=torch.preserve_format))
+
+
+def _like(tensor: Tensor, other: Tensor) -> Tensor:
+    return other.requires_grad_(tensor.requires_grad)
