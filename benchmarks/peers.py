@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dark_kernels import Recipe
+from dark_kernels import Keypoints, Recipe
 from dark_kernels.recipes import simcc_kernel_size
 
 Decoder = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -315,6 +315,50 @@ def gaussian_nll_loop(
             log_variance = log_var[image, keypoint, 0, row, column]
             total = total + log_variance + difference.dot(difference) * torch.exp(-log_variance) / 2
     return total
+
+
+def conv2d_and_loss(loss_of_maps: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A head as a convolution over whole maps, and then a loss of its means and log-variances."""
+
+    def loss(features: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -> Tensor:
+        num_keypoints = target.shape[1]
+        maps = torch.nn.functional.conv2d(features, weight[:, :, None, None], bias)
+        mean = maps[:, : 2 * num_keypoints].unflatten(1, (num_keypoints, 2))
+        return loss_of_maps(mean, maps[:, 2 * num_keypoints :].unflatten(1, (num_keypoints, 1)), target)
+
+    return loss
+
+
+# --- samples --------------------------------------------------------------------------------------------------
+
+
+def randn_and_product(means: Tensor, covariances: Tensor, num_samples: int) -> Tensor:
+    """Samples [B K, S, 2] of means [B, K, 2] and covariances [B, K, 2, 2] by torch's own generator."""
+    normals = torch.randn(*means.shape[:-1], num_samples, 2, device=means.device)
+    factors = torch.linalg.cholesky_ex(covariances).L
+    return torch.baddbmm(means.flatten(0, 1)[:, None], normals.flatten(0, 1), factors.flatten(0, 1).mT)
+
+
+def grid_sample_and_sums(
+    samples: Tensor,  # [B, K, S, 2]
+    heatmaps: Tensor,  # [B, K, H, W]
+) -> Keypoints:
+    """Mean and covariance of samples, weighed by torch's own bilinear sampling of the maps, which end in zeros beyond
+    the border, as for `vote`."""
+    batch, num_keypoints, height, width = heatmaps.shape
+    num_samples, samples = samples.shape[2], samples.flatten(0, 1)
+    x, y = samples.unbind(-1)  # a tensor of two numbers would be a copy from the host, which nothing can capture
+    grid = torch.stack([x * (2 / (width - 1)) - 1, y * (2 / (height - 1)) - 1], dim=-1)
+    maps = heatmaps.flatten(0, 1)[:, None]
+    weights = torch.nn.functional.grid_sample(maps, grid[:, None], align_corners=True)[:, 0, 0]
+    weights = weights.clamp(min=0)[..., None]
+    total = weights.sum(1)
+    mean = (weights * samples).sum(1) / total
+    difference = samples - mean[:, None]
+    covariance = (weights * difference).mT @ difference / total[..., None]
+    shape = batch, num_keypoints
+    scores = (total / num_samples).view(shape)
+    return Keypoints(mean.view(*shape, 2), scores, covariance.view(*shape, 2, 2))
 
 
 # --- poses ----------------------------------------------------------------------------------------------------

@@ -65,6 +65,10 @@ class Case:
     def torch_dtype(self) -> torch.dtype:
         return workloads.DTYPES[self.dtype]
 
+    def heatmaps(self, device: str) -> Tensor:
+        """Maps of the workload."""
+        return workloads.make_heatmaps(self.workload, self.torch_dtype, self.memory_format, self.values, device)
+
     def identity(self, row: str) -> dict[str, Any]:
         """`results.IDENTITY_FIELDS` of a row."""
         fields = {name: getattr(self, name) for name in results.IDENTITY_FIELDS if name != "row"}
@@ -124,7 +128,7 @@ class Suite:
     """What is timed of an operation, and against what.
 
     Attributes:
-        cases: Of "cpu" and of "cuda".
+        cases: Of "cpu" and of "cuda". A CPU launches no kernels: there the rows that only do that are left out.
         inputs: Makes the inputs of a case on a device: a tensor, or a tuple of tensors.
         function: Returns what is timed of a case on a backend: "auto" is ours, "reference" the definition.
         compare: Returns the largest error of an output and what it is of. Raises `Wrong`, or AssertionError where
@@ -163,6 +167,10 @@ class Suite:
         used = {row for cases in self.cases.values() for case in cases for row in case.rows}
         if unused := [row for row in self.rows if row not in used]:
             raise ValueError(f"rows: no case has {unused[0]!r}, expected one")
+
+    def rows_of(self, case: Case, device: str) -> list[str]:
+        """Names of the rows that a case has on a device."""
+        return [row for row in case.rows if device != "cpu" or self.rows[row].role != "overhead"]
 
 
 @functools.lru_cache(maxsize=1)  # rows of a group follow each other
@@ -252,7 +260,23 @@ def empty(num_programs: Callable[[Case], int] = lambda case: case.workload.num_m
     return Entry("overhead", lambda group: rows.empty_row(num_programs(group.case), group.device))
 
 
-# --- training steps -----------------------------------------------------------------------------------------
+# --- comparisons, and training steps ------------------------------------------------------------------------
+
+
+def within(bound: float, what: str, got: Tensor, expected: Tensor) -> float:
+    """The largest difference; raises Wrong where it is larger than a bound."""
+    error = float((got - expected).abs().max())
+    if not error <= bound:
+        raise Wrong(f"{what} off by up to {error:.3g}")
+    return error
+
+
+def within_share(bound: float, what: str, got: Tensor, expected: Tensor) -> float:
+    """The largest difference as a share of the largest number; raises Wrong where it is larger than a bound."""
+    error = float((got - expected).abs_().max() / expected.abs().max())
+    if not error <= bound:
+        raise Wrong(f"{what} off by {error:.3g} of its largest number")
+    return error
 
 
 def run_step(loss_of: Callable[..., Tensor], arguments: Any, case: Case) -> tuple[Tensor, ...]:
@@ -263,24 +287,12 @@ def run_step(loss_of: Callable[..., Tensor], arguments: Any, case: Case) -> tupl
     return loss.detach(), *torch.autograd.grad(loss, [tensor for tensor in arguments if tensor.requires_grad])
 
 
-def compare_step(output: tuple[Tensor, ...], truth: tuple[Tensor, ...], bounds: tuple[float, ...]) -> tuple[float, str]:
-    """Largest error of a loss and its gradients, relative to the largest number of each, and what it is of.
-
-    Args:
-        output: The loss and its gradients.
-        truth: Of them.
-        bounds: Of the loss and of any gradient.
-
-    Raises:
-        Wrong: An error is larger than its bound.
-    """
-    largest = 0.0
+def compare_step(output: Sequence[Tensor], truth: Sequence[Tensor], bounds: tuple[float, float]) -> tuple[float, str]:
+    """Compare a loss and its gradients with the truth, within a bound of the loss and one of the gradients."""
     names = ("loss", "first gradient", "second gradient", "third gradient")[: len(output)]
-    for i, (name, got, expected) in enumerate(zip(names, output, truth, strict=True)):
+    errors = []
+    for name, got, expected in zip(names, output, truth, strict=True):
         assert got.shape == expected.shape
-        got, expected = got.detach(), expected.detach()
-        error = float((got - expected).abs_().max() / expected.abs().max())
-        if not error <= bounds[min(i, 1)]:
-            raise Wrong(f"the {name} is off by {error:.3g} of its largest number")
-        largest = max(largest, error)
-    return largest, "loss and gradients, relative to the largest of each, against the float64 reference"
+        bound = bounds[name != "loss"]
+        errors.append(within_share(bound, f"the {name} is", got.detach(), expected.detach()))
+    return max(errors), "loss and gradients, relative to the largest of each, against the float64 reference"

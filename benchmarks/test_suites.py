@@ -32,10 +32,9 @@ def _test_of(suite: Suite) -> Callable[..., None]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    cases = metafunc.function.suite.cases[metafunc.config.getoption("--bench-device", default="cpu")]
-    metafunc.parametrize(
-        ("case", "row"), [pytest.param(case, row, id=f"{case.group} {row}") for case in cases for row in case.rows]
-    )
+    suite, device = metafunc.function.suite, metafunc.config.getoption("--bench-device", default="cpu")
+    pairs = [(case, row) for case in suite.cases[device] for row in suite.rows_of(case, device)]
+    metafunc.parametrize(("case", "row"), [pytest.param(*pair, id=f"{pair[0].group} {pair[1]}") for pair in pairs])
 
 
 globals().update({f"test_{name}": _test_of(suite) for name, suite in SUITES.items()})

@@ -111,10 +111,6 @@ CUDA_CASES = (
 )
 
 
-def make_maps(case: Case, device: str) -> Tensor:
-    return workloads.make_heatmaps(case.workload, case.torch_dtype, case.memory_format, case.values, device)
-
-
 def decode_on(case: Case, backend: str) -> Callable[[Tensor], Any]:
     return lambda maps: dark_kernels.decode(maps, RECIPES[case.variant], backend=backend)
 
@@ -184,9 +180,7 @@ def compare_peer(keypoints: Any, group: Group) -> tuple[float, str]:
 def compare_blur(blurred: Tensor, group: Group) -> tuple[float, str]:
     recipe = dataclasses.replace(RECIPES[group.case.variant], padding="reflect")
     expected = definition.blur(_compared(group.inputs[0], group.case).double(), recipe)
-    error = float((_compared(blurred, group.case).double() - expected).abs().max())
-    if not error <= 1e-5:
-        raise Wrong(f"blurred maps are off by {error:.3g}")
+    error = suite.within(1e-5, "blurred maps are", _compared(blurred, group.case).double(), expected)
     return error, "blurred maps, against the blur of the float64 reference"
 
 
@@ -196,9 +190,8 @@ def compare_means(coords: Tensor, group: Group) -> tuple[float, str]:
     probability = maps.flatten(2).softmax(-1).view(maps.shape)
     x = probability.sum(-2) @ torch.arange(width, dtype=torch.float64, device=maps.device)
     y = probability.sum(-1) @ torch.arange(height, dtype=torch.float64, device=maps.device)
-    error = float((_compared(coords, group.case).double() - torch.stack([x, y], dim=-1)).abs().max())
-    if not error <= _PEER_TOLERANCE:
-        raise Wrong(f"mean positions are off by up to {error:.3g} px")
+    found = _compared(coords, group.case).double()
+    error = suite.within(_PEER_TOLERANCE, "mean positions are", found, torch.stack([x, y], dim=-1))
     return error, "mean positions in px, against their own definition in float64"
 
 
@@ -225,7 +218,7 @@ _ON_HOST = "on the host, with the copy to it"
 
 SUITE = Suite(
     cases={"cpu": CPU_CASES, "cuda": CUDA_CASES},
-    inputs=make_maps,
+    inputs=Case.heatmaps,
     function=decode_on,
     truth=find_truth,
     compare=compare,

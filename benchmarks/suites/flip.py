@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import dark_kernels
-from benchmarks import suite, workloads
+from benchmarks import suite
 from benchmarks.suite import REFERENCE, Case, Group, Suite
 from benchmarks.workloads import W1, W2, Workload
 from dark_kernels.decode.reference import merge_flipped
@@ -38,7 +38,7 @@ def case_of(workload: Workload, dtype: str = "float32", *others: str) -> Case:
 
 def make_pair(case: Case, device: str) -> Pair:
     """What a perfect network would make of images and mirrored images, left and right swapped."""
-    heatmaps = workloads.make_heatmaps(case.workload, case.torch_dtype, device=device)
+    heatmaps = case.heatmaps(device)
     return Pair(heatmaps, heatmaps[:, _flip_indices(case.workload)].flip(-1).contiguous())
 
 

@@ -46,8 +46,7 @@ def case_of(
 
 def cases_on(device: str) -> tuple[Case, ...]:
     on_gpu = device != "cpu"
-    floors = (FLOOR, EMPTY) if on_gpu else (FLOOR,)
-    mse = (*floors, "heatmap_mse", REFERENCE)
+    mse = (FLOOR, EMPTY, "heatmap_mse", REFERENCE)
     cases = []
     for workload, dtype in itertools.product((W2, W3), ("float32", "float16") if on_gpu else ("float32",)):
         others = (*((COMPILED,) if workload is W2 else ()), NUMPY) if dtype == "float32" else ()
@@ -56,7 +55,7 @@ def cases_on(device: str) -> tuple[Case, ...]:
     for function in FUNCTIONS[1:]:
         encoding = "biased" if function == "heatmap_focal" else "unbiased"
         others = (COMPILED,) if on_gpu else ()
-        cases.append(case_of(function, W2, (*floors, function, REFERENCE, *others), encoding=encoding))
+        cases.append(case_of(function, W2, (FLOOR, EMPTY, function, REFERENCE, *others), encoding=encoding))
     return tuple(sorted(cases, key=lambda case: (case.workload.name, case.dtype)))
 
 
@@ -126,7 +125,7 @@ def _floor_row(group: Group) -> Row:
 
 
 SUITE = Suite(
-    cases={device: cases_on(device) for device in ("cpu", "cuda")},
+    cases={device: cases_on(device) for device in suite.DEVICES},
     inputs=make_arguments,
     function=loss_on,
     run=suite.run_step,

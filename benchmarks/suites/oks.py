@@ -9,7 +9,6 @@ from torch import Tensor
 
 import dark_kernels
 from benchmarks import suite
-from benchmarks.peers import Wrong
 from benchmarks.suite import EMPTY, REFERENCE, Case, Group, Suite
 from benchmarks.suites import nms
 
@@ -26,12 +25,10 @@ class Poses(NamedTuple):
     similarities: Tensor  # [B, N, N]
 
 
-def cases_on(device: str) -> tuple[Case, ...]:
-    floors = (FILL,) if device == "cpu" else (FILL, EMPTY)
-    return tuple(
-        Case(f"{name} {nms.P1.name}", name, nms.P1, (*floors, name, REFERENCE), "all pairs", values="people")
-        for name in FUNCTIONS
-    )
+CASES = tuple(
+    Case(f"{name} {nms.P1.name}", name, nms.P1, (FILL, EMPTY, name, REFERENCE), "all pairs", values="people")
+    for name in FUNCTIONS
+)
 
 
 def make_poses(case: Case, device: str) -> Poses:
@@ -60,16 +57,13 @@ def step_bytes(case: Case) -> int:
 
 
 def compare(output: Tensor, group: Group) -> tuple[float, str]:
-    is_oks = group.case.function == "oks"
-    error = float((output - group.truth).abs().max())
     # Of similarities up to 1 in some hundred units of rounding, and of positions up to 700 in as many.
-    if not error <= (1e-4 if is_oks else 1e-2):
-        raise Wrong(f"{group.case.function} is off by up to {error:.3g}")
-    return error, ("similarities" if is_oks else "positions in pixels") + ", against the float64 reference"
+    bound, what = (1e-4, "similarities") if group.case.function == "oks" else (1e-2, "positions in pixels")
+    return suite.within(bound, f"{what} are", output, group.truth), f"{what}, against the float64 reference"
 
 
 SUITE = Suite(
-    cases={device: cases_on(device) for device in ("cpu", "cuda")},
+    cases=dict.fromkeys(suite.DEVICES, CASES),
     inputs=make_poses,
     function=function_on,
     compare=compare,

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks import suite
+from benchmarks import peers, suite
 from benchmarks.peers import Wrong
 from benchmarks.suite import EMPTY, REFERENCE, Case, Group, Suite
-from benchmarks.workloads import W1, W2
+from benchmarks.workloads import W1, W2, Workload
 from dark_kernels import sample_keypoints
 
 NUM_SAMPLES, SEED = 100, 3
@@ -25,16 +25,9 @@ class Distributions(NamedTuple):
     covariances: Tensor  # [B, K, 2, 2]
 
 
-def cases_on(device: str) -> tuple[Case, ...]:
-    floors = (FILL,) if device == "cpu" else (FILL, EMPTY)
-    rows = (*floors, OURS, REFERENCE, RANDN)
-    return tuple(
-        Case(
-            f"sample_keypoints {workload.name}", "sample_keypoints", workload, rows, f"{NUM_SAMPLES} samples",
-            values="normal", shape=(*workload.shape[:2], NUM_SAMPLES, 2),
-        )
-        for workload in (W1, W2)
-    )  # fmt: skip
+def case_of(workload: Workload) -> Case:
+    rows, shape = (FILL, EMPTY, OURS, REFERENCE, RANDN), (*workload.shape[:2], NUM_SAMPLES, 2)
+    return Case(f"{OURS} {workload.name}", OURS, workload, rows, f"{NUM_SAMPLES} samples", values="normal", shape=shape)
 
 
 def make_distributions(case: Case, device: str) -> Distributions:
@@ -56,10 +49,8 @@ def sample_bytes(case: Case) -> int:
 
 
 def compare(samples: Tensor, group: Group) -> tuple[float, str]:
-    error = float((samples - group.truth).abs().max())
-    if not error <= 1e-4:  # of positions up to 50, and some tens of sigmas of 5 at most
-        raise Wrong(f"samples are off by up to {error:.3g} pixels")
-    return error, "positions in pixels, against the float64 reference"
+    # Of positions up to 50, and some tens of sigmas of 5 at most.
+    return suite.within(1e-4, "samples are", samples, group.truth), "positions in pixels, against the float64 reference"
 
 
 def compare_means(samples: Tensor, group: Group) -> tuple[None, str]:
@@ -70,14 +61,8 @@ def compare_means(samples: Tensor, group: Group) -> tuple[None, str]:
     return None, "the mean"
 
 
-def _torch_sample(inputs: Distributions) -> Tensor:
-    normals = torch.randn(*inputs.means.shape[:-1], NUM_SAMPLES, 2, device=inputs.means.device)
-    factors = torch.linalg.cholesky_ex(inputs.covariances).L
-    return torch.baddbmm(inputs.means.flatten(0, 1)[:, None], normals.flatten(0, 1), factors.flatten(0, 1).mT)
-
-
 SUITE = Suite(
-    cases={device: cases_on(device) for device in ("cpu", "cuda")},
+    cases=dict.fromkeys(suite.DEVICES, (case_of(W1), case_of(W2))),
     inputs=make_distributions,
     function=sample_on,
     compare=compare,
@@ -89,7 +74,7 @@ SUITE = Suite(
         OURS: suite.ours(),
         REFERENCE: suite.reference(),
         RANDN: suite.calls(
-            lambda _: _torch_sample,
+            lambda _: lambda inputs: peers.randn_and_product(*inputs, NUM_SAMPLES),
             compare_means,
             role="other",
             note="other numbers on every device, and on no covariance of rank one",

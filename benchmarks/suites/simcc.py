@@ -11,7 +11,6 @@ from torch import Tensor
 
 import dark_kernels
 from benchmarks import peers, suite
-from benchmarks.peers import Wrong
 from benchmarks.suite import COMPILED, EMPTY, READ_ONLY, REFERENCE, Case, Group, Suite
 from benchmarks.workloads import Workload
 
@@ -89,14 +88,12 @@ def num_bytes(case: Case) -> int:
 
 def compare(output: tuple[Tensor, ...], group: Group, tolerance: float = _TOLERANCE) -> tuple[float, str]:
     """Largest error of the coordinates in pixels; raises Wrong where one, or a score, is off by too much."""
-    coords, *others = group.truth
-    error = float((output[0].to(group.device).double() - coords).abs().max())
-    if not error <= tolerance:
-        raise Wrong(f"keypoints are off by up to {error:.3g} px")
-    for other, expected in zip(output[1:], others, strict=True):
-        if not (other_error := float((other.to(group.device).double() - expected).abs().max())) <= tolerance:
-            raise Wrong(f"scores or visibilities are off by up to {other_error:.3g}")
-    return error, "keypoints in px, against the float64 reference"
+    names = ("keypoints are", "scores are", "visibilities are")[: len(output)]
+    errors = [
+        suite.within(tolerance, name, got.to(group.device).double(), expected)
+        for name, got, expected in zip(names, output, group.truth, strict=True)
+    ]
+    return errors[0], "keypoints in px, against the float64 reference"
 
 
 def compare_peer(output: tuple[Tensor, ...], group: Group) -> tuple[float, str]:

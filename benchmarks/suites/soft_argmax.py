@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 import dark_kernels
-from benchmarks import peers, suite, workloads
-from benchmarks.peers import Wrong
+from benchmarks import peers, suite
 from benchmarks.suite import COMPILED, EMPTY, READ_ONLY, REFERENCE, Case, Group, Suite
 from benchmarks.workloads import W1, W2, W3, Workload
 
@@ -48,7 +47,7 @@ CUDA_CASES = tuple(
 
 
 def make_maps(case: Case, device: str) -> Tensor:
-    return workloads.make_heatmaps(case.workload, case.torch_dtype, device=device).requires_grad_()
+    return case.heatmaps(device).requires_grad_()
 
 
 def soft_argmax_on(case: Case, backend: str) -> Callable[[Tensor], Tensor]:
@@ -76,13 +75,9 @@ def compare(
 ) -> tuple[float, str]:
     """Largest error of the coordinates in pixels; raises Wrong where they, or the gradient, are off by too much."""
     of_coords, of_gradient = tolerances or _TOLERANCES[group.case.dtype]
-    error = float((output[0] - group.truth[0]).abs().max())
-    if not error <= of_coords:
-        raise Wrong(f"coordinates are off by up to {error:.3g} px")
-    for got, gradient in zip(output[1:], group.truth[1:], strict=True):
-        gradient_error = float((got - gradient).abs_().max() / gradient.abs().max())
-        if not gradient_error <= of_gradient:
-            raise Wrong(f"the gradient is off by {gradient_error:.3g} of its largest number")
+    error = suite.within(of_coords, "coordinates are", output[0], group.truth[0])
+    for gradient, expected in zip(output[1:], group.truth[1:], strict=True):
+        suite.within_share(of_gradient, "the gradient is", gradient, expected)
     return error, "coordinates in px, against the float64 reference"
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks import suite, workloads
+from benchmarks import peers, suite, workloads
 from benchmarks.peers import Wrong
 from benchmarks.suite import EMPTY, READ_ONLY, REFERENCE, Case, Group, Suite
 from benchmarks.workloads import W1
@@ -16,8 +16,6 @@ from dark_kernels import Keypoints, sample_keypoints, vote
 
 NUM_SAMPLES, BANDWIDTH = 100, 2.0
 OURS, GRID_SAMPLE = "vote", "torch grid_sample and sums"
-# What weighs a sample: a map at its place, or how many others are near.
-_WEIGHTS = {f"{NUM_SAMPLES} samples, weights of {weights}": weights for weights in ("heatmaps", "density")}
 
 
 class Samples(NamedTuple):
@@ -27,16 +25,10 @@ class Samples(NamedTuple):
     heatmaps: Tensor | None  # [B, K, H, W]
 
 
-def cases_on(device: str) -> tuple[Case, ...]:
-    floors = (READ_ONLY,) if device == "cpu" else (READ_ONLY, EMPTY)
-    return tuple(
-        Case(
-            f"vote {W1.name} {weights}", "vote", W1,
-            (*floors, OURS, REFERENCE, *((GRID_SAMPLE,) if weights == "heatmaps" else ())), variant,
-            values="normal", shape=(*W1.shape[:2], NUM_SAMPLES, 2),
-        )
-        for variant, weights in _WEIGHTS.items()
-    )  # fmt: skip
+def case_of(weights: str, *others: str) -> Case:
+    rows, shape = (READ_ONLY, EMPTY, OURS, REFERENCE, *others), (*W1.shape[:2], NUM_SAMPLES, 2)
+    variant = f"{NUM_SAMPLES} samples, weights of {weights}"
+    return Case(f"vote {W1.name} {weights}", "vote", W1, rows, variant, values="normal", shape=shape)
 
 
 def make_samples(case: Case, device: str) -> Samples:
@@ -45,13 +37,13 @@ def make_samples(case: Case, device: str) -> Samples:
     batch, num_keypoints, height, width = case.workload.shape
     means = torch.rand(batch, num_keypoints, 2, generator=generator) * torch.tensor([width - 1.0, height - 1.0])
     samples = sample_keypoints(means, 9 * torch.eye(2).expand(batch, num_keypoints, 2, 2), NUM_SAMPLES, 5).to(device)
-    if _WEIGHTS[case.variant] == "density":
+    if case.variant.endswith("density"):
         return Samples(samples, None)
     return Samples(samples, workloads.blobs(case.workload.shape, torch.Generator(device=device).manual_seed(12)))
 
 
 def vote_on(case: Case, backend: str) -> Callable[[Samples], Keypoints]:
-    bandwidth = BANDWIDTH if _WEIGHTS[case.variant] == "density" else None
+    bandwidth = BANDWIDTH if case.variant.endswith("density") else None
     return lambda inputs: vote(*inputs, bandwidth=bandwidth, backend=backend)
 
 
@@ -76,27 +68,8 @@ def compare(keypoints: Keypoints, group: Group) -> tuple[float, str]:
     return error, "positions in pixels, against the float64 reference"
 
 
-def _torch_vote(inputs: Samples) -> Keypoints:
-    """Bilinear weights by torch's own sampling; maps end in zeros beyond the border, as for vote."""
-    samples, heatmaps = inputs.samples.flatten(0, 1), inputs.heatmaps
-    assert heatmaps is not None
-    batch, num_keypoints, height, width = heatmaps.shape
-    x, y = samples.unbind(-1)  # a tensor of two numbers would be a copy from the host, which nothing can capture
-    grid = torch.stack([x * (2 / (width - 1)) - 1, y * (2 / (height - 1)) - 1], dim=-1)
-    maps = heatmaps.flatten(0, 1)[:, None]
-    weights = torch.nn.functional.grid_sample(maps, grid[:, None], align_corners=True)[:, 0, 0]
-    weights = weights.clamp(min=0)[..., None]
-    total = weights.sum(1)
-    mean = (weights * samples).sum(1) / total
-    difference = samples - mean[:, None]
-    covariance = (weights * difference).mT @ difference / total[..., None]
-    shape = batch, num_keypoints
-    scores = (total / NUM_SAMPLES).view(shape)
-    return Keypoints(mean.view(*shape, 2), scores, covariance.view(*shape, 2, 2))
-
-
 SUITE = Suite(
-    cases={device: cases_on(device) for device in ("cpu", "cuda")},
+    cases=dict.fromkeys(suite.DEVICES, (case_of("heatmaps", GRID_SAMPLE), case_of("density"))),
     inputs=make_samples,
     function=vote_on,
     compare=compare,
@@ -107,6 +80,6 @@ SUITE = Suite(
         EMPTY: suite.empty(),
         OURS: suite.ours(),
         REFERENCE: suite.reference(),
-        GRID_SAMPLE: suite.calls(lambda _: _torch_vote, role="other"),
+        GRID_SAMPLE: suite.calls(lambda _: lambda inputs: peers.grid_sample_and_sums(*inputs), role="other"),
     },
 )
