@@ -50,13 +50,12 @@ import torch
 from torch import Tensor
 
 import dark_kernels
-from benchmarks import charts, report, results
+from benchmarks import results
 from benchmarks.conftest import cpu_name
 from benchmarks.run import commit_of
 from dark_kernels import Recipe, recipes
 
 _ROOT = Path(__file__).resolve().parent.parent
-PICTURE = "accuracy.png"
 
 SCHEMA = 2
 _NUMBER = (int, float)
@@ -72,10 +71,10 @@ ROW_FIELDS: dict[str, Any] = {
 }  # fmt: skip
 
 # Where "inside" begins: the blur of the published decoders sees 5 px, and their stencil 2 more.
-_MARGIN = 7.0
-_BORDER = 2.4
+MARGIN = 7.0
+BORDER = 2.4
 _SIGMAS = (2.0, 3.0)
-_ANNOTATORS, _TARGET_SIGMA = 16, 2.0
+ANNOTATORS, TARGET_SIGMA = 16, 2.0
 
 PEAKS = (1.0, 0.5, 0.25, 0.1)
 NOISES = (0.0, 0.005, 0.01, 0.02, 0.05)
@@ -134,18 +133,18 @@ def make_maps(case: Case, count: int, generator: torch.Generator) -> Sample:
         return low + (high - low) * torch.rand(*shape, generator=generator, dtype=torch.float64)
 
     last = case.size - 1.0
-    centers = uniform(_MARGIN, last - _MARGIN, count, 2)
+    centers = uniform(MARGIN, last - MARGIN, count, 2)
     if case.place == "border":
-        near = uniform(0.0, _BORDER, count) if case.distance is None else torch.full((count,), case.distance).double()
+        near = uniform(0.0, BORDER, count) if case.distance is None else torch.full((count,), case.distance).double()
         side, axis = torch.randint(0, 2, (2, count), generator=generator)
         centers[torch.arange(count), axis] = torch.where(side == 0, near, last - near)
     sigmas, peaks, clicks = uniform(*_SIGMAS, count), uniform(*case.peak, count), None
     if case.jitter is None:
         maps = peaks[:, None, None] * _gaussians(centers, sigmas, case.size)
     else:
-        deviations = torch.randn(count, _ANNOTATORS, 2, generator=generator, dtype=torch.float64)
+        deviations = torch.randn(count, ANNOTATORS, 2, generator=generator, dtype=torch.float64)
         clicks = centers[:, None] + case.jitter * deviations
-        sigmas = torch.full_like(sigmas, _TARGET_SIGMA)
+        sigmas = torch.full_like(sigmas, TARGET_SIGMA)
         targets = (clicks + 0.5).trunc()
         maps = torch.stack([_gaussians(target, sigmas, case.size) for target in targets.unbind(1)]).mean(0)
         maps = maps * peaks[:, None, None]
@@ -156,11 +155,11 @@ def make_maps(case: Case, count: int, generator: torch.Generator) -> Sample:
 def make_pairs(case: Case, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Maps of two people [N, H, W] in float32, and their centres [N, 2, 2]."""
     assert case.distance is not None
-    margin = _MARGIN + case.distance
+    margin = MARGIN + case.distance
     first = margin + (case.size - 1 - 2 * margin) * torch.rand(count, 2, generator=generator, dtype=torch.float64)
     angles = 2 * math.pi * torch.rand(count, generator=generator, dtype=torch.float64)
     second = first + case.distance * torch.stack([angles.cos(), angles.sin()], -1)
-    sigmas = torch.full((count,), _TARGET_SIGMA, dtype=torch.float64)
+    sigmas = torch.full((count,), TARGET_SIGMA, dtype=torch.float64)
     maps = torch.maximum(
         case.peak[1] * _gaussians(first, sigmas, case.size), case.peak[0] * _gaussians(second, sigmas, case.size)
     )
@@ -319,10 +318,7 @@ def load(path: Path) -> dict[str, Any]:
     return dict(record)
 
 
-# --- the page ---------------------------------------------------------------------------------------------
-
-
-def _row(record: Mapping[str, Any], case: Case) -> dict[str, Any]:
+def row_of(record: Mapping[str, Any], case: Case) -> dict[str, Any]:
     """The row of a case.
 
     Raises:
@@ -335,171 +331,9 @@ def _row(record: Mapping[str, Any], case: Case) -> dict[str, Any]:
     raise results.SchemaError(f"{results.ACCURACY}: has no row for {case}; measure again")
 
 
-def pixels(error: float | None) -> str:
-    """Three digits, no exponent; nothing below 1e-4."""
-    if error is None:
-        return ""
-    if error < 1e-4:
-        return "0"
-    return f"{error:.{max(0, 2 - math.floor(math.log10(error)))}f}"
-
-
-def _columns(record: Mapping[str, Any], header: Sequence[str], chosen: Sequence[Case], last: str) -> list[str]:
-    """A table of all recipes: a column for each case; below them the bound, or what else is the best there is."""
-    rows = [_row(record, case) for case in chosen]
-    lines = [[name, *(pixels(row["errors"][name]) for row in rows)] for name in rows[0]["errors"]]
-    lines.append([last, *(pixels(row["bound"] if row["bound"] is not None else row["annotators"]) for row in rows)])
-    return report.table(["recipe", *header], lines, num_words=1)
-
-
-def _neighbours(record: Mapping[str, Any]) -> list[str]:
-    chosen = [Case("neighbours", peak=(0.9, 1.0), noise=0.0, distance=distance) for distance in NEIGHBOURS]
-    rows = [_row(record, case) for case in chosen]
-    lines = [
-        [name, *(f"{pixels(row['errors'][name])} ({row['astray'][name]})" for row in rows)]
-        for name in rows[0]["errors"]
-    ]
-    return report.table(["recipe", *(f"{distance:g} px" for distance in NEIGHBOURS)], lines, num_words=1)
-
-
-_BOUND = "Cramér-Rao bound"
-
-
-def page(record: Mapping[str, Any]) -> str:
-    """Write docs/accuracy.md."""
-    machine, options = record["machine"], record["options"]
-    usual = [_row(record, USUAL[place]) for place in ("inside", "border")]
-    table = [
-        [name, *(cell for row in usual for cell in (pixels(row["errors"][name]),
-                                                    report.times(row["errors"][name] / row["bound"])))]
-        for name in usual[0]["errors"]
-    ]  # fmt: skip
-    table.append([_BOUND, *(cell for row in usual for cell in (pixels(row["bound"]), "1"))])
-
-    def peaks(place: str, noise: float) -> list[Case]:
-        return [USUAL[place]._replace(peak=(peak, peak), noise=noise) for peak in PEAKS]
-
-    def noises(place: str) -> list[Case]:
-        return [USUAL[place]._replace(peak=(1.0, 1.0), noise=noise) for noise in NOISES]
-
-    def sizes(place: str) -> list[Case]:
-        return [USUAL[place]._replace(size=size) for size in SIZES]
-
-    lines = [
-        "# Accuracy",
-        "",
-        "Written by `python -m benchmarks.accuracy`; changes here are lost.",
-        "",
-        f"Mean distance from the true centre in heatmap pixels, over {options['maps']} maps a number.",
-        "All recipes decode the same maps: one Gaussian of sigma 2 to 3 px and white noise; 64 x 64 px, peak 0.5 to 1",
-        "and noise 0.01 unless a table says otherwise.",
-        f"*Inside*: {_MARGIN:g} px or more from every border. *Border*: within {_BORDER:g} px of one.",
-        "The Cramér-Rao bound is that of a decoder without bias that knows neither amplitude nor width and sees the",
-        "whole map; *times* is error over bound. A decoder with a bias may be below it.",
-        "What a network errs is not in these numbers, but for the last table.",
-        "",
-        f"Commit {record['commit']}, {record['datetime'][:10]}, seed {options['seed']}, Python {machine['python']}, "
-        f"torch {machine['torch']}, {machine['device_name']}.",
-        "",
-        f"![Errors of recipes over noise, peak, distance from a border and annotators' jitter](accuracy/{PICTURE})",
-        "",
-        *report.table(["recipe", "inside", "times", "border", "times"], table, num_words=1),
-        "",
-        "`megvii` adds half a pixel to where it has moved, by the convention of its maps.",
-        "",
-    ]
-    for title, header, chosen in (
-        ("Noise, peak 1, inside", [f"{noise:g}" for noise in NOISES], noises("inside")),
-        ("Noise, peak 1, border", [f"{noise:g}" for noise in NOISES], noises("border")),
-        ("Peak, noise 0.01, inside", [f"{peak:g}" for peak in PEAKS], peaks("inside", 0.01)),
-        ("Peak, noise 0.01, border", [f"{peak:g}" for peak in PEAKS], peaks("border", 0.01)),
-        ("Peak, noise 0.05, inside", [f"{peak:g}" for peak in PEAKS], peaks("inside", 0.05)),
-        ("Size of the map, inside", [f"{size} px" for size in SIZES], sizes("inside")),
-        ("Size of the map, border", [f"{size} px" for size in SIZES], sizes("border")),
-        (
-            "Distance from a border", [f"{distance:g} px" for distance in DISTANCES],
-            [Case("distance", "border", distance=distance) for distance in DISTANCES],
-        ),
-    ):  # fmt: skip
-        lines += [f"## {title}", "", *_columns(record, header, chosen, _BOUND), ""]
-    jitters = [Case("jitter", peak=(1.0, 1.0), jitter=jitter) for jitter in JITTERS]
-    lines += [
-        "## Annotators who disagree",
-        "",
-        "A network that is trained on one Gaussian a sample does not return one, but the mean of what it has been",
-        f"taught: here of {_ANNOTATORS} Gaussians of sigma {_TARGET_SIGMA:g}, each on the pixel nearest to where an",
-        "annotator clicked, with a standard deviation of so many pixels on each axis around the keypoint, and noise",
-        "0.01. No decoder can be expected to beat the mean of the clicks. Without jitter the rounding of the targets",
-        "is all that there is to see, and nothing finds what it has lost.",
-        "",
-        *_columns(record, [f"{jitter:g} px" for jitter in JITTERS], jitters, "mean of the clicks"),
-        "",
-        "## Neighbours",
-        "",
-        f"Two people in one map, Gaussians of sigma {_TARGET_SIGMA:g} and of peaks 1 and 0.9 so many pixels apart, the",
-        "larger of the two at each pixel, no noise. `find_peaks` finds both. The error is of each peak to the person",
-        "on whose pixel it started; in brackets stands how many peaks end nearer to the other one, of",
-        f"{2 * options['maps']}. Recipes that search the smoothed map are left out.",
-        "",
-        *_neighbours(record),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-# Recipes that differ in the picture; the others lie on one of these.
-_DRAWN = {
-    "argmax": "#999999", "quarter": "#E69F00", "darkpose": "#0072B2", "mmpose_udp": "#56B4E9", "vitpose_hf": "#CC79A7",
-    "fit": "#D55E00",
-}  # fmt: skip
-
-
-def draw(record: Mapping[str, Any], folder: Path) -> Path | None:
-    """The picture of the page; None where matplotlib is not installed."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        print(f"no picture: matplotlib is not installed ({error})")
-        return None
-    figure = Figure(figsize=(10, 7.5), layout="constrained")
-    panels = figure.subplots(2, 2)
-    inside = USUAL["inside"]
-    contents: list[tuple[str, str, Sequence[float], list[Case], str]] = [
-        ("Noise (peak 1, inside)", "standard deviation", NOISES[1:],
-         [inside._replace(peak=(1.0, 1.0), noise=noise) for noise in NOISES[1:]], "bound"),
-        ("Peak (noise 0.01, inside)", "peak", PEAKS, [inside._replace(peak=(peak, peak)) for peak in PEAKS], "bound"),
-        ("Distance from a border", "px", DISTANCES,
-         [Case("distance", "border", distance=distance) for distance in DISTANCES], "bound"),
-        ("Annotators who disagree", "jitter, px", JITTERS,
-         [Case("jitter", peak=(1.0, 1.0), jitter=jitter) for jitter in JITTERS], "annotators"),
-    ]  # fmt: skip
-    for axes, (title, label, positions, chosen, best) in zip(panels.flat, contents, strict=True):
-        rows = [_row(record, case) for case in chosen]
-        for name, color in _DRAWN.items():
-            axes.plot(positions, [row["errors"][name] for row in rows], "o-", color=color, markersize=4, label=name)
-        words = "Cramér-Rao bound" if best == "bound" else "mean of the clicks"
-        axes.plot(positions, [row[best] for row in rows], "--", color=charts.INK, label=words)
-        if best == "bound":
-            axes.set_yscale("log")
-        if label in ("standard deviation", "peak"):
-            axes.set_xscale("log")
-            axes.set_xticks(positions, [f"{position:g}" for position in positions])
-        axes.set_title(title, loc="left", size=10)
-        axes.set_xlabel(label)
-        axes.set_ylabel("mean error, px")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.10g}")
-        axes.grid(color=charts.FAINT, linewidth=0.6)
-        charts.quiet(axes)
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    more, others = panels[1, 1].get_legend_handles_labels()
-    figure.legend(
-        [*handles, more[-1]], [*labels, others[-1]], loc="outside lower center", ncols=4, frameon=False, fontsize=9
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / PICTURE, dpi=110)
-    return folder / PICTURE
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
+    from benchmarks.publish import accuracy as published  # which imports the cases above
+
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, default=_ROOT / "benchmarks" / "results", help="folder of accuracy.json")
     parser.add_argument("--docs", type=Path, default=_ROOT / "docs", help="folder of accuracy.md and its picture")
@@ -521,7 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             path.write_text(head.replace('"rows": []', f'"rows": [\n{rows}\n]') + "\n", encoding="utf-8")
             print(f"{len(record['rows'])} cases in {time.perf_counter() - started:.0f} s: {path}")
         record = load(path)
-        text = page(record)
+        text = published.page(record)
         if options.check:
             if docs.exists() and docs.read_text(encoding="utf-8") == text:
                 return 0
@@ -532,7 +366,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     docs.parent.mkdir(parents=True, exist_ok=True)
     docs.write_text(text, encoding="utf-8")
-    draw(record, options.docs / "accuracy")
+    published.draw(record, options.docs / "accuracy")
     return 0
 
 

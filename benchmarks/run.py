@@ -18,7 +18,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import report, results
+from benchmarks import results
+from benchmarks.publish import tables
 
 _FOLDER = Path(__file__).resolve().parent
 
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"benchmarks.run: {error}; nothing written", file=sys.stderr)
         return 1
 
-    print(report.device_section(compacted))
+    print(tables.device_section(compacted))
     if options.expression:
         print("A selection of rows: nothing written.")
         return 0

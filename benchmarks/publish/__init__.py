@@ -1,0 +1,1 @@
+"""What the pages say: tables, pictures, and the page about accuracy."""
