@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from benchmarks import accuracy, results
+from benchmarks.publish import accuracy as published
 from dark_kernels import recipes
 
 CASES = [
@@ -161,7 +162,7 @@ def test_what_is_wrong_with_a_file_is_said(record: dict[str, Any]) -> None:
     [(None, ""), (1e-7, "0"), (0.000171, "0.000171"), (0.4151, "0.415"), (12.3, "12.3"), (251.2, "251")],
 )
 def test_pixels(error: float | None, text: str) -> None:
-    assert accuracy.pixels(error) == text
+    assert published.pixels(error) == text
 
 
 def test_the_committed_page_is_what_its_file_says() -> None:
@@ -171,7 +172,7 @@ def test_the_committed_page_is_what_its_file_says() -> None:
 def test_the_readme_says_what_the_file_says() -> None:
     root = Path(__file__).resolve().parents[2]
     record = accuracy.load(root / "benchmarks" / "results" / results.ACCURACY)
-    errors = accuracy._row(record, accuracy.USUAL["border"])["errors"]
+    errors = accuracy.row_of(record, accuracy.USUAL["border"])["errors"]
     fit, published = errors.pop("fit"), errors.values()
     sentence = f"err by {min(published):.2f} to {max(published):.2f} pixels in the mean, and `FIT` by {fit:.3f}"
     assert sentence in " ".join((root / "README.md").read_text(encoding="utf-8").split())

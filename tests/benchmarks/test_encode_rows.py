@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from benchmarks.test_encode import Case
 
 from benchmarks import peers, test_encode
-from benchmarks.test_encode import Case
 from benchmarks.workloads import Workload
 
 SMALL = Workload("W1", (2, 3, 24, 20), "a small one")

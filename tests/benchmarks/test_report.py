@@ -1,4 +1,4 @@
-"""The tables that are made of results files, and where they are written."""
+"""The command that writes the pages: what it reads, writes and says; rows that became slower."""
 
 from __future__ import annotations
 
@@ -9,49 +9,21 @@ from typing import Any
 
 import pytest
 
-from benchmarks import charts, regression, report
-
-
-def test_losses_and_left_out_rows_are_in_the_section(record: dict[str, Any]) -> None:
-    section = report.device_section(record)
-    assert "Slower than another in 1 of 2 comparisons" in section
-    assert "a faster one (0.5)" in section
-    assert "Not measured: test_decode[a peer]: not installed." in section
-    assert "| **decode** | 2.00 ms |" in section
-    assert "50%" in section
-    assert "Wrong, and so not timed: W1 [64, 17, 64, 48] float32, a broken one: off by 3 px." in section
-
-
-def test_a_busy_machine_is_confessed(record: dict[str, Any]) -> None:
-    assert "times are too long" not in report.device_section(record)
-    record["machine_info"]["load"] = 2.0
-    assert "times are too long" in report.device_section(record)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(12.345, "12.3 s"), (0.5, "500 ms"), (0.012345, "12.3 ms"), (1.2345e-3, "1.23 ms"), (8.5e-6, "8.50 us")],
-)
-def test_duration(seconds: float, text: str) -> None:
-    assert report.duration(seconds) == text
-
-
-def test_numbers_have_no_exponent() -> None:
-    assert [report.percent(share) for share in (1.234, 0.5, 0.0123, 0.00012)] == ["123%", "50%", "1.2%", "0.012%"]
-    assert [report.times(ratio) for ratio in (2841.7, 12.34, 0.5)] == ["2842", "12.3", "0.5"]
+from benchmarks import regression, report
+from benchmarks.publish import charts, tables
 
 
 def test_readme_is_rewritten_between_its_markers(record: dict[str, Any], tmp_path: Path) -> None:
     folder, readme = tmp_path / "results", tmp_path / "README.md"
     folder.mkdir()
     (folder / "cpu-a.json").write_text(json.dumps(record))
-    readme.write_text(f"before\n{report.BEGIN}\nstale\n{report.END}\nafter\n")
+    readme.write_text(f"before\n{tables.BEGIN}\nstale\n{tables.END}\nafter\n")
     arguments = ["--results", str(folder), "--readme", str(readme), "--docs", str(tmp_path / "docs")]
     assert report.main([*arguments, "--check"]) == 1
     assert report.main(arguments) == 0
     text = readme.read_text()
-    assert text.startswith(f"before\n{report.BEGIN}\n")
-    assert text.endswith(f"{report.END}\nafter\n")
+    assert text.startswith(f"before\n{tables.BEGIN}\n")
+    assert text.endswith(f"{tables.END}\nafter\n")
     assert "stale" not in text
     assert "A CPU, 2 cores" in text
     assert "No GPU has been measured yet." in text
@@ -80,60 +52,6 @@ def test_printing_writes_nothing(record: dict[str, Any], tmp_path: Path, capsys:
     assert report.main(["--results", str(tmp_path), "--docs", str(tmp_path / "docs"), "--print"]) == 0
     assert "A CPU, 2 cores" in capsys.readouterr().out
     assert not (tmp_path / "docs").exists()
-
-
-def test_what_only_another_device_has_rows_of_is_listed(record: dict[str, Any]) -> None:
-    other = copy.deepcopy(record)
-    other["benchmarks"][1]["extra_info"]["operation"] = "oks_nms"
-    other["benchmarks"][2]["extra_info"]["operation"] = "soft_argmax forward + backward"
-    for text in (report.summary, report.page):
-        assert text([record, other]).count("Not measured on this device: oks_nms; soft_argmax.") == 1
-        assert "Not measured on this device" not in text([record, record])
-
-
-def test_the_page_links_the_pictures_that_are_drawn(record: dict[str, Any]) -> None:
-    page = report.page([record])
-    assert charts.names(record)
-    for name in charts.names(record):
-        assert f"(benchmarks/{name})" in page
-
-
-def test_a_note_stands_beside_the_row(record: dict[str, Any]) -> None:
-    record["benchmarks"][3]["extra_info"].update(role="other", note="another estimator")
-    assert "| a faster one (another estimator) |" in report.device_section(record)
-    # What is not the same job is in no short list.
-    assert "a faster one" not in report.short_section(record)
-
-
-def test_a_gpu_has_columns_of_its_own(record: dict[str, Any]) -> None:
-    record["machine_info"]["device"] = "cuda"
-    record["benchmarks"][1]["extra_info"].update(host_seconds=25e-6, peak_bytes=51_712, clock="graph replay")
-    section = report.device_section(record)
-    assert "| reference (host clock) |" in section
-    assert "| host | memory | times ours |" in section
-    assert "| 25.0 us | 51.7 kB | 1 |" in section
-
-
-def test_rows_skipped_for_one_reason_share_a_line(record: dict[str, Any]) -> None:
-    record["skipped"] = [{"name": name, "reason": "Skipped: no compiler"} for name in ("one", "two")]
-    assert "Not measured: one, two: no compiler." in report.device_section(record)
-
-
-@pytest.mark.parametrize(
-    ("num_bytes", "text"), [(0, "0 B"), (999, "999 B"), (51_712, "51.7 kB"), (7.18e8, "718 MB"), (6.2e10, "62 GB")]
-)
-def test_size(num_bytes: int, text: str) -> None:
-    assert report.size(num_bytes) == text
-
-
-def test_targets_are_in_the_section(record: dict[str, Any]) -> None:
-    section = report.device_section(record)
-    assert "| everything against the reference | not slower | hit | 1 of 1 | W1 float32: 50 x |" in section
-    assert "| decode W4 against the OpenCV loop per map | not slower | not measured |  |  |" in section
-    assert "Targets: 1 of 1 hit." in report.short_section(record)
-
-
-# --- regressions --------------------------------------------------------------------------------------------
 
 
 def slowed(record: dict[str, Any], factor: float, name: str = "decode") -> dict[str, Any]:
@@ -197,14 +115,6 @@ def test_a_regression_is_an_exit_code(
     earlier.write_text(json.dumps(other))
     assert report.main(arguments) == 2
     assert "no results now" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "readme", ["no markers", report.BEGIN, f"{report.END}{report.BEGIN}", report.BEGIN * 2 + report.END]
-)
-def test_a_readme_without_markers_is_refused(readme: str) -> None:
-    with pytest.raises(ValueError, match="expected"):
-        report.insert(readme, "text")
 
 
 def test_report_without_results_fails_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import charts, results
+from benchmarks import results
+from benchmarks.publish import charts
 from tests.benchmarks.conftest import row
 
 PNG = b"\x89PNG"
