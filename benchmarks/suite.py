@@ -92,6 +92,10 @@ class Entry:
     role: str
     make: Callable[[Group], Row]
 
+    def __post_init__(self) -> None:
+        if self.role not in results.ROLES:
+            raise ValueError(f"role: got {self.role!r}, expected one of {', '.join(results.ROLES)}")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Group:
@@ -160,6 +164,10 @@ class Suite:
             if twice := [group for group, count in Counter(case.group for case in cases).items() if count > 1]:
                 raise ValueError(f"cases of {device}: got the group {twice[0]!r} twice, expected different ones")
             for case in cases:
+                if case.dtype not in workloads.DTYPES:
+                    raise ValueError(
+                        f"{case.group}: got the dtype {case.dtype!r}, expected one of {list(workloads.DTYPES)}"
+                    )
                 if unknown := [row for row in case.rows if row not in self.rows]:
                     raise ValueError(f"{case.group}: got the row {unknown[0]!r}, expected one of {list(self.rows)}")
                 if len(ours := [row for row in case.rows if self.rows[row].role == "ours"]) != 1:

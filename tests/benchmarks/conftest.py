@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import types
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -68,3 +71,16 @@ def record() -> dict[str, Any]:
             "skipped": [{"name": "test_decode[a peer]", "reason": "Skipped: not installed"}],
         }
     )  # fmt: skip
+
+
+@pytest.fixture
+def fake_module(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Installs a module of this name, with these functions, in place of a package."""
+
+    def install(name: str, **functions: Any) -> None:
+        parts = name.split(".")
+        for i in range(1, len(parts) + 1):
+            monkeypatch.setitem(sys.modules, ".".join(parts[:i]), types.ModuleType(".".join(parts[:i])))
+        vars(sys.modules[name]).update(functions)
+
+    return install

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -66,6 +67,38 @@ def test_rotated_inputs_leave_the_cache_and_keep_strides() -> None:
     assert len(workloads.rotated_inputs(maps, cache_bytes=1)) == 1
     setup = measure.rotation(copies)
     assert [setup()[0][0].data_ptr() for _ in range(5)] == [copies[i % 4].data_ptr() for i in range(5)]
+
+
+class Arguments(NamedTuple):
+    maps: torch.Tensor
+    ids: torch.Tensor
+    mask: torch.Tensor | None = None
+
+
+def test_tuples_of_tensors_are_rotated_and_doubled() -> None:
+    maps = torch.rand(4, 8).t().requires_grad_()
+    arguments = Arguments(maps, torch.arange(16))
+    num_bytes = 32 * 4 + 16 * 8
+    first, *copies = workloads.rotated_inputs(arguments, cache_bytes=num_bytes)
+    assert first is arguments
+    assert len(copies) == 1
+    for other in (*copies, workloads.doubled(arguments)):
+        assert isinstance(other, Arguments)
+        assert other.maps.data_ptr() != maps.data_ptr()
+        assert other.maps.is_leaf
+        assert other.maps.requires_grad
+        assert other.maps.stride() == maps.stride()
+        assert torch.equal(other.ids, arguments.ids)
+        assert other.mask is None
+        torch.testing.assert_close(other.maps, maps, check_dtype=False)
+    assert workloads.doubled(arguments).maps.dtype == torch.float64
+    assert len(workloads.rotated_inputs(arguments, cache_bytes=num_bytes, num_bytes=num_bytes // 4)) == 8
+
+
+def test_maps_are_spread_evenly() -> None:
+    batch = torch.arange(3 * 5 * 2).view(3, 5, 2)
+    assert torch.equal(workloads.spread(batch, 100), batch.view(1, 15, 2))
+    assert workloads.spread(batch, 3)[0, :, 0].tolist() == [0, 14, 28]
 
 
 def test_rounds_keep_to_a_budget() -> None:
