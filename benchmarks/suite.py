@@ -117,14 +117,15 @@ class Group:
         """What outputs for the first input are compared with."""
         return self.suite.truth(self)
 
-    def run(self, function: Function, inputs: Any) -> Any:
-        """Call a function as the suite calls all of them."""
-        return self.suite.run(function, inputs, self.case)
+    def bind(self, function: Function) -> Callable[[Any], Any]:
+        """What takes inputs and calls a function as the suite calls all of them."""
+        run, case = self.suite.run, self.case
+        return function if run is None else lambda inputs: run(function, inputs, case)
 
 
 def reference_in_float64(group: Group) -> Any:
     """The usual truth."""
-    return group.run(group.suite.function(group.case, "reference"), workloads.doubled(group.inputs[0]))
+    return group.bind(group.suite.function(group.case, "reference"))(workloads.doubled(group.inputs[0]))
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -140,8 +141,8 @@ class Suite:
         num_bytes: That a call of a case must move.
         rows: By their names.
         truth: Returns what outputs are compared with.
-        run: Calls a function, ours or a peer's, with inputs of a case.
-        rotated_bytes: What rotated inputs together have to be larger than the cache in: by default their own bytes.
+        run: Calls a function, ours or a peer's, with inputs of a case. By default inputs are its one argument.
+        rotated_bytes: What a call takes of the cache that rotated inputs have to leave: by default their own bytes.
         gradients: Whether autograd is on.
     """
 
@@ -152,7 +153,7 @@ class Suite:
     num_bytes: Callable[[Case], int]
     rows: Mapping[str, Entry]
     truth: Callable[[Group], Any] = reference_in_float64
-    run: Callable[[Function, Any, Case], Any] = lambda function, inputs, case: function(inputs)
+    run: Callable[[Function, Any, Case], Any] | None = None
     rotated_bytes: Callable[[Case], int] | None = None
     gradients: bool = False
 
@@ -213,9 +214,8 @@ def calls(
     """
 
     def make(group: Group) -> Row:
-        called = function(group)
         return Row(
-            lambda inputs: group.run(called, inputs),
+            group.bind(function(group)),
             lambda output: (compare or group.suite.compare)(output, group),
             (num_bytes or group.suite.num_bytes)(group.case),
             role=role,
@@ -243,7 +243,7 @@ def compiled(
 ) -> Entry:
     """The definition, or another function, as torch.compile makes it."""
     return calls(
-        lambda group: peers.compiled(function(group), lambda called: group.run(called, group.inputs[0])),
+        lambda group: peers.compiled(function(group), lambda called: group.bind(called)(group.inputs[0])),
         compare,
         **fields,
     )

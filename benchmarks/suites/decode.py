@@ -112,7 +112,8 @@ CUDA_CASES = (
 
 
 def decode_on(case: Case, backend: str) -> Callable[[Tensor], Any]:
-    return lambda maps: dark_kernels.decode(maps, RECIPES[case.variant], backend=backend)
+    recipe = RECIPES[case.variant]
+    return lambda maps: dark_kernels.decode(maps, recipe, backend=backend)
 
 
 # --- the truth ----------------------------------------------------------------------------------------------
@@ -206,7 +207,8 @@ def _reference(group: Group) -> Callable[[Tensor], Any]:
 
 
 def _definition(group: Group) -> Callable[[Tensor], Any]:
-    return lambda maps: definition.decode_reference(maps, RECIPES[group.case.variant])[:2]
+    recipe = RECIPES[group.case.variant]
+    return lambda maps: definition.decode_reference(maps, recipe)[:2]
 
 
 def _peer(make: Callable[[Recipe], Callable[[Tensor], Any]], compare: Any = compare_peer, **fields: Any) -> Entry:

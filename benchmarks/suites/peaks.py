@@ -60,7 +60,8 @@ def threshold_of(case: Case) -> float:
 
 
 def find_peaks_on(case: Case, backend: str) -> Callable[[Tensor], Peaks]:
-    return lambda maps: dark_kernels.find_peaks(maps, MAX_PEAKS, threshold_of(case), backend=backend)
+    threshold = threshold_of(case)
+    return lambda maps: dark_kernels.find_peaks(maps, MAX_PEAKS, threshold, backend=backend)
 
 
 def num_bytes(case: Case) -> int:
