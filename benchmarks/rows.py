@@ -117,6 +117,25 @@ def read_row(maps: Sequence[torch.Tensor], note: str | None = None) -> Row:
     return Row(lambda _: read(next(following)), compare, size, role="floor", note=note, capture="always")
 
 
+def copy_row(maps: Sequence[torch.Tensor]) -> Row:
+    """A floor: reading maps [B, K, ...] and copying them to where something has been written before, one of these after
+    the other."""
+    read = measure.read_once(maps[0])
+    following = itertools.cycle([(each, torch.zeros_like(each)) for each in maps])
+
+    def call(_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        source, target = next(following)
+        return read(source), target.copy_(source)
+
+    def compare(output: tuple[torch.Tensor, torch.Tensor]) -> tuple[None, str]:
+        assert torch.equal(output[1], maps[0])
+        return None, "a copy"
+
+    note = "in place; a gradient that is new memory costs its pages as well" if maps[0].device.type == "cpu" else None
+    num_bytes = 3 * maps[0].numel() * maps[0].itemsize
+    return Row(call, compare, num_bytes, role="floor", note=note, capture="always")
+
+
 def write_row(num_bytes: int, copies: int, device: str, memset: bool = False) -> Row:
     """A floor: writing so many bytes once, to as many buffers in turn as there are inputs."""
     buffers = [torch.empty(-(-num_bytes // 4), dtype=torch.float32, device=device) for _ in range(copies)]

@@ -258,6 +258,15 @@ def read_only(maps: Callable[[Any, Case], Tensor] = lambda inputs, case: inputs,
     return Entry("floor", make)
 
 
+def read_twice_and_write(maps: Callable[[Any, Case], Tensor]) -> Entry:
+    """A floor: two reads of maps [B, K, ...] and one write of as many bytes."""
+
+    def make(group: Group) -> Row:
+        return rows.copy_row([maps(inputs, group.case).detach() for inputs in group.inputs])
+
+    return Entry("floor", make)
+
+
 def write_once(num_bytes: Callable[[Case], int], memset: bool = False) -> Entry:
     """A floor: one write of so many bytes."""
     return Entry("floor", lambda group: rows.write_row(num_bytes(group.case), len(group.inputs), group.device, memset))

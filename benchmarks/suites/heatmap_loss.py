@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 import dark_kernels
-from benchmarks import measure, peers, suite, workloads
-from benchmarks.rows import Row
-from benchmarks.suite import COMPILED, EMPTY, REFERENCE, Case, Entry, Group, Suite
+from benchmarks import peers, suite, workloads
+from benchmarks.suite import COMPILED, EMPTY, REFERENCE, Case, Group, Suite
 from benchmarks.workloads import W2, W3, Workload
 
 SIGMA = 2.0
@@ -103,27 +102,6 @@ def compare(output: tuple[Tensor, Tensor], group: Group) -> tuple[float, str]:
     return suite.compare_step(output, group.truth, (_UNITS * single, of_gradient))
 
 
-def _numpy(group: Group) -> Callable[..., Tensor]:
-    return functools.partial(peers.mse_on_numpy_targets, sigma=SIGMA, encoding=group.case.variant)
-
-
-def _floor_row(group: Group) -> Row:
-    """Reads the maps, and copies them to where something has been written before."""
-    read = measure.read_once(group.inputs[0].heatmaps.detach())
-    following = itertools.cycle([torch.zeros_like(arguments.heatmaps) for arguments in group.inputs])
-
-    def call(arguments: Arguments) -> tuple[Tensor, Tensor]:
-        heatmaps = arguments.heatmaps.detach()
-        return read(heatmaps), next(following).copy_(heatmaps)
-
-    def compare(output: tuple[Tensor, Tensor]) -> tuple[None, str]:
-        assert torch.equal(output[1], group.inputs[0].heatmaps)
-        return None, "a copy"
-
-    note = "in place; a gradient that is new memory costs its pages as well" if group.device == "cpu" else None
-    return Row(call, compare, step_bytes(group.case), role="floor", note=note, capture="always")
-
-
 SUITE = Suite(
     cases={device: cases_on(device) for device in suite.DEVICES},
     inputs=make_arguments,
@@ -134,11 +112,15 @@ SUITE = Suite(
     num_bytes=step_bytes,
     gradients=True,
     rows={
-        FLOOR: Entry("floor", _floor_row),
+        FLOOR: suite.read_twice_and_write(lambda arguments, case: arguments.heatmaps),
         EMPTY: suite.empty(),
         **{function: suite.ours() for function in FUNCTIONS},
         REFERENCE: suite.reference(note="draws the targets"),
         COMPILED: suite.compiled(),
-        NUMPY: suite.calls(_numpy, capture="never", note="as in a data loader, on one core"),
+        NUMPY: suite.calls(
+            lambda group: functools.partial(peers.mse_on_numpy_targets, sigma=SIGMA, encoding=group.case.variant),
+            capture="never",
+            note="as in a data loader, on one core",
+        ),
     },
 )

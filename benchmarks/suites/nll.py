@@ -102,28 +102,31 @@ def cases_on(device: str) -> tuple[Case, ...]:
 def make_arguments(case: Case, device: str) -> Maps | Features | Mixture:
     """Seeded inputs that require grad where a network's would. One target in ten is outside of the maps."""
     batch, num_keypoints, height, width = case.workload.shape
-    dtype = case.torch_dtype
     generator = torch.Generator(device=device).manual_seed(7)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=device)
 
+    def leaf(values: Tensor) -> Tensor:
+        return values.to(case.torch_dtype).requires_grad_()
+
+    def means(*components: int) -> Tensor:
+        return leaf(normal(batch, num_keypoints, *components, 2, height, width).mul_(2))
+
+    def log_vars(*components: int) -> Tensor:
+        return leaf(normal(batch, num_keypoints, *components, height, width).mul_(0.5).add_(1))
+
     unit = torch.rand((batch, num_keypoints, 2), generator=generator, device=device)
     target = (unit * 1.1 - 0.05) * torch.tensor([width * STRIDE, height * STRIDE], device=device)
     if case.function == "gaussian_nll":
-        mean = normal(batch, num_keypoints, 2, height, width).mul_(2).to(dtype)
-        log_var = normal(batch, num_keypoints, 1, height, width).mul_(0.5).add_(1).to(dtype)
-        return Maps(mean.requires_grad_(), log_var.requires_grad_(), target)
+        return Maps(means(), log_vars(1), target)
     if case.function == "gaussian_mixture_nll":
-        logits = normal(batch, num_keypoints, COMPONENTS, height, width).to(dtype)
-        mean = normal(batch, num_keypoints, COMPONENTS, 2, height, width).mul_(2).to(dtype)
-        log_var = normal(batch, num_keypoints, COMPONENTS, height, width).mul_(0.5).add_(1).to(dtype)
-        return Mixture(logits.requires_grad_(), mean.requires_grad_(), log_var.requires_grad_(), target)
+        logits = leaf(normal(batch, num_keypoints, COMPONENTS, height, width))
+        return Mixture(logits, means(COMPONENTS), log_vars(COMPONENTS), target)
     channels = FEATURE_CHANNELS[case.workload.name]
-    features = normal(batch, channels, height, width).to(dtype)
-    weight = normal(num_keypoints * 3, channels).div_(channels**0.5).to(dtype)
-    bias = torch.ones(num_keypoints * 3, device=device).to(dtype)
-    return Features(features.requires_grad_(), weight.requires_grad_(), bias.requires_grad_(), target)
+    features = leaf(normal(batch, channels, height, width))
+    weight = leaf(normal(num_keypoints * 3, channels).div_(channels**0.5))
+    return Features(features, weight, leaf(torch.ones(num_keypoints * 3, device=device)), target)
 
 
 def gradient_bytes(case: Case) -> int:
