@@ -1,11 +1,30 @@
-"""Results of the operations."""
+"""Results of the operations: named tuples of tensors, which move, convert, save and load as a whole.
+
+Each has `to(...)` and `cpu()`, which are those of its tensors, and `numpy()`, whose arrays are detached and on the CPU.
+What is None stays None. `torch.load` reads them by default, and `_asdict()` is for formats that know dictionaries.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
+import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
+
+_Result = TypeVar("_Result", bound=tuple[Any, ...])
+
+
+def _mapped(result: _Result, function: Callable[[Tensor], Any]) -> _Result:
+    """The same of other tensors; None stays."""
+    make: Callable[..., _Result] = type(result)
+    return make(*(None if each is None else function(each) for each in result))
+
+
+def _to(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    converted = tensor.to(*args, **kwargs)
+    return converted if tensor.is_floating_point() else tensor.to(converted.device)
 
 
 class Keypoints(NamedTuple):
@@ -25,6 +44,18 @@ class Keypoints(NamedTuple):
     scores: Tensor
     covariances: Tensor | None = None
 
+    def to(self, *args: Any, **kwargs: Any) -> Keypoints:
+        """Move to a device, convert what is floating to a dtype, or both, as `Module.to`."""
+        return _mapped(self, lambda tensor: _to(tensor, *args, **kwargs))
+
+    def cpu(self) -> Keypoints:
+        """Move to the CPU."""
+        return _mapped(self, Tensor.cpu)
+
+    def numpy(self) -> Keypoints:
+        """The same of NumPy arrays."""
+        return _mapped(self, lambda tensor: tensor.numpy(force=True))
+
 
 class SimCCKeypoints(NamedTuple):
     """Keypoints decoded from classifications of the two axes, as `decode_simcc` returns them.
@@ -40,6 +71,18 @@ class SimCCKeypoints(NamedTuple):
     coords: Tensor
     scores: Tensor
     visibility: Tensor | None = None
+
+    def to(self, *args: Any, **kwargs: Any) -> SimCCKeypoints:
+        """Move to a device, convert what is floating to a dtype, or both, as `Module.to`."""
+        return _mapped(self, lambda tensor: _to(tensor, *args, **kwargs))
+
+    def cpu(self) -> SimCCKeypoints:
+        """Move to the CPU."""
+        return _mapped(self, Tensor.cpu)
+
+    def numpy(self) -> SimCCKeypoints:
+        """The same of NumPy arrays."""
+        return _mapped(self, lambda tensor: tensor.numpy(force=True))
 
 
 class Peaks(NamedTuple):
@@ -60,6 +103,18 @@ class Peaks(NamedTuple):
     counts: Tensor
     covariances: Tensor | None = None
 
+    def to(self, *args: Any, **kwargs: Any) -> Peaks:
+        """Move to a device, convert what is floating to a dtype, or both, as `Module.to`."""
+        return _mapped(self, lambda tensor: _to(tensor, *args, **kwargs))
+
+    def cpu(self) -> Peaks:
+        """Move to the CPU."""
+        return _mapped(self, Tensor.cpu)
+
+    def numpy(self) -> Peaks:
+        """The same of NumPy arrays."""
+        return _mapped(self, lambda tensor: tensor.numpy(force=True))
+
 
 class KeptPoses(NamedTuple):
     """Poses that non-maximum suppression leaves of N in each of B images, as `oks_nms` and `soft_oks_nms` return it.
@@ -79,7 +134,21 @@ class KeptPoses(NamedTuple):
     counts: Tensor
     scores: Tensor
 
+    def to(self, *args: Any, **kwargs: Any) -> KeptPoses:
+        """Move to a device, convert what is floating to a dtype, or both, as `Module.to`."""
+        return _mapped(self, lambda tensor: _to(tensor, *args, **kwargs))
 
+    def cpu(self) -> KeptPoses:
+        """Move to the CPU."""
+        return _mapped(self, Tensor.cpu)
+
+    def numpy(self) -> KeptPoses:
+        """The same of NumPy arrays."""
+        return _mapped(self, lambda tensor: tensor.numpy(force=True))
+
+
+_TYPES = (Keypoints, SimCCKeypoints, Peaks, KeptPoses)
+torch.serialization.add_safe_globals(list(_TYPES))
 # An exported program that returns one of these can be saved only under a name; torch's own error asks for this call.
-for _type in (Keypoints, SimCCKeypoints, Peaks, KeptPoses):
+for _type in _TYPES:
     pytree._register_namedtuple(_type, serialized_type_name=f"dark_kernels.{_type.__name__}")

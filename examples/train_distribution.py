@@ -177,13 +177,14 @@ def train(
         fixed = variance()
         head_losses = {}
         for name, decoder in network.decoders.items():
-            cells = None
             if name == "peak" and fixed is None:
-                cells, _ = decoder.find_cells(heatmaps, *features.shape[-2:])
-            head_losses[name] = decoder.distribution_head.loss(
-                features, figures.keypoints, figures.visible, fixed_log_var=fixed, reduction="mean_valid",
-                at=cells,
-            )  # fmt: skip
+                head_losses[name] = decoder.loss(
+                    features, figures.keypoints, heatmaps, figures.visible, reduction="mean_valid"
+                )
+            else:
+                head_losses[name] = decoder.distribution_head.loss(
+                    features, figures.keypoints, figures.visible, fixed_log_var=fixed, reduction="mean_valid"
+                )
         loss = heatmap_loss + nll_weight * sum(head_losses.values())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
 import torch
 
-from dark_kernels import Keypoints, SimCCKeypoints
+from dark_kernels import KeptPoses, Keypoints, Peaks, SimCCKeypoints
 
 
 def test_keypoints_unpack_and_have_names() -> None:
@@ -37,3 +42,49 @@ def test_simcc_keypoints_unpack_and_are_a_pytree() -> None:
     assert isinstance(doubled, SimCCKeypoints)
     assert doubled.visibility is not None
     assert bool((doubled.visibility == 2).all())
+
+
+# --- as a whole --------------------------------------------------------------------------------------------
+
+RESULTS = [
+    Keypoints(torch.rand(2, 3, 2), torch.rand(2, 3)),
+    Keypoints(torch.rand(2, 3, 2, requires_grad=True), torch.rand(2, 3), torch.rand(2, 3, 2, 2)),
+    SimCCKeypoints(torch.rand(2, 3, 2), torch.rand(2, 3)),
+    Peaks(torch.rand(2, 3, 4, 2), torch.rand(2, 3, 4), torch.ones(2, 3, dtype=torch.int64)),
+    KeptPoses(
+        torch.ones(2, 3, dtype=torch.bool),
+        torch.full((2, 3), 2**40 + 1),
+        torch.full((2,), 3),
+        torch.rand(2, 3),
+    ),
+]
+
+
+@pytest.mark.parametrize("result", RESULTS, ids=lambda result: type(result).__name__)
+def test_results_move_and_convert_as_a_whole(result: Any) -> None:
+    converted = result.to(torch.float64)
+    assert type(converted) is type(result)
+    for one, other in zip(converted, result, strict=True):
+        if other is None:
+            assert one is None
+        elif other.is_floating_point():
+            assert one.dtype == torch.float64
+        else:
+            assert torch.equal(one, other)
+    assert all(each is None or each.device.type == "meta" for each in result.to(device="meta"))
+    for one, other in zip(result.cpu(), result, strict=True):
+        assert one is other
+    arrays = result.numpy()
+    assert type(arrays) is type(result)
+    for one, other in zip(arrays, result, strict=True):
+        if other is not None:
+            np.testing.assert_array_equal(one, other.detach().numpy())
+
+
+@pytest.mark.parametrize("result", RESULTS, ids=lambda result: type(result).__name__)
+def test_results_are_loaded_by_default(result: Any, tmp_path: Path) -> None:
+    torch.save({"result": result}, tmp_path / "result.pt")
+    loaded = torch.load(tmp_path / "result.pt", weights_only=True)["result"]
+    assert type(loaded) is type(result)
+    for name, value in result._asdict().items():
+        assert getattr(loaded, name) is value is None or torch.equal(getattr(loaded, name), value)

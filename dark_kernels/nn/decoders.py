@@ -135,17 +135,48 @@ class TwoStageDecoder(nn.Module):
         Raises:
             ValueError: `features` or the heatmaps do not fit the distribution head.
         """
-        head = self.distribution_head
-        heatmaps = self.heatmap_head(features)
-        expected = (features.shape[0], head.num_keypoints)
-        if heatmaps.dim() != 4 or heatmaps.shape[:2] != expected:
-            raise ValueError(
-                f"heatmap_head: got heatmaps of shape {list(heatmaps.shape)}, expected "
-                f"[{expected[0]}, {expected[1]}, H, W], a map for each keypoint of distribution_head"
-            )
-        cells, scores = self.find_cells(heatmaps, features.shape[-2], features.shape[-1])
-        coords, covariances = head.at(features, cells)
+        cells, scores = self._cells_of("heatmap_head", self.heatmap_head(features), features)
+        coords, covariances = self.distribution_head.at(features, cells)
         return Keypoints(coords, scores, covariances)
+
+    def loss(
+        self,
+        features: Tensor,  # [B, C, H, W]
+        target: Tensor,  # [B, K, 2]
+        heatmaps: Tensor | None = None,  # [B, K, h, w]
+        keypoint_weight: Tensor | None = None,  # [B, K]
+        beta: float = 0.0,
+        fixed_log_var: float | None = None,
+        full: bool = False,
+        reduction: str = "mean",
+        backend: str = "auto",
+    ) -> Tensor:
+        """The loss of the distribution head where `forward` reads it: in the cells of the heatmaps' peaks.
+
+        For the part of training in which the heatmaps have peaks worth looking at; until then take
+        `distribution_head.loss`, which reads the cells of the targets. Trained there alone, a head has never seen a
+        peak that is wrong, and its covariances are too small.
+
+        Args:
+            features: [B, C, H, W].
+            target: [B, K, 2], (x, y) in input pixels. NaN, or outside the map: ignored.
+            heatmaps: [B, K, h, w], what `heatmap_head` says of these features, if that is known already.
+            keypoint_weight, beta, fixed_log_var, full, reduction, backend: As those of `DARKHead.loss`.
+
+        Returns:
+            The loss, [] or [B, K], as that of `DARKHead.loss`. A heatmap without a keypoint has none, and heatmaps get
+            no gradient.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: As `DARKHead.loss`, and `heatmaps` do not fit.
+        """
+        if heatmaps is None:
+            with torch.no_grad():
+                heatmaps = self.heatmap_head(features)
+        cells, _ = self._cells_of("heatmaps", heatmaps, features)
+        return self.distribution_head.loss(
+            features, target, keypoint_weight, beta, fixed_log_var, full, reduction, backend, at=cells
+        )
 
     def find_cells(
         self,
@@ -169,6 +200,16 @@ class TwoStageDecoder(nn.Module):
         column, row = cell.unbind(-1)
         cell = torch.stack([column.clamp(0, width - 1), row.clamp(0, height - 1)], dim=-1)
         return (cell + 0.5) * stride, scores
+
+    def _cells_of(self, name: str, heatmaps: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """`find_cells` of heatmaps [B, K, h, w], after a look at their shape."""
+        batch, num_keypoints = features.shape[0], self.distribution_head.num_keypoints
+        if heatmaps.dim() != 4 or heatmaps.shape[:2] != (batch, num_keypoints):
+            raise ValueError(
+                f"{name}: got heatmaps of shape {list(heatmaps.shape)}, expected [{batch}, {num_keypoints}, H, W], "
+                "a map for each keypoint of distribution_head"
+            )
+        return self.find_cells(heatmaps, features.shape[-2], features.shape[-1])
 
     def extra_repr(self) -> str:
         return (

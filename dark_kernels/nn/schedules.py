@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from .._common.checks import check_count, check_number
 
 
-class VarianceSchedule:
+class VarianceSchedule(nn.Module):
     """A fixed variance for the first steps of training, and the learned one afterwards.
 
     The means learn to be about right before the variances learn how right they are. The gradient of a mean is divided
@@ -17,6 +20,9 @@ class VarianceSchedule:
             loss = head.loss(backbone(images), target, fixed_log_var=schedule())
             ...
             schedule.step()
+
+    A module, so that a checkpoint of the model which it is a part of resumes it as well: how many steps are done is in
+    its state_dict.
 
     Under torch.compile, step() belongs outside the compiled function. Reading the schedule inside or outside of it,
     the one switch recompiles once, and the other steps do not.
@@ -32,13 +38,14 @@ class VarianceSchedule:
     """
 
     def __init__(self, fixed_log_var: float, steps: int) -> None:
+        super().__init__()
         check_number("fixed_log_var", fixed_log_var)
         check_count("steps", steps, least=0)
         self.fixed_log_var = float(fixed_log_var)
         self.steps = steps
         self._set(0)
 
-    def __call__(self) -> float | None:
+    def forward(self) -> float | None:
         """Value of the loss's `fixed_log_var` in this step."""
         return self._now
 
@@ -46,24 +53,23 @@ class VarianceSchedule:
         """One training step is done."""
         self._set(self.step_count + 1)
 
-    def state_dict(self) -> dict[str, int]:
-        """Number of steps done; the options are the constructor's."""
-        return {"step_count": self.step_count}
+    def get_extra_state(self) -> Tensor:
+        """Number of steps done, for the state_dict; the options are the constructor's."""
+        return torch.tensor(self.step_count, device="cpu")
 
-    def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
-        """Go on where `state_dict` was made.
+    def set_extra_state(self, state: Tensor) -> None:
+        """Go on where the state was taken.
 
         Raises:
-            TypeError: Its count is not an integer.
-            ValueError: It is not a schedule's, or its count is below 0.
+            TypeError: It is not an integer.
+            ValueError: It is below 0.
         """
-        if set(state_dict) != {"step_count"}:
-            raise ValueError(f"state_dict: got keys {sorted(state_dict)}, expected ['step_count']")
-        check_count("step_count", state_dict["step_count"], least=0)
-        self._set(state_dict["step_count"])
+        step_count: Any = state.item() if isinstance(state, Tensor) else state
+        check_count("step_count", step_count, least=0)
+        self._set(step_count)
 
-    def __repr__(self) -> str:
-        return f"VarianceSchedule(fixed_log_var={self.fixed_log_var:g}, steps={self.steps}), {self.step_count} done"
+    def extra_repr(self) -> str:
+        return f"fixed_log_var={self.fixed_log_var:g}, steps={self.steps}, step_count={self.step_count}"
 
     def _set(self, step_count: int) -> None:
         self.step_count = step_count

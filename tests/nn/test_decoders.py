@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dark_kernels import decode, recipes, soft_argmax
-from dark_kernels.nn import DARKHead, SoftArgmax, TwoStageDecoder
+from dark_kernels.nn import DARKHead, SoftArgmax, TwoStageDecoder, VarianceSchedule
 
 from .cases import STRIDE, B, C, H, K, W, make
 
@@ -215,3 +215,43 @@ def test_soft_argmax_is_the_function() -> None:
 def test_soft_argmax_refuses_when_it_is_made(error: type[Exception], message: str, options: dict[str, Any]) -> None:
     with pytest.raises(error, match=message):
         SoftArgmax(**options)
+
+
+# --- training where it is read ---------------------------------------------------------------------------
+
+
+def make_decoder(dtype: torch.dtype = torch.float64) -> tuple[TwoStageDecoder, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    decoder = TwoStageDecoder(torch.nn.Conv2d(4, 3, 1), DARKHead(4, 3), heatmap_shift=0.5).to(dtype)
+    features = torch.randn(2, 4, 7, 6, generator=generator, dtype=dtype)
+    return decoder, features, torch.rand(2, 3, 2, generator=generator, dtype=dtype) * 24
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_the_loss_reads_the_cells_that_forward_reads(given: bool) -> None:
+    decoder, features, target = make_decoder()
+    features.requires_grad_()
+    heatmaps = decoder.heatmap_head(features)
+    weight = torch.tensor([[1.0, 0.5, 0.0], [2.0, 1.0, 1.0]])
+    actual = decoder.loss(features, target, heatmaps if given else None, weight, beta=0.5, reduction="none")
+    cells, _ = decoder.find_cells(heatmaps, 7, 6)
+    expected = decoder.distribution_head.loss(features, target, weight, 0.5, reduction="none", at=cells)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+    actual.sum().backward()
+    assert decoder.heatmap_head.weight.grad is None
+    assert decoder.distribution_head.weight.grad is not None
+
+
+def test_the_loss_takes_a_schedule_and_ignores_what_has_no_keypoint() -> None:
+    decoder, features, target = make_decoder()
+    heatmaps = decoder.heatmap_head(features).detach()
+    heatmaps[0, 0] = -1.0
+    loss = decoder.loss(features, target, heatmaps, fixed_log_var=VarianceSchedule(1.0, 5)(), reduction="none")
+    assert loss[0, 0] == 0
+    assert bool((loss[:, 1:] > 0).all())
+
+
+def test_the_loss_refuses_heatmaps_of_others() -> None:
+    decoder, features, target = make_decoder()
+    with pytest.raises(ValueError, match=r"heatmaps: got heatmaps of shape \[2, 4, 7, 6\], expected \[2, 3, H, W\]"):
+        decoder.loss(features, target, torch.rand(2, 4, 7, 6))

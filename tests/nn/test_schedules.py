@@ -25,17 +25,20 @@ def test_schedule_is_fixed_and_then_learned(steps: int) -> None:
 
 
 @pytest.mark.parametrize("done", [0, 2, 3, 5])
-def test_schedule_survives_a_checkpoint(done: int, tmp_path: Any) -> None:
-    schedule = VarianceSchedule(2.0, 3)
+def test_a_checkpoint_of_the_model_resumes_the_schedule(done: int, tmp_path: Any) -> None:
+    def model() -> torch.nn.ModuleDict:
+        return torch.nn.ModuleDict({"head": torch.nn.Linear(2, 2), "schedule": VarianceSchedule(2.0, 3)})
+
+    trained, resumed = model(), model()
     for _ in range(done):
-        schedule.step()
-    torch.save({"schedule": schedule.state_dict()}, tmp_path / "checkpoint.pt")
-    resumed = VarianceSchedule(2.0, 3)
-    resumed.load_state_dict(torch.load(tmp_path / "checkpoint.pt", weights_only=True)["schedule"])
+        trained["schedule"].step()
+    torch.save(trained.state_dict(), tmp_path / "checkpoint.pt")
+    resumed.load_state_dict(torch.load(tmp_path / "checkpoint.pt", weights_only=True))
     for _ in range(4):
-        assert resumed() == schedule()
-        resumed.step()
-        schedule.step()
+        assert resumed["schedule"].step_count == trained["schedule"].step_count
+        assert resumed["schedule"]() == trained["schedule"]()
+        for each in (trained, resumed):
+            each["schedule"].step()
 
 
 @pytest.mark.parametrize("read_inside", [False, True])
@@ -71,7 +74,7 @@ def test_the_fixed_variance_does_not_train_the_variance() -> None:
 
 
 def test_repr() -> None:
-    assert repr(VarianceSchedule(2.0, 10)) == "VarianceSchedule(fixed_log_var=2, steps=10), 0 done"
+    assert repr(VarianceSchedule(2.0, 10)) == "VarianceSchedule(fixed_log_var=2, steps=10, step_count=0)"
 
 
 @pytest.mark.parametrize(
@@ -86,5 +89,14 @@ def test_repr() -> None:
 def test_bad_schedules(error: type[Exception], message: str, arguments: tuple[Any, Any]) -> None:
     with pytest.raises(error, match=message):
         VarianceSchedule(*arguments)
-    with pytest.raises(ValueError, match=r"state_dict: got keys \['last_epoch'\], expected \['step_count'\]"):
-        VarianceSchedule(0.0, 1).load_state_dict({"last_epoch": 1})
+
+
+def test_bad_states() -> None:
+    schedule = VarianceSchedule(0.0, 1)
+    with pytest.raises(RuntimeError, match="last_epoch"):
+        schedule.load_state_dict({"last_epoch": torch.tensor(1)})
+    with pytest.raises(ValueError, match="step_count: got -1, expected at least 0"):
+        schedule.load_state_dict({"_extra_state": torch.tensor(-1)})
+    with pytest.raises(TypeError, match=r"step_count: got float 1\.5, expected an integer"):
+        schedule.load_state_dict({"_extra_state": torch.tensor(1.5)})
+    assert schedule.step_count == 0
