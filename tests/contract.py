@@ -223,13 +223,6 @@ VARIANT = dict.fromkeys(
     "the first row of the function has the same graph",
 )  # fmt: skip
 _ONE_BY_ONE = {"the_reference_compiles_whole": "the definition goes from pose to pose, as the numbers say"}
-_IN_PARTS = dict.fromkeys(
-    (
-        "compiles_whole_and_once_for_any_batch", "compiles_with_all_sizes_dynamic",
-        "exports_with_a_dynamic_batch_and_survives_a_file",
-    ),
-    "how many poses are compared at once depends on the batch, so each size of it has a graph of its own",
-)  # fmt: skip
 _BLURS = {"interpreted": "a blur of whole maps takes the interpreter seconds, and is tested there in tests/decode"}
 _KAPPAS = {"no_keypoints": "kappas say how many keypoints there are"}
 _ONE_FLOAT = {"mixed": "it has one input of a floating dtype"}
@@ -374,7 +367,7 @@ ROWS = (
     Row("oks", _pairs, {"kappas": KAPPAS[:2]}, operators=("oks",), without={**NO_GRADIENT, **_KAPPAS}),
     Row(
         "oks-pairs", _pairs, {"kappas": KAPPAS[:2], "symmetric": [(0, 1)]}, kernels=(0, 0), others=None,
-        without={**NO_GRADIENT, **_KAPPAS, **_IN_PARTS},
+        without={**NO_GRADIENT, **_KAPPAS},
     ),
     Row(
         "oks-pose", _pairs, {"kappas": KAPPAS[:2], "symmetric": [(0, 1)], "swap": "pose"},
