@@ -99,6 +99,18 @@ SERVICES = [
 ]
 
 
+# Backends, devices and dtypes that published outputs are compared in.
+GOLDEN_SERVICES = [
+    pytest.param("reference", "cpu", torch.float64, id="reference-float64"),
+    pytest.param("reference", "cpu", torch.float32, id="reference-float32"),
+    pytest.param("eager", "cpu", torch.float64, id="eager-float64"),
+    pytest.param("eager", "cpu", torch.float32, id="eager-float32"),
+    pytest.param("triton", "cpu", torch.float32, id="triton-interpreted"),
+    pytest.param("eager", "cuda", torch.float32, id="eager-cuda", marks=pytest.mark.gpu),
+    pytest.param("triton", "cuda", torch.float32, id="triton-cuda", marks=pytest.mark.gpu),
+]
+
+
 @pytest.fixture(params=SERVICES)
 def service(request: pytest.FixtureRequest) -> tuple[str, torch.device]:
     """A backend and a device that it serves on this machine."""
