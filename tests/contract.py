@@ -278,7 +278,7 @@ ROWS = (
     _decode("decode-quarter", recipes.QUARTER, compiler="inductor"),
     _decode("decode-udp", recipes.MMPOSE_UDP),
     _decode("decode-vitpose", recipes.VITPOSE_HF),
-    _decode("decode-megvii", recipes.MEGVII, _BLURS),
+    _decode("decode-megvii", dataclasses.replace(recipes.MEGVII, kernel_size=3), _BLURS),
     _decode("decode-fit", recipes.FIT),
     _decode("decode-softmax", dataclasses.replace(recipes.DARKPOSE, activation="softmax", score="mass")),
     Row(
