@@ -33,7 +33,7 @@ test-integrations: $(VENV_INTEGRATIONS)/.done
 # The contract with PyTorch, eager's plans, interpreted kernels, and the compiler.
 test-oldest: $(VENV_OLDEST)/.done
 	OMP_NUM_THREADS=1 $(VENV_OLDEST)/bin/python -m pytest -n 2 --dist worksteal -m "not slow" \
-		tests/test_contract.py tests/decode/test_eager.py tests/decode/test_kernels.py
+		tests/test_interpreter.py tests/test_contract.py tests/decode/test_eager.py tests/decode/test_kernels.py
 	$(VENV_OLDEST)/bin/python -m benchmarks.compile_report --targets sm_90 -k "oks"
 
 lint: $(VENV)/.dev

@@ -7,7 +7,6 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +29,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 def pytest_sessionstart() -> None:
-    if not _is_interpreting():
+    if not is_interpreting():
         return
     import triton
 
@@ -44,64 +43,17 @@ def pytest_sessionstart() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _nan_as_on_a_gpu() -> Iterator[None]:
-    """A GPU's maximum and minimum of a NaN and a number are the number, unless the kernel asks for the NaN; those of
-    Triton's interpreter are always the NaN."""
-    if not _is_interpreting():
+def _patched_interpreter() -> Iterator[None]:
+    if not is_interpreting():
         yield
         return
-    from triton.runtime.interpreter import InterpreterBuilder
+    from . import interpreter
 
-    with pytest.MonkeyPatch.context() as patch:
-        for name, number in (("create_maxnumf", np.fmax), ("create_minnumf", np.fmin)):
-            patch.setattr(InterpreterBuilder, name, lambda self, one, other, f=number: self.binary_op(one, other, f))
+    with interpreter.patched():
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _launches_without_repetition() -> Iterator[None]:
-    """An interpreted launch takes half the time where two things are not done again and again.
-
-    The interpreter puts its own functions in the place of `triton.language`'s when a kernel is launched, takes them out
-    again afterwards, and in between looks for those still to be replaced whenever a device function is called: it finds
-    none in a module that it has been through. And for every operation it writes down a table of all types, to read one.
-    """
-    if not _is_interpreting():
-        yield
-        return
-    from triton.runtime import interpreter
-
-    replace, launch, look_up = interpreter._patch_lang, interpreter.GridExecutor.__call__, interpreter._get_np_dtype
-    replaced: set[int] = set()
-    found: dict[str, np.dtype] = {}
-
-    def replace_once(function: Any) -> Any:
-        module = id(function.__globals__)
-        if module in replaced:
-            return None  # read by a launch only, for which it is the first
-        replaced.add(module)
-        return replace(function)
-
-    def launch_anew(self: Any, *arguments: Any, **options: Any) -> None:
-        replaced.clear()
-        try:
-            launch(self, *arguments, **options)
-        finally:
-            replaced.clear()
-
-    def look_up_once(type_: Any) -> np.dtype:
-        if type_.name not in found:
-            found[type_.name] = look_up(type_)
-        return found[type_.name]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(interpreter, "_patch_lang", replace_once)
-        patch.setattr(interpreter.GridExecutor, "__call__", launch_anew)
-        patch.setattr(interpreter, "_get_np_dtype", look_up_once)
-        yield
-
-
-def _is_interpreting() -> bool:
+def is_interpreting() -> bool:
     return "TRITON_INTERPRET" in os.environ and importlib.util.find_spec("triton") is not None
 
 
@@ -144,6 +96,18 @@ SERVICES = [
     pytest.param(("triton", "cpu"), id="triton-interpreted"),
     pytest.param(("eager", "cuda"), id="eager-cuda", marks=pytest.mark.gpu),
     pytest.param(("triton", "cuda"), id="triton-cuda", marks=pytest.mark.gpu),
+]
+
+
+# Backends, devices and dtypes that published outputs are compared in.
+GOLDEN_SERVICES = [
+    pytest.param("reference", "cpu", torch.float64, id="reference-float64"),
+    pytest.param("reference", "cpu", torch.float32, id="reference-float32"),
+    pytest.param("eager", "cpu", torch.float64, id="eager-float64"),
+    pytest.param("eager", "cpu", torch.float32, id="eager-float32"),
+    pytest.param("triton", "cpu", torch.float32, id="triton-interpreted"),
+    pytest.param("eager", "cuda", torch.float32, id="eager-cuda", marks=pytest.mark.gpu),
+    pytest.param("triton", "cuda", torch.float32, id="triton-cuda", marks=pytest.mark.gpu),
 ]
 
 

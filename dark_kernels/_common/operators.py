@@ -16,8 +16,11 @@ from ..backends import is_plain
 
 
 def directly(operator: Callable[..., Any], implementation: Callable[..., Any]) -> Callable[..., Any]:
-    """The operator, but for a plain call its implementation: the way through the dispatcher costs the host as much
-    as a loss on a GPU."""
+    """Return what calls the operator, with a fast path: a plain call skips the dispatcher.
+
+    The dispatcher costs the host as much as a loss on a GPU. A call is plain if nothing traces, transforms or watches
+    it (`backends.is_plain`).
+    """
 
     def call(*arguments: Any) -> Any:
         if is_plain(*[argument for argument in arguments if isinstance(argument, Tensor)]):
@@ -25,6 +28,18 @@ def directly(operator: Callable[..., Any], implementation: Callable[..., Any]) -
         return operator(*arguments)
 
     return call
+
+
+def register(
+    library: torch.library.Library, name: str, implementation: Callable[..., Any], fake: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Implement an operator that the library has defined, and return what calls it (`directly`).
+
+    One implementation serves all devices. It asks `choose`, so a device without Triton is served by eager.
+    """
+    library.impl(name, implementation, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"dark_kernels::{name}", fake, lib=library)
+    return directly(getattr(torch.ops.dark_kernels, name).default, implementation)
 
 
 def run_eagerly(function: Callable[..., tuple[Tensor | None, ...]], maps: Tensor, *arguments: Any) -> Any:

@@ -22,8 +22,8 @@ def encode(
 ) -> tuple[Tensor, Tensor]:
     """Draw keypoints as Gaussian heatmaps: the training targets of the published heatmap networks.
 
-    With d the distance of a pixel from the centre, its value is exp(-d.d / (2 sigma^2)). What is the centre and which
-    pixels have a value is said by `encoding`, where m is the keypoint's pixel, trunc(keypoint + 0.5) towards zero:
+    With d the distance of a pixel from the centre, its value is exp(-d.d / (2 sigma^2)). `encoding` says where the
+    centre is and which pixels have a value. With m = trunc(keypoint + 0.5), the keypoint's pixel:
 
     - `"unbiased"` (DARK: Zhang et al., "Distribution-Aware Coordinate Representation for Human Pose Estimation", CVPR
       2020): around the keypoint, on the whole map
@@ -33,15 +33,15 @@ def encode(
       Estimation", CVPR 2020): around the keypoint, in that window
 
     Windows reach from trunc(m - 3 sigma) up to, and without, trunc(m + 3 sigma + 1), and are cut at the border, as in
-    the published code. (Where 3 sigma is no integer that code can put the whole blob a pixel beside the keypoint; here
-    it stays.) On CUDA, ROCm and XPU this is one launch that writes each element once.
+    the published code. (Where 3 sigma is no integer, that code can draw the whole blob a pixel beside the keypoint;
+    this one does not.) On CUDA, ROCm and XPU this is one launch that writes each element once.
 
     A keypoint is not drawn, and its weight is 0, if its visibility is below 0.5, a coordinate is NaN or infinite, or
     its window (keypoint - 3 sigma to keypoint + 3 sigma + 1 for `"unbiased"`) is outside the map. As in the published
-    code a window that ends where the map begins is not outside yet: it gives a map of zeros with a weight.
+    code, a window that ends where the map begins is not outside: its map is zero and its weight is not.
 
-    For a loss of heatmaps take `heatmap_mse` and its siblings, which need no target maps. Their inverse is `decode`:
-    keypoints in the interior come back from `"unbiased"` maps to 1e-3 pixels.
+    For training use `heatmap_mse` and its siblings, which need no target maps. The inverse of `encode` is `decode`:
+    keypoints in the interior come back from `"unbiased"` maps to within 1e-3 pixels.
 
     Args:
         keypoints: [B, K, 2], or [B, N, K, 2] for N people in an image, (x, y) in heatmap pixels, with pixel centres at
@@ -52,7 +52,7 @@ def encode(
             is not drawn. Published: 2 at an input of 256 x 192, 3 at 384 x 288.
         encoding: `"unbiased"`, `"biased"` or `"udp"`.
         visible: [B, K] or [B, N, K], like `keypoints`; any dtype. COCO's flags 0, 1, 2 will do.
-        dtype: Of the heatmaps. Arithmetic is float32, in float64 for float64.
+        dtype: Dtype of the heatmaps. Arithmetic is float32, or float64 for float64.
         backend: `"auto"` (Triton where the device has it, else eager), `"triton"`, `"eager"` (vectorised PyTorch on
             any device) or `"reference"` (the definition). float64 is served by eager where Triton is asked for.
 

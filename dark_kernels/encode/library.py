@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .._common.operators import directly, empty_in_huge_pages
+from .._common.operators import empty_in_huge_pages, register
 from ..backends import choose
 from . import eager
 
@@ -64,7 +64,7 @@ def _encode_fake(
 def _make_outputs(
     make: Callable[..., Tensor], keypoints: Tensor, height: int, width: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Uninitialised outputs."""
+    """Make uninitialised outputs."""
     batch, num_keypoints, device = keypoints.shape[0], keypoints.shape[2], keypoints.device
     arithmetic = torch.float64 if dtype == torch.float64 else torch.float32
     return (
@@ -73,8 +73,4 @@ def _make_outputs(
     )
 
 
-# One implementation for all devices: it asks `choose`, so a device without Triton is served by eager.
-_library.impl("encode", _encode, "CompositeExplicitAutograd")
-torch.library.register_fake("dark_kernels::encode", _encode_fake, lib=_library)
-
-call_encode = directly(torch.ops.dark_kernels.encode.default, _encode)
+call_encode = register(_library, "encode", _encode, _encode_fake)

@@ -39,15 +39,15 @@ def heatmap_mse(
     reduction: str = "mean",
     backend: str = "auto",
 ) -> Tensor:
-    """Mean squared error between heatmaps and the Gaussians that `encode` draws at the keypoints, which are not drawn.
+    """Compute the mean squared error between heatmaps and the Gaussians of `encode`, without drawing them.
 
-    The targets t of a map are a function of one keypoint (x, y), so they are computed where they are needed. With w the
-    weight of a map, its loss is the mean over H and W of
+    A pixel's target t is a function of the keypoint (x, y), computed where it is needed. With w the weight of a map,
+    its loss is the mean over H and W of
 
     - `weighting="mmpose"`: w (h - t)^2, as in MMPose's KeypointMSELoss
     - `weighting="hrnet"`: w^2 (h - t)^2 / 2, as in HRNet's JointsMSELoss, which multiplies both maps by w
 
-    and the numbers are those of these losses on materialised targets, to the rounding of float32. On CUDA, ROCm and XPU
+    The numbers are those of these losses on materialised targets, to the rounding of float32. On CUDA, ROCm and XPU
     the forward pass is one launch that reads each element once and writes [B, K] (and one that adds these up); the
     backward pass is another, which reads each element once and writes the gradient. Nothing else of map size exists, on
     a CPU neither. Two runs agree bit for bit; nothing waits for the device.
@@ -69,8 +69,8 @@ def heatmap_mse(
         topk: Online hard keypoint mining: of each image only the `topk` maps with the largest losses count; published
             is 8. With `"hrnet"` that is HRNet's JointsOHKMMSELoss, with `"mmpose"` and weights of 0 and 1 MMPose's
             KeypointOHKMMSELoss.
-        empty: What becomes of maps whose keypoint is absent: `"skip"` ignores them, `"zero"` trains them towards zero,
-            with the weight in `weight`.
+        empty: `"skip"` ignores maps whose keypoint is absent, `"zero"` trains them towards zero with the weight in
+            `weight`.
         reduction: `"mean"` divides the sum of the maps' losses by B * K (by B * topk), `"sum"` by 1; `"none"` returns
             [B, K].
         backend: `"auto"` (Triton where the device has it, else eager), `"triton"`, `"eager"` (vectorised PyTorch on any
@@ -222,7 +222,7 @@ def heatmap_cross_entropy(
     reduction: str = "mean",
     backend: str = "auto",
 ) -> Tensor:
-    """Cross-entropy between the softmax over each map and the Gaussian that `encode` draws, as a distribution.
+    """Compute the cross-entropy between the softmax over each map and the normalised Gaussian of `encode`.
 
     The loss of a map is -sum t / sum(t) * log_softmax(h) over H * W, times its weight; a map whose keypoint is absent,
     or whose target is all zeros, is ignored. The logarithm of the sum of exponentials is accumulated while the map is
@@ -269,8 +269,9 @@ def heatmap_js(
     reduction: str = "mean",
     backend: str = "auto",
 ) -> Tensor:
-    """Jensen-Shannon divergence between the softmax over each map and the Gaussian that `encode` draws, as a
-    distribution: DSNT's regulariser (Nibali et al., "Numerical Coordinate Regression with Convolutional Neural
+    """Compute the Jensen-Shannon divergence between the softmax over each map and the normalised Gaussian of `encode`.
+
+    This is DSNT's regulariser (Nibali et al., "Numerical Coordinate Regression with Convolutional Neural
     Networks", 2018).
 
     With p = softmax(h) over H * W, q = t / sum(t) and m = (p + q) / 2 the loss of a map is (KL(p, m) + KL(q, m)) / 2,
@@ -281,14 +282,15 @@ def heatmap_js(
     What is moved and what is ignored: see `heatmap_mse`.
 
     Args:
-        heatmaps: [B, K, H, W], logits; float16, bfloat16, float32 or float64, any strides.
-        keypoints: [B, K, 2] or [B, N, K, 2], (x, y) in heatmap pixels. A constant, as all tensors that follow.
-        sigma: Standard deviation of the targets in heatmap pixels, positive, or [K] of them.
-        visible: [B, K] or [B, N, K], like `keypoints`; below 0.5 a keypoint is not there.
-        weight: [B, K]; 0 means not annotated.
-        encoding: `"unbiased"`, `"biased"` or `"udp"`, see `encode`.
-        reduction: `"mean"` divides the sum of the maps' losses by B * K, `"sum"` by 1; `"none"` returns [B, K].
-        backend: `"auto"`, `"triton"`, `"eager"` or `"reference"`.
+        heatmaps: [B, K, H, W], logits, as in `heatmap_cross_entropy`.
+        keypoints: As in `heatmap_cross_entropy`, with `sigma`, `visible`, `weight`, `encoding`, `reduction` and
+            `backend`.
+        sigma: See there.
+        visible: See there.
+        weight: See there.
+        encoding: See there.
+        reduction: See there.
+        backend: See there.
 
     Returns:
         The loss, [] or [B, K]; float32, or float64 if the heatmaps are float64.

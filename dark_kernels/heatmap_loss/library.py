@@ -17,10 +17,10 @@ from .._common.operators import (
     OnceDifferentiable,
     arithmetic_dtype,
     cache_signatures,
-    directly,
     empty_in_huge_pages,
     is_channels_last,
     make_maps,
+    register,
 )
 from ..backends import choose
 from . import eager
@@ -61,7 +61,7 @@ def _heatmap_loss(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
 
 
 def _heatmap_loss_fake(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-    """Uninitialised outputs."""
+    """Make uninitialised outputs."""
     *options, reduction, _ = arguments
     dtype, device, shape = arithmetic_dtype(heatmaps), heatmaps.device, heatmaps.shape[:2]
     num_saved = Options(*options[5:]).num_saved
@@ -108,16 +108,10 @@ def _somebody(keypoints: Tensor, visible: Tensor | None) -> tuple[Tensor, Tensor
     return keypoints.new_full((batch, 1, num_keypoints, 2), math.nan), None
 
 
-for _name, _implementation, _fake in (
-    ("heatmap_loss", _heatmap_loss, _heatmap_loss_fake),
-    ("heatmap_loss_backward", _heatmap_loss_backward, _heatmap_loss_backward_fake),
-):
-    # One implementation for all devices: it asks `choose`, so a device without Triton is served by eager.
-    _library.impl(_name, _implementation, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"dark_kernels::{_name}", _fake, lib=_library)
-
-_call_heatmap_loss = directly(torch.ops.dark_kernels.heatmap_loss.default, _heatmap_loss)
-_call_heatmap_loss_backward = directly(torch.ops.dark_kernels.heatmap_loss_backward.default, _heatmap_loss_backward)
+_call_heatmap_loss = register(_library, "heatmap_loss", _heatmap_loss, _heatmap_loss_fake)
+_call_heatmap_loss_backward = register(
+    _library, "heatmap_loss_backward", _heatmap_loss_backward, _heatmap_loss_backward_fake
+)
 
 
 class _HeatmapLossBackward(OnceDifferentiable):
@@ -186,7 +180,7 @@ def heatmap_loss_function(
     reduction: str,
     backend: str,
 ) -> Tensor:
-    """The operator's loss, with its gradient."""
+    """Call the operator, with its gradient."""
 
     def losses(reduction: str) -> tuple[Tensor, Tensor]:
         tensors = (heatmaps, keypoints, visible, weight, sigmas, sigma)

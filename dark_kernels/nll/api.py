@@ -40,10 +40,10 @@ def gaussian_nll(
     reduction: str = "mean",
     backend: str = "auto",
 ) -> Tensor:
-    """Negative log-likelihood of keypoints under the distributions that a network predicts in their cells.
+    """Compute the negative log-likelihood of keypoints under the distributions predicted in their cells.
 
-    Keypoint (b, k) reads its 2 means and 1 to 3 log variances at the cell floor(target / stride) of its own
-    maps, and nothing else is read. With d = target - mean and s the log variance its loss is
+    Keypoint (b, k) reads 2 means and 1 to 3 log variances of its own maps, in the cell floor(target / stride) alone.
+    With d = target - mean and s the log variance its loss is
 
     - 1 channel, isotropic: s + d.d e^-s / 2
     - 2 channels, one for each axis: sum over the axes of s / 2 + d^2 e^-s / 2
@@ -52,12 +52,13 @@ def gaussian_nll(
     - `distribution="laplace"`, s the log of the scale (1 or 2 channels): sum over the axes of
       log 2 + s + abs(d) e^-s
 
-    A network that learns its variances is that of Nix and Weigend, "Estimating the mean and variance of the target
-    probability distribution", ICNN 1994; learning their logarithms, of Kendall and Gal, "What Uncertainties Do We Need
-    in Bayesian Deep Learning for Computer Vision?", NeurIPS 2017, eq. 8. A loss below zero is right: it is minus the
-    log of a density. On CUDA, ROCm and XPU the forward pass is one launch and the backward pass another, which writes
-    each element of the gradient once. The values at the cells are kept for it, and not the maps. Two runs agree bit
-    for bit; nothing waits for the device.
+    Sources: learned variances are those of Nix and Weigend, "Estimating the mean and variance of the target probability
+    distribution", ICNN 1994, and their logarithms of Kendall and Gal, "What Uncertainties Do We Need in Bayesian Deep
+    Learning for Computer Vision?", NeurIPS 2017, eq. 8. A loss may be negative: it is minus the log of a density.
+
+    On CUDA, ROCm and XPU the forward pass is one launch and the backward pass another, which writes
+    each element of the gradient once. The backward pass keeps the values at the cells, not the maps. Two runs agree
+    bit for bit; nothing waits for the device.
 
     A keypoint is ignored if its target is NaN, infinite or outside the maps, or its weight is not positive: its
     loss is 0, and so is its gradient, whatever the maps hold.
@@ -77,7 +78,7 @@ def gaussian_nll(
         target: [B, K, 2], (x, y) in input pixels, a floating dtype. A constant: no gradient flows to it.
         stride: Input pixels per cell, positive.
         weight: [B, K], multiplies each loss; 0 means not annotated. Any dtype. A constant as well.
-        coordinates: Whether means are `"absolute"` or an `"offset"` from the centre of their cell,
+        coordinates: `"absolute"` means, or `"offset"` from the centre of their cell,
             (column + 0.5, row + 0.5) * stride.
         distribution: `"gaussian"` or `"laplace"`.
         beta: Multiplies the loss of each axis by its own variance^beta, held constant (beta-NLL: Seitzer et al.,

@@ -23,27 +23,29 @@ def gaussian_mixture_nll(
     reduction: str = "mean",
     backend: str = "auto",
 ) -> Tensor:
-    """Negative log-likelihood of keypoints under the mixtures of M Gaussians that a network predicts in their cells.
+    """Compute the negative log-likelihood of keypoints under mixtures of M Gaussians predicted in their cells.
 
-    For keypoints that may be in one of several places: left or right knee, in front or occluded (Bishop, "Mixture
-    Density Networks", 1994). Keypoint (b, k) reads M logits, means and log variances at the cell
-    floor(target / stride) of its own maps, and nothing else is read. With d_j = target - mean_j and s_j the log
-    variance, the same on both axes, its loss is
+    A mixture is for keypoints that may be in one of several places: left or right knee, in front or occluded (Bishop,
+    "Mixture Density Networks", 1994). Keypoint (b, k) reads M logits, means and log variances of its own maps, in the
+    cell floor(target / stride) alone. With d_j = target - mean_j and s_j the log variance, the same on both axes, its
+    loss is
 
         -log sum_j softmax(logits)_j e^(-s_j - d_j.d_j e^-s_j / 2) / (2 pi)
 
     The constant log(2 pi) is part of it, so with M = 1 this is `gaussian_nll(full=True)` of one log variance. A
-    loss below zero is right: it is minus the log of a density. On CUDA, ROCm and XPU the forward pass is one launch
-    and the backward pass another, which writes each element of the gradient once. Slopes of 4 M numbers a keypoint
-    are kept for it, and not the maps. Two runs agree bit for bit; nothing waits for the device.
+    loss may be negative: it is minus the log of a density.
+
+    On CUDA, ROCm and XPU the forward pass is one launch and the backward pass another, which writes each element of
+    the gradient once. The backward pass keeps 4 M slopes of each keypoint, not the maps. Two runs agree bit for bit;
+    nothing waits for the device.
 
     A keypoint is ignored if its target is NaN, infinite or outside the maps, or its weight is not positive: its
     loss is 0, and so is its gradient, whatever the maps hold. A component is switched off by a logit of -inf: it
     gets a gradient of 0, whatever its mean and log variance hold. With all of them off no density is left, and the
     loss is inf with a gradient of 0. A NaN in a component that is on makes the loss NaN; finite numbers, however
-    large, do not. Where a component meets the target exactly, its variance may be as small as it likes (see
-    `gaussian_nll`); where all are so far off that no density is left, the loss is infinite, and they share the gradient
-    as if they were equal, and a second derivative may be NaN.
+    large, do not. A component that meets the target exactly may have any variance (see `gaussian_nll`). Where all
+    densities underflow, the loss is infinite, the components share the gradient equally, and a second derivative may be
+    NaN.
 
     Args:
         logits: [B, K, M, H, W], unnormalised log weights of the components, M >= 1 (few: 8 rather than 100);
@@ -54,7 +56,7 @@ def gaussian_mixture_nll(
         target: [B, K, 2], (x, y) in input pixels, a floating dtype. A constant: no gradient flows to it.
         stride: Input pixels per cell, positive.
         weight: [B, K], multiplies each loss; 0 means not annotated. Any dtype. A constant as well.
-        coordinates: Whether means are `"absolute"` or an `"offset"` from the centre of their cell,
+        coordinates: `"absolute"` means, or `"offset"` from the centre of their cell,
             (column + 0.5, row + 0.5) * stride.
         log_var_bounds: (low, high), to which log variances are clamped, with no gradient outside. A lower bound
             keeps a component from collapsing onto a single target, where the likelihood has no maximum.

@@ -16,9 +16,9 @@ from .._common.operators import (
     OnceDifferentiable,
     arithmetic_dtype,
     cache_signatures,
-    directly,
     is_channels_last,
     make_maps,
+    register,
     zeros_in_huge_pages,
 )
 from ..backends import choose
@@ -61,7 +61,7 @@ _library.define(
 
 
 def empty_loss(target: Tensor, reduction: str, columns: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Uninitialised outputs of a forward pass."""
+    """Make uninitialised outputs of a forward pass."""
     shape = target.shape[:2]
     return (
         torch.empty(shape if reduction == "none" else (), dtype=dtype, device=target.device),
@@ -138,7 +138,7 @@ def _make_gradients(
     log_var_dtype: torch.dtype | None,
     channels_last: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of both maps, by torch.empty or the like; no elements where the dtype is None."""
+    """Make gradients of both maps with `make`; no elements where the dtype is None."""
     batch, num_keypoints, columns = values.shape
 
     def maps(channels: int, dtype: torch.dtype | None) -> Tensor:
@@ -256,7 +256,7 @@ def _make_linear_gradients(
     needs_weight: bool,
     bias_dtype: torch.dtype | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of features, head and bias, by torch.empty or the like; no elements where not wanted."""
+    """Make gradients of features, head and bias with `make`; no elements where not wanted."""
     device = features.device
     batch, channels, height, width = features.shape
     grad_features = torch.empty(0, dtype=features.dtype, device=device)
@@ -272,21 +272,13 @@ def _make_linear_gradients(
     )
 
 
-for _name, _implementation, _fake in (
-    ("gaussian_nll", _gaussian_nll, _gaussian_nll_fake),
-    ("gaussian_nll_backward", _gaussian_nll_backward, _gaussian_nll_backward_fake),
-    ("linear_gaussian_nll", _linear_gaussian_nll, _linear_gaussian_nll_fake),
-    ("linear_gaussian_nll_backward", _linear_gaussian_nll_backward, _linear_gaussian_nll_backward_fake),
-):
-    # One implementation for all devices: it asks `choose`, so a device without Triton is served by eager.
-    _library.impl(_name, _implementation, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"dark_kernels::{_name}", _fake, lib=_library)
-
-_call_gaussian_nll = directly(torch.ops.dark_kernels.gaussian_nll.default, _gaussian_nll)
-_call_gaussian_nll_backward = directly(torch.ops.dark_kernels.gaussian_nll_backward.default, _gaussian_nll_backward)
-_call_linear_gaussian_nll = directly(torch.ops.dark_kernels.linear_gaussian_nll.default, _linear_gaussian_nll)
-_call_linear_gaussian_nll_backward = directly(
-    torch.ops.dark_kernels.linear_gaussian_nll_backward.default, _linear_gaussian_nll_backward
+_call_gaussian_nll = register(_library, "gaussian_nll", _gaussian_nll, _gaussian_nll_fake)
+_call_gaussian_nll_backward = register(
+    _library, "gaussian_nll_backward", _gaussian_nll_backward, _gaussian_nll_backward_fake
+)
+_call_linear_gaussian_nll = register(_library, "linear_gaussian_nll", _linear_gaussian_nll, _linear_gaussian_nll_fake)
+_call_linear_gaussian_nll_backward = register(
+    _library, "linear_gaussian_nll_backward", _linear_gaussian_nll_backward, _linear_gaussian_nll_backward_fake
 )
 
 
@@ -425,7 +417,7 @@ def gaussian_nll_function(
     reduction: str,
     backend: str,
 ) -> Tensor:
-    """The operator's loss, with its gradient."""
+    """Call the operator, with its gradient."""
     if not torch.is_grad_enabled():
         return _call_gaussian_nll(mean, log_var, target, weight, *options, reduction, backend)[0]
     return _GaussianNLL.apply(mean, log_var, target, weight, options, reduction, backend)[0]
@@ -441,7 +433,7 @@ def linear_gaussian_nll_function(
     reduction: str,
     backend: str,
 ) -> Tensor:
-    """The operator's loss, with its gradient."""
+    """Call the operator, with its gradient."""
     if not torch.is_grad_enabled():
         arguments = (features, weight, bias, target, keypoint_weight, *options, reduction, backend)
         return _call_linear_gaussian_nll(*arguments)[0]

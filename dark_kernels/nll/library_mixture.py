@@ -16,9 +16,9 @@ from .._common.operators import (
     OnceDifferentiable,
     arithmetic_dtype,
     cache_signatures,
-    directly,
     is_channels_last,
     make_maps,
+    register,
     zeros_in_huge_pages,
 )
 from ..backends import choose
@@ -121,7 +121,7 @@ def _make_gradients(
     log_var_dtype: torch.dtype | None,
     channels_last: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of logits, means and log variances; no elements where the dtype is None."""
+    """Make gradients of logits, means and log variances; no elements where the dtype is None."""
     batch, num_keypoints, columns = slopes.shape
     of_components = (num_keypoints, columns // 4)
 
@@ -131,17 +131,11 @@ def _make_gradients(
     return maps(of_components, logits_dtype), maps((*of_components, 2), mean_dtype), maps(of_components, log_var_dtype)
 
 
-for _name, _implementation, _fake in (
-    ("gaussian_mixture_nll", _gaussian_mixture_nll, _gaussian_mixture_nll_fake),
-    ("gaussian_mixture_nll_backward", _gaussian_mixture_nll_backward, _gaussian_mixture_nll_backward_fake),
-):
-    # One implementation for all devices: it asks `choose`, so a device without Triton is served by eager.
-    _library.impl(_name, _implementation, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"dark_kernels::{_name}", _fake, lib=_library)
-
-_call_gaussian_mixture_nll = directly(torch.ops.dark_kernels.gaussian_mixture_nll.default, _gaussian_mixture_nll)
-_call_gaussian_mixture_nll_backward = directly(
-    torch.ops.dark_kernels.gaussian_mixture_nll_backward.default, _gaussian_mixture_nll_backward
+_call_gaussian_mixture_nll = register(
+    _library, "gaussian_mixture_nll", _gaussian_mixture_nll, _gaussian_mixture_nll_fake
+)
+_call_gaussian_mixture_nll_backward = register(
+    _library, "gaussian_mixture_nll_backward", _gaussian_mixture_nll_backward, _gaussian_mixture_nll_backward_fake
 )
 
 
@@ -221,7 +215,7 @@ def gaussian_mixture_nll_function(
     reduction: str,
     backend: str,
 ) -> Tensor:
-    """The operator's loss, with its gradient."""
+    """Call the operator, with its gradient."""
     if not torch.is_grad_enabled():
         arguments = (logits, mean, log_var, target, weight, *_arguments(options), reduction, backend)
         return _call_gaussian_mixture_nll(*arguments)[0]

@@ -38,8 +38,10 @@ def oks(
     symmetric: Sequence[tuple[int, int]] | Tensor | None = None,
     swap: str = "pairs",
 ) -> Tensor:
-    """Object keypoint similarity of every pose of one set with every pose of another: 1 for the same pose, towards 0
-    with the distance of their keypoints, measured by the size of the person and by how well a keypoint is defined.
+    """Compare every pose of one set with every pose of another: object keypoint similarity (OKS).
+
+    It is 1 for the same pose and falls towards 0 with the distance of the keypoints, relative to the size of the person
+    and to how well a keypoint is defined.
 
     For a pair of poses with keypoints d_i apart it is the mean over i of
 
@@ -53,11 +55,11 @@ def oks(
     (leave it out by `visible`). A pose whose area is NaN, infinite or negative is like no other: 0. So similarities
     are finite, 0 to 1. No gradient flows through them.
 
-    Keypoints that cannot be told apart, such as left and right of what looks the same from both sides, are compared
-    the way that is better (`symmetric`). For each pair of keypoints on its own it is the way with the greater sum of
-    both similarities, as they are where both are equal, which is the greatest similarity of all ways to swap pairs,
-    as long as `visible_a` does not say otherwise; the visibility of `poses_a` is swapped with its keypoints. For whole
-    poses (`swap="pose"`) all pairs are swapped or none. A keypoint's kappa is that of its place in `poses_b`.
+    `symmetric` names pairs of keypoints that cannot be told apart, such as left and right of an object that looks the
+    same from both sides. They are compared both ways, and the better one counts. With `swap="pairs"` each pair decides
+    on its own, by the sum of its two similarities; equal sums stay as they are. With `swap="pose"` all pairs of a pose
+    are swapped or none. Visibilities of `poses_a` are swapped with its keypoints. A kappa belongs to a place in
+    `poses_b`.
 
     Args:
         poses_a: [..., N, K, 2], (x, y) of K keypoints of N poses; float16, bfloat16, float32 or float64, any strides.
@@ -73,7 +75,8 @@ def oks(
         backend: `"auto"` (Triton where the device has it, else eager), `"triton"`, `"eager"` (vectorised
             PyTorch on any device) or `"reference"` (the definition). float64 is served by eager where Triton is
             asked for, and so are pairs that are swapped.
-        symmetric: Pairs (i, j) of keypoints that may be swapped, or [N, 2] of them, no keypoint in two. None: none may.
+        symmetric: Pairs (i, j) of keypoints that may be swapped, or [N, 2] of them. No keypoint is in two pairs. None:
+            no keypoints are swapped.
         swap: `"pairs"`, each pair on its own, or `"pose"`, all or none.
 
     Returns:
@@ -143,7 +146,7 @@ def oks_nms(
     image_ids: Tensor | None = None,  # [N]
     backend: str = "auto",
 ) -> KeptPoses:
-    """Keep the best of the poses that are about the same person, in all images of a batch.
+    """Keep the best pose of each person, in all images of a batch (non-maximum suppression by OKS).
 
     In each image, again and again: keep the pose with the highest score that is left, the one with the lower index
     of equal ones, and drop the others whose similarity (`oks`) with it exceeds `threshold` (Papandreou et al.,
@@ -204,7 +207,7 @@ def soft_oks_nms(
     image_ids: Tensor | None = None,  # [N]
     backend: str = "auto",
 ) -> KeptPoses:
-    """Like `oks_nms`, but a pose that is similar to a better one loses score instead of its place (soft NMS).
+    """Lower the scores of poses that are similar to a better one, where `oks_nms` drops them (soft NMS).
 
     In each image, up to `max_poses` times: keep the pose with the highest score that is left, the one with the
     lower index of equal ones, and multiply the scores s of the others, with similarity o, for the next round:
@@ -254,9 +257,9 @@ def vote(
     bandwidth: float | None = None,
     backend: str = "auto",
 ) -> Keypoints:
-    """Let samples of keypoints vote: their weighted mean, their covariance and the share of the votes.
+    """Reduce samples of each keypoint to their weighted mean, their covariance and the share of the votes.
 
-    Each sample of a keypoint has one vote, and gives as much of it as its weight w says:
+    Each sample of a keypoint has one vote and gives a share w of it:
 
     - with `heatmaps`, the value of the keypoint's map at the sample, bilinear between pixel centres and falling
       to 0 within a pixel beyond the border;
@@ -332,7 +335,7 @@ def variance_voting(
     mask: Tensor | None = None,  # [..., N]
     backend: str = "auto",
 ) -> Tensor:
-    """Let overlapping poses vote about where the keypoints of M of them are, each by how sure it is.
+    """Average overlapping poses, keypoint by keypoint, weighted by their similarity and inverse variance.
 
     Keypoint k of pose m becomes sum_i p_i x_i / v_i over sum_i p_i / v_i, where x_i is that keypoint of pose i, v_i its
     variance, and p_i = exp(-(1 - o_mi)^2 / spread) says how much the poses, of similarity o_mi, are about the
@@ -345,8 +348,8 @@ def variance_voting(
     A coordinate gives no vote if it is NaN or infinite, if its variance is NaN, infinite or not positive, or if the
     similarity is NaN. Each axis is voted on by itself. Where nobody votes the result is NaN.
 
-    There is no kernel for it: it is ten of PyTorch's operations on M N K 2 numbers, which `torch.compile` fuses, and
-    gradients flow through them.
+    It has no kernel: ten of PyTorch's operations on M N K 2 numbers, which `torch.compile` fuses. Gradients flow
+    through them.
 
     Args:
         poses: [..., N, K, 2]; float16, bfloat16, float32 or float64, any strides.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,17 +30,29 @@ def oks_fwd(
     visible_b: Tensor | None,  # [B, M, K]
     dtype: torch.dtype,
 ) -> Tensor:
-    """Similarities [B, N, M], of some poses at a time."""
+    """Similarities [B, N, M]."""
+
+    def compare(poses: Tensor, areas: Tensor, visible: Tensor | None) -> Tensor:
+        return _similarities(poses, areas, visible, poses_b, areas_b, visible_b, kappas, dtype)
+
+    return _compare_in_parts(compare, poses_a, areas_a, visible_a, poses_b)
+
+
+def _compare_in_parts(
+    compare: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    poses_a: Tensor,  # [B, N, K, 2]
+    areas_a: Tensor,  # [B, N]
+    visible_a: Tensor | None,  # [B, N, K]
+    poses_b: Tensor,  # [B, M, K, 2]
+) -> Tensor:
+    """Compare some of the poses at a time with poses_b: [B, N, M]."""
+    # A compiler would unroll the loop, for one size of the batch alone. It fuses what the parts keep in the cache.
+    if torch.compiler.is_compiling():
+        return compare(poses_a, areas_a, visible_a)
     rows = _rows_at_once(poses_b)
-    found = [
-        _similarities(
-            *_part(poses_a, areas_a, visible_a, slice(start, start + rows)), poses_b, areas_b, visible_b, kappas, dtype
-        )
-        for start in range(0, poses_a.shape[1], rows)
-    ]
-    if len(found) == 1:
-        return found[0]
-    return torch.cat(found, dim=1) if found else poses_a.new_empty((len(poses_a), 0, poses_b.shape[1]), dtype=dtype)
+    starts = range(0, max(1, poses_a.shape[1]), rows)
+    found = [compare(*_part(poses_a, areas_a, visible_a, slice(start, start + rows))) for start in starts]
+    return found[0] if len(found) == 1 else torch.cat(found, dim=1)
 
 
 def _rows_at_once(poses: Tensor) -> int:
@@ -111,31 +123,38 @@ def oks_swapped_fwd(
     partners: Sequence[int],  # [K]
     dtype: torch.dtype,
 ) -> Tensor:
-    """Similarities [B, N, M] where each pair of keypoints may be swapped, of some poses at a time. `partners` says what
-    takes the place of each keypoint; itself where nothing does."""
+    """Similarities [B, N, M] where each pair of keypoints may be swapped. `partners` says what takes the place of each
+    keypoint; itself where nothing does."""
     partner = torch.tensor(partners, dtype=torch.int64, device=poses_a.device)
+
+    def compare(poses: Tensor, areas: Tensor, visible: Tensor | None) -> Tensor:
+        return _swapped_similarities(poses, areas, visible, poses_b, areas_b, visible_b, kappas, partner, dtype)
+
+    return _compare_in_parts(compare, poses_a, areas_a, visible_a, poses_b)
+
+
+def _swapped_similarities(
+    poses_a: Tensor,  # [B, N, K, 2]
+    areas_a: Tensor,  # [B, N]
+    visible_a: Tensor | None,  # [B, N, K]
+    poses_b: Tensor,  # [B, M, K, 2]
+    areas_b: Tensor,  # [B, M]
+    visible_b: Tensor | None,  # [B, M, K]
+    kappas: Tensor,  # [K]
+    partner: Tensor,  # [K]
+    dtype: torch.dtype,
+) -> Tensor:
+    """Compare all of N with all of M poses, each pair of keypoints the better way: [B, N, M]."""
     ones_a, ones_b = (poses.new_ones(poses.shape[:-1], dtype=torch.bool) for poses in (poses_a, poses_b))
     seen_a, seen_b = ones_a if visible_a is None else visible_a > 0, ones_b if visible_b is None else visible_b > 0
-    found = [poses_a.new_empty((poses_a.shape[0], 0, poses_b.shape[1]), dtype=dtype)]
-    rows = _rows_at_once(poses_b)
-    for start in range(0, poses_a.shape[1], rows):
-        poses, areas, seen = (
-            poses_a[:, start : start + rows],
-            areas_a[:, start : start + rows],
-            seen_a[:, start : start + rows],
-        )
-        ways = []
-        for order in (None, partner):
-            some, visible = (poses, seen) if order is None else (poses[:, :, order], seen[:, :, order])
-            weight = (visible[:, :, None] & seen_b[:, None]).to(dtype)
-            ways.append((_keypoint_similarities(some, areas, poses_b, areas_b, kappas, dtype) * weight, weight))
-        (kept, kept_weight), (swapped, swapped_weight) = ways
-        # Both of a pair see the same sums, so both go the same way; a keypoint without partner stays.
-        is_better = swapped + swapped[..., partner] > kept + kept[..., partner]
-        similarity = torch.where(is_better, swapped, kept)
-        weight = torch.where(is_better, swapped_weight, kept_weight)
-        found.append(_mean(similarity, weight))
-    return torch.cat(found, dim=1)
+    ways = []
+    for poses, seen in ((poses_a, seen_a), (poses_a[:, :, partner], seen_a[:, :, partner])):
+        weight = (seen[:, :, None] & seen_b[:, None]).to(dtype)
+        ways.append((_keypoint_similarities(poses, areas_a, poses_b, areas_b, kappas, dtype) * weight, weight))
+    (kept, kept_weight), (swapped, swapped_weight) = ways
+    # Both of a pair see the same sums, so both go the same way; a keypoint without partner stays.
+    is_better = swapped + swapped[..., partner] > kept + kept[..., partner]
+    return _mean(torch.where(is_better, swapped, kept), torch.where(is_better, swapped_weight, kept_weight))
 
 
 def _area(areas: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .._common.operators import arithmetic_dtype, directly
+from .._common.operators import arithmetic_dtype, register
 from ..backends import choose, held_by_graphs, is_plain
 from . import eager, eager_voting
 
@@ -56,7 +56,7 @@ def _oks(
 
 
 def _oks_fake(poses_a: Tensor, poses_b: Tensor, areas_a: Tensor, areas_b: Tensor, *unused: object) -> Tensor:
-    """Uninitialised similarities."""
+    """Make uninitialised similarities."""
     shape = (*poses_a.shape[:2], poses_b.shape[1])
     return poses_a.new_empty(shape, dtype=arithmetic_dtype(poses_a, poses_b, areas_a, areas_b))
 
@@ -102,7 +102,7 @@ def _oks_nms_fake(
     max_poses: int,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Uninitialised outputs."""
+    """Make uninitialised outputs."""
     shape = scores.shape
     width = shape[1] if image_ids is not None else max_poses
     return (
@@ -132,7 +132,7 @@ def _vote(
 
 
 def _vote_fake(samples: Tensor, heatmaps: Tensor | None, *unused: object) -> tuple[Tensor, Tensor, Tensor]:
-    """Uninitialised outputs."""
+    """Make uninitialised outputs."""
     dtype, shape = arithmetic_dtype(samples, heatmaps), samples.shape[:2]
     return (
         samples.new_empty((*shape, 2), dtype=dtype),
@@ -141,18 +141,9 @@ def _vote_fake(samples: Tensor, heatmaps: Tensor | None, *unused: object) -> tup
     )
 
 
-for _name, _implementation, _fake in (
-    ("oks", _oks, _oks_fake),
-    ("oks_nms", _oks_nms, _oks_nms_fake),
-    ("vote", _vote, _vote_fake),
-):
-    # One implementation for all devices: it asks `choose`, so a device without Triton is served by eager.
-    _library.impl(_name, _implementation, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"dark_kernels::{_name}", _fake, lib=_library)
-
-call_oks = directly(torch.ops.dark_kernels.oks.default, _oks)
-call_oks_nms = directly(torch.ops.dark_kernels.oks_nms.default, _oks_nms)
-call_vote = directly(torch.ops.dark_kernels.vote.default, _vote)
+call_oks = register(_library, "oks", _oks, _oks_fake)
+call_oks_nms = register(_library, "oks_nms", _oks_nms, _oks_nms_fake)
+call_vote = register(_library, "vote", _vote, _vote_fake)
 
 
 def call_oks_symmetric(
@@ -167,7 +158,7 @@ def call_oks_symmetric(
     swap: str,
     backend: str,
 ) -> Tensor:
-    """Two calls where whole poses are swapped; where pairs are, it is eager's on every device."""
+    """Call the operator twice if whole poses are swapped. Pairs are swapped by eager, on every device."""
     if swap == "pose":
         order = torch.tensor(partners, dtype=torch.int64, device=poses_a.device)
         swapped_visible = None if visible_a is None else visible_a[:, :, order]
@@ -184,7 +175,7 @@ def call_oks_symmetric(
 def variance_voting_eager(
     poses: Tensor, variances: Tensor, similarities: Tensor, spread: float, mask: Tensor | None
 ) -> Tensor:
-    """Eager, on any device: a few of PyTorch's own operations, which need no operator."""
+    """Call eager, on any device: a few of PyTorch's own operations, which need no operator."""
     dtype = arithmetic_dtype(poses, variances, similarities)
     return eager_voting.variance_voting_fwd(poses, variances, similarities, spread, mask, dtype)
 

@@ -28,17 +28,17 @@ def sample_keypoints(
     """Draw n samples of each keypoint's Gaussian: mean + L eps, where L L^T is the covariance.
 
     The random bits are a function of `seed`, `offset`, the place of the keypoint and the number of the sample alone
-    (Philox 4x32-10: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). So they are the same on
-    every backend, device and dtype, and samples differ by the rounding of their arithmetic only; and the first
-    samples are the same however many are drawn. PyTorch's own generators are not touched. The eps are normal up to
-    5.77 standard deviations, which is as far as 24 bits go (Box and Muller).
+    (Philox 4x32-10: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). They are the same on every
+    backend, device and dtype: samples differ by the rounding of their arithmetic only. The first samples are the same
+    however many are drawn. PyTorch's own generators are not touched. The eps are normal (Box and Muller) up to 5.77
+    standard deviations, the limit of 24 bits.
 
     On CUDA, ROCm and XPU this is one launch that writes each sample once; nothing waits for the device. A CUDA graph
     keeps the seed and offset with which it was captured. No gradient flows through the samples.
 
-    Where the covariance is not one (NaN, infinite, a negative variance, indefinite by more than rounding makes it),
-    all samples are the mean: such as `decode` gives where it has none. A mean that is NaN or infinite gives
-    samples that are. A covariance with one or two eigenvalues of 0 is one.
+    An invalid covariance (NaN, infinite, a negative variance, indefinite by more than rounding) makes all samples the
+    mean. `decode` returns such a covariance where it has none. A mean that is NaN or infinite gives samples that are.
+    A singular covariance is valid.
 
     Args:
         means: [..., 2], (x, y); float16, bfloat16, float32 or float64, any strides.
@@ -46,7 +46,7 @@ def sample_keypoints(
             in the order (x, y); dtype may differ. Symmetric: the upper triangle is not read.
         n: Samples of each keypoint, at least 1.
         seed: 0 to 2^64 - 1.
-        offset: 0 to 2^64 - 1; another one gives other samples, say the number of a step.
+        offset: 0 to 2^64 - 1. Another offset gives other samples: pass the number of a step, say.
         backend: `"auto"` (Triton where the device has it, else eager), `"triton"`, `"eager"` (vectorised
             PyTorch on any device) or `"reference"` (the definition). float64 is served by eager where Triton is
             asked for.

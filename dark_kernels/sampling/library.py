@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._common.operators import arithmetic_dtype, directly
+from .._common.operators import arithmetic_dtype, register
 from ..backends import choose
 from . import eager
 
@@ -42,8 +42,4 @@ def _sample_keypoints_fake(means: Tensor, covariances: Tensor, n: int, *unused: 
     return means.new_empty((means.shape[0], n, 2), dtype=arithmetic_dtype(means, covariances))
 
 
-# One implementation for all devices: it asks `choose`, so a device without Triton is served by eager.
-_library.impl("sample_keypoints", _sample_keypoints, "CompositeExplicitAutograd")
-torch.library.register_fake("dark_kernels::sample_keypoints", _sample_keypoints_fake, lib=_library)
-
-call_sample_keypoints = directly(torch.ops.dark_kernels.sample_keypoints.default, _sample_keypoints)
+call_sample_keypoints = register(_library, "sample_keypoints", _sample_keypoints, _sample_keypoints_fake)

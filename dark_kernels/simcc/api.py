@@ -40,9 +40,9 @@ def decode_simcc(
     ECCV 2022; DARK: Zhang et al., CVPR 2020, see `decode`). These are the numbers of mmpose 1.x's SimCCLabel codec, and
     with `score="mean"` of rtmlib. On CUDA, ROCm and XPU this is one launch that reads each element once.
 
-    Most networks are trained on the softmax of what they put out. `activation` says so, and scores are probabilities
-    then: everything is as if the softmax or sigmoid of the axes had come in, but for the largest bin, which is found
-    among the logits (the sigmoids of 40 and of 41 are both 1). mmpose's KLDiscretLoss takes softmax(beta * axis), with
+    Most networks are trained on the softmax of their outputs. With `activation` the axes are logits and scores are
+    probabilities. Results are those of the activated axes, except that the largest bin is found among the logits (the
+    sigmoids of 40 and of 41 are both 1). mmpose's KLDiscretLoss takes softmax(beta * axis), with
     a beta of 10 in RTMPose's configs (`activation="softmax", logit_scale=10`) and of 1 in those of SimCC. A softmax
     spreads over the width of the targets: those of RTMPose for crops of 192 x 256 pixels score 0.21 themselves.
 
@@ -53,8 +53,8 @@ def decode_simcc(
     a softmax gives each the same share. Coordinates are always finite; nothing bounds a step, which can be long on
     noise, and near an end of an axis, where the zeros beyond it bend the log.
 
-    The result does not depend on the inputs in a differentiable way, as with `argmax`: tensors that require grad are
-    accepted and the outputs carry no gradient. The inputs are never written to.
+    Like `argmax` it is not differentiable: inputs may require grad, and outputs carry no gradient. Inputs are never
+    written to.
 
     Args:
         simcc_x: [B, K, Wx], float16, bfloat16, float32 or float64, any strides. Arithmetic is float32, in float64 if
@@ -62,18 +62,18 @@ def decode_simcc(
         simcc_y: [B, K, Wy]; dtype and strides may differ from those of `simcc_x`.
         sigma: Standard deviation in bins of the targets that the network was trained on: a number, or (x, y). Needed
             with `dark`, where the width of the blur follows from it (at least 0.5), and with `visibility`.
-        dark: Whether to refine.
+        dark: Refine the largest bin by DARK's step.
         split_ratio: Bins per pixel, positive. Coordinates are bins over it.
         score: Of the two peaks `"min"` is the smaller (mmpose) and `"mean"` the mean (rtmlib).
-        visibility: Whether to return visibilities: the smaller over the axes of max softmax(beta * sigma * axis), of
+        visibility: Return visibilities: the smaller over the axes of max softmax(beta * sigma * axis), of
             the axes as they came in. NaN where an axis holds a NaN.
         beta: Of the visibilities, positive.
         backend: `"auto"` (Triton where the device has it, else eager), `"triton"`, `"eager"` (vectorised PyTorch on
             any device) or `"reference"` (the definition: whole axes, slow). float64 is served by eager where Triton is
             asked for.
-        activation: What the axes are. `"none"`: used as they are. `"softmax"`: logits of a distribution over the bins
-            of an axis. `"sigmoid"`: logits of bins that have nothing to do with each other.
-        logit_scale: What multiplies logits before their activation, from 1e-30 to 1e30. `"none"` has no use for it.
+        activation: `"none"` takes the axes as they are, `"softmax"` as logits of a distribution over the bins of an
+            axis, `"sigmoid"` as logits of independent bins.
+        logit_scale: Multiplies logits before their activation, from 1e-30 to 1e30. `"none"` ignores it.
 
     Returns:
         SimCCKeypoints: `coords` [B, K, 2] as (x, y) in pixels, `scores` [B, K] (from 0 to 1 with an activation), and

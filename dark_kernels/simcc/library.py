@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._common.operators import arithmetic_dtype, directly
+from .._common.operators import arithmetic_dtype, register
 from ..backends import choose
 from ..recipes import opencv_taps
 from . import eager
@@ -71,15 +71,12 @@ def _decode_simcc_fake(simcc_x: Tensor, simcc_y: Tensor, *arguments: Any) -> tup
     return _empty_outputs(simcc_x, simcc_y, arguments[2] > 0)
 
 
-# One implementation for all devices: it asks `choose`, so a device without Triton is served by eager.
-_library.impl("decode_simcc", _decode_simcc, "CompositeExplicitAutograd")
-torch.library.register_fake("dark_kernels::decode_simcc", _decode_simcc_fake, lib=_library)
+_call_decode_simcc = register(_library, "decode_simcc", _decode_simcc, _decode_simcc_fake)
 
 decode_simcc_operator = torch.ops.dark_kernels.decode_simcc.default
-_call_decode_simcc = directly(decode_simcc_operator, _decode_simcc)
 
 
 def decode_simcc_function(simcc_x: Tensor, simcc_y: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The operator's outputs, with None for visibilities that nobody asked for."""
+    """Call the operator; visibilities that are not asked for are None."""
     coords, scores, visibility = _call_decode_simcc(simcc_x, simcc_y, *arguments)
     return coords, scores, visibility if arguments[2] > 0 else None

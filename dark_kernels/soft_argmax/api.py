@@ -15,7 +15,7 @@ def soft_argmax(
     beta: float = 1.0,
     backend: str = "auto",
 ) -> Tensor:
-    """Expected coordinates of each map under softmax(beta * map), with a gradient.
+    """Average the pixel coordinates of each map under softmax(beta * map), with a gradient.
 
     Sun et al., "Integral Human Pose Regression", ECCV 2018, eq. 2. With p the softmax over all pixels of a map and m
     the mean position under it,
@@ -23,20 +23,20 @@ def soft_argmax(
         m = sum_i p_i (x_i, y_i),   d m / d map_i = beta p_i ((x_i, y_i) - m)
 
     On CUDA, ROCm and XPU the forward pass is one launch that reads each element once, and the backward pass another,
-    which reads each element and writes its gradient. The maps are kept for it with four numbers each, and no softmax
-    is. Two runs agree bit for bit.
+    which reads each element and writes its gradient. The backward pass keeps the maps and four numbers of each, and no
+    softmax. Two runs agree bit for bit.
 
-    The softmax of a whole map is meant: what is far from the peak counts, so a small beta, or a large map with a
-    background that is not far below the peak, draws the mean to the centre of the map.
+    The softmax is over the whole map, so pixels far from the peak count. A small beta draws the mean to the centre of
+    the map, and so does a large map whose background is not far below the peak.
 
-    No NaN comes from maps without one. A pixel of -inf has probability 0 and gradient 0. Of a map whose largest value
+    Maps without a NaN give none. A pixel of -inf has probability 0 and gradient 0. Of a map whose largest value
     is +inf all such pixels have the same probability, of one that is -inf everywhere all pixels; either has gradient 0.
     A map that holds a NaN gives NaN, and a gradient of NaN.
 
     Args:
         heatmaps: [B, K, H, W], float16, bfloat16, float32 or float64, any strides. Arithmetic is float32, in float64
             for float64: float16 does not overflow.
-        beta: Inverse temperature, positive. A beta that is to be learnt is multiplied with the maps before.
+        beta: Inverse temperature, positive. To learn it, multiply the maps by it before the call.
         backend: `"auto"` (Triton where the device has it, else eager), `"triton"`, `"eager"` (vectorised PyTorch on
             any device) or `"reference"` (the definition, which has all derivatives). float64 is served by eager where
             Triton is asked for.

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._common.operators import OnceDifferentiable, arithmetic_dtype, cache_signatures, directly, empty_in_huge_pages
+from .._common.operators import OnceDifferentiable, arithmetic_dtype, cache_signatures, empty_in_huge_pages, register
 from ..backends import choose
 from . import eager
 
@@ -43,7 +43,7 @@ def _soft_argmax(heatmaps: Tensor, beta: float, backend: str) -> tuple[Tensor, T
 
 
 def _soft_argmax_fake(heatmaps: Tensor, beta: float, backend: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Uninitialised outputs."""
+    """Make uninitialised outputs."""
     batch, num_keypoints = heatmaps.shape[:2]
     dtype = arithmetic_dtype(heatmaps)
     return (
@@ -76,16 +76,10 @@ def _soft_argmax_backward_fake(grad_coords: Tensor, heatmaps: Tensor, *arguments
     return torch.empty_like(heatmaps)
 
 
-for _name, _implementation, _fake in (
-    ("soft_argmax", _soft_argmax, _soft_argmax_fake),
-    ("soft_argmax_backward", _soft_argmax_backward, _soft_argmax_backward_fake),
-):
-    # One implementation for all devices: it asks `choose`, so a device without Triton is served by eager.
-    _library.impl(_name, _implementation, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"dark_kernels::{_name}", _fake, lib=_library)
-
-_call_soft_argmax = directly(torch.ops.dark_kernels.soft_argmax.default, _soft_argmax)
-_call_soft_argmax_backward = directly(torch.ops.dark_kernels.soft_argmax_backward.default, _soft_argmax_backward)
+_call_soft_argmax = register(_library, "soft_argmax", _soft_argmax, _soft_argmax_fake)
+_call_soft_argmax_backward = register(
+    _library, "soft_argmax_backward", _soft_argmax_backward, _soft_argmax_backward_fake
+)
 
 
 class _SoftArgmaxBackward(OnceDifferentiable):

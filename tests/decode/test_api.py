@@ -19,7 +19,7 @@ from torch import Tensor
 import dark_kernels
 from dark_kernels import Keypoints, Recipe, recipes, testing
 
-from ..conftest import SERVICES, require_service
+from ..conftest import GOLDEN_SERVICES, SERVICES, require_service
 
 DATA = Path(__file__).parent.parent / "data"
 FILES = ("border", "odd", "small", "tie", "zero")
@@ -41,15 +41,6 @@ VARIANTS: dict[str, Recipe] = {
 # numbers there, which in the published output is the rounding noise of cv2.GaussianBlur.
 PLATEAU = ("tie", "mmpose_megvii_k11", 10)
 
-GOLDEN_SERVICES = [
-    pytest.param("reference", "cpu", torch.float64, id="reference-float64"),
-    pytest.param("reference", "cpu", torch.float32, id="reference-float32"),
-    pytest.param("eager", "cpu", torch.float64, id="eager-float64"),
-    pytest.param("eager", "cpu", torch.float32, id="eager-float32"),
-    pytest.param("triton", "cpu", torch.float32, id="triton-interpreted"),
-    pytest.param("eager", "cuda", torch.float32, id="eager-cuda", marks=pytest.mark.gpu),
-    pytest.param("triton", "cuda", torch.float32, id="triton-cuda", marks=pytest.mark.gpu),
-]
 WITH_HESSIAN = [recipe for recipe in recipes.ALL if recipe.has_hessian]
 
 

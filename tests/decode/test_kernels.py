@@ -161,7 +161,7 @@ def test_the_first_maximum_is_found_wherever_it_is(num_pixels: int, place: str, 
 
 @pytest.mark.parametrize("layout", sorted(testing.LAYOUTS))
 def test_layout_does_not_matter(layout: str, triton_device: torch.device) -> None:
-    maps = testing.heatmaps_of_kinds(["noisy_blob", "noise", "weak_blob"], 2, 3, 15, 12, seed=5).to(triton_device)
+    maps = testing.heatmaps_of_kinds(["noisy_blob", "noise"], 2, 2, 15, 12, seed=5).to(triton_device)
     heatmaps = testing.with_layout(maps, layout)
     for recipe in (recipes.DARKPOSE, recipes.MMPOSE_LEGACY_UDP, recipes.QUARTER):
         actual = decode_poisoned(heatmaps, recipe)
@@ -177,11 +177,11 @@ def test_layout_does_not_matter(layout: str, triton_device: torch.device) -> Non
 @pytest.mark.parametrize("recipe", recipes.ALL, ids=lambda recipe: recipe.name)
 def test_a_map_alone_and_a_second_run_agree_bit_for_bit(recipe: Recipe, triton_device: torch.device) -> None:
     size = (13, 11) if triton_device.type == "cpu" else (64, 48)
-    heatmaps = testing.heatmaps_of_kinds(["noisy_blob", "weak_blob", "noise"], 2, 3, *size, seed=8).to(triton_device)
+    heatmaps = testing.heatmaps_of_kinds(["noisy_blob", "noise"], 2, 2, *size, seed=8).to(triton_device)
     together = decode_poisoned(heatmaps, recipe, recipe.has_hessian)
     testing.assert_same_keypoints(decode_poisoned(heatmaps, recipe, recipe.has_hessian), together)
     for b in range(2):
-        for k in range(3):
+        for k in range(2):
             alone = decode_poisoned(heatmaps[b : b + 1, k : k + 1], recipe, recipe.has_hessian)
             one = Keypoints(*(None if each is None else each[b : b + 1, k : k + 1] for each in together))
             testing.assert_same_keypoints(alone, one)

@@ -22,6 +22,8 @@ from dark_kernels._common.targets.reference import draw_targets, keypoint_weight
 from dark_kernels.heatmap_loss.options import HIGHEST_PROBABILITY, LOWEST_PROBABILITY, Options
 from dark_kernels.heatmap_loss.reference import LOSSES
 
+from ..losses import changed_fields, grad_loss_like
+
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "mse": heatmap_mse,
     "adaptive_wing": heatmap_adaptive_wing,
@@ -51,13 +53,7 @@ class Case:
 
     @property
     def id(self) -> str:
-        default = Case()
-        changed = [
-            f"{field.name}={getattr(self, field.name)}"
-            for field in dataclasses.fields(self)
-            if getattr(self, field.name) != getattr(default, field.name)
-        ]
-        return ",".join(changed) or "default"
+        return changed_fields(self)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -165,11 +161,6 @@ def call(inputs: Inputs, case: Case, backend: str = "auto", **changes: Any) -> T
 def loss_and_gradient(inputs: Inputs, case: Case, backend: str = "auto") -> tuple[Tensor, Tensor]:
     loss = call(inputs, case, backend)
     return loss, *torch.autograd.grad(loss, inputs.heatmaps, grad_loss_like(loss))
-
-
-def grad_loss_like(loss: Tensor) -> Tensor:
-    """A gradient to send back that is different for each element."""
-    return (torch.arange(loss.numel(), dtype=loss.dtype, device=loss.device).view(loss.shape) + 1).cos() + 1.5
 
 
 # --- how far off float32 may be ----------------------------------------------------------------------------

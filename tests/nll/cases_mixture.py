@@ -13,6 +13,8 @@ from torch import Tensor
 from dark_kernels.nll import gaussian_mixture_nll, gaussian_mixture_nll_reference
 
 from ..cells import find_cells
+from ..losses import changed_fields, grad_loss_like
+from .labels import draw_targets, draw_weights
 
 REDUCTIONS = ("none", "sum", "mean", "mean_valid")
 STRIDE = 4.0
@@ -33,13 +35,7 @@ class Case:
 
     @property
     def id(self) -> str:
-        default = Case()
-        changed = [
-            f"{field.name}={getattr(self, field.name)}"
-            for field in dataclasses.fields(self)
-            if getattr(self, field.name) != getattr(default, field.name)
-        ]
-        return ",".join(changed) or "default"
+        return changed_fields(self)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -108,12 +104,7 @@ def make_inputs(
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     size = torch.tensor([width, height]) * case.stride
-    target = torch.rand((batch, num_keypoints, 2), generator=generator, dtype=torch.float64) * size
-    if batch and num_keypoints > 1:
-        target[0, 0, 0] = -1.0  # one pixel to the left
-        target[-1, 1, 1] = size[1]  # the first row below
-    if batch and num_keypoints > 2:
-        target[0, 2] = math.nan
+    target = draw_targets(batch, num_keypoints, size, generator)
     of_components = (batch, num_keypoints, case.num_components)
     center = 0.0 if case.coordinates == "offset" else size[:, None, None] / 2
     logits = 2.0 * normal(*of_components, height, width)
@@ -121,10 +112,7 @@ def make_inputs(
     log_var = normal(*of_components, height, width)
     if case.switched and case.num_components > 1:
         logits[:, ::2, 0] = -math.inf
-    weight = None
-    if case.weighted and batch and num_keypoints:
-        weight = torch.rand((batch, num_keypoints), generator=generator) + 0.5
-        weight[-1, -1] = 0.0
+    weight = draw_weights(batch, num_keypoints, generator) if case.weighted else None
     return Inputs(logits.to(dtype), mean.to(dtype), log_var.to(dtype), target.float(), weight)
 
 
@@ -148,11 +136,6 @@ def loss_and_gradients(inputs: Inputs, case: Case, backend: str = "auto") -> tup
     """The loss, and the gradients of logits, means and log variances."""
     loss = call(inputs, case, backend)
     return (loss, *torch.autograd.grad(loss, inputs.maps, grad_loss_like(loss)))
-
-
-def grad_loss_like(loss: Tensor) -> Tensor:
-    """A gradient to send back that is different for each element."""
-    return (torch.arange(loss.numel(), dtype=loss.dtype, device=loss.device).view(loss.shape) + 1).cos() + 1.5
 
 
 # --- how far off float32 may be ----------------------------------------------------------------------------

@@ -12,6 +12,8 @@ import torch
 
 from dark_kernels.nll import gaussian_nll, gaussian_nll_reference, linear_gaussian_nll, linear_gaussian_nll_reference
 
+from .labels import STRIDE_ERRORS
+
 
 def of_maps(**changes: Any) -> torch.Tensor:
     arguments: dict[str, Any] = {
@@ -75,12 +77,7 @@ HEAD_ERRORS = [
      {"distribution": "laplace", "weight": torch.zeros(15, 7), "bias": None}),
 ]  # fmt: skip
 OPTION_ERRORS = [
-    (ValueError, "stride: got 0, expected a positive", {"stride": 0}),
-    (ValueError, "stride: got -4.0, expected a positive", {"stride": -4.0}),
-    (ValueError, "stride: got nan, expected a finite", {"stride": math.nan}),
-    (ValueError, "stride: got inf, expected a finite", {"stride": math.inf}),
-    (TypeError, "stride: got str '4', expected a number", {"stride": "4"}),
-    (TypeError, "stride: got bool True, expected a number", {"stride": True}),
+    *STRIDE_ERRORS,
     (ValueError, "beta: got 1.5, expected 0 <= beta <= 1", {"beta": 1.5}),
     (ValueError, "beta: got -0.1", {"beta": -0.1}),
     (ValueError, "beta: got nan", {"beta": math.nan}),

@@ -13,6 +13,8 @@ import torch
 
 from dark_kernels.nll import api_mixture, gaussian_mixture_nll, gaussian_mixture_nll_reference
 
+from .labels import STRIDE_ERRORS
+
 
 def of(**changes: Any) -> torch.Tensor:
     arguments: dict[str, Any] = {
@@ -48,12 +50,7 @@ ERRORS = [
     (TypeError, "target: got torch.int64", {"target": torch.ones(2, 3, 2, dtype=torch.int64)}),
     (TypeError, "weight: got builtins.float", {"weight": 1.0}),
     (TypeError, "weight: got torch.complex64", {"weight": torch.ones(2, 3, dtype=torch.complex64)}),
-    (ValueError, "stride: got 0, expected a positive", {"stride": 0}),
-    (ValueError, "stride: got -4.0, expected a positive", {"stride": -4.0}),
-    (ValueError, "stride: got nan, expected a finite", {"stride": math.nan}),
-    (ValueError, "stride: got inf, expected a finite", {"stride": math.inf}),
-    (TypeError, "stride: got str '4', expected a number", {"stride": "4"}),
-    (TypeError, "stride: got bool True, expected a number", {"stride": True}),
+    *STRIDE_ERRORS,
     (ValueError, "log_var_bounds: got .*, expected low <= high", {"log_var_bounds": (1.0, -1.0)}),
     (ValueError, "log_var_bounds: got .*, expected low <= high", {"log_var_bounds": (math.nan, 1.0)}),
     (TypeError, r"log_var_bounds: got 7, expected \(low, high\)", {"log_var_bounds": 7}),

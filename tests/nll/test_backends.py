@@ -15,7 +15,7 @@ from torch import Tensor
 from dark_kernels import testing
 from dark_kernels.nll import gaussian_nll
 
-from ..conftest import SERVICES
+from ..conftest import SERVICES, require_service
 from .cases import (
     FORMS,
     REDUCTIONS,
@@ -29,6 +29,7 @@ from .cases import (
     make_inputs,
     some_cases,
 )
+from .labels import OUTSIDE, channels_last, stride_labels
 
 FUSED = SERVICES[1:]
 
@@ -122,21 +123,6 @@ def test_nothing_but_the_cells_matters(form: str, service: tuple[str, torch.devi
     for gradient in results[1][1:]:
         assert bool((gradient[~is_cell.expand_as(gradient).to(device)] == 0).all())
         assert int(is_cell.sum()) == 2
-
-
-OUTSIDE = {
-    "left": (-1.0, 4.0),
-    "far left": (-5.0, 4.0),  # would wrap to the far edge
-    "just left": (-1e-30, 4.0),
-    "above": (4.0, -0.25),
-    "right": (20.0, 4.0),
-    "below": (4.0, 16.0),
-    "far": (1e30, 4.0),
-    "nan": (math.nan, 4.0),
-    "nan, nan": (math.nan, math.nan),
-    "inf": (4.0, math.inf),
-    "-inf": (-math.inf, 4.0),
-}
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean_valid"])
@@ -276,11 +262,6 @@ def test_nothing_to_do(shape: tuple[int, int], reduction: str, service: tuple[st
 # --- memory ----------------------------------------------------------------------------------------------
 
 
-def channels_last(maps: Tensor) -> Tensor:
-    """As slices of a channels_last convolution output are."""
-    return maps.permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2)
-
-
 def one_head(inputs: Inputs) -> Inputs:
     """Means and log variances as views of one [B, K * P, H, W] tensor."""
     batch, num_keypoints, _, height, width = inputs.mean.shape
@@ -302,10 +283,7 @@ def each(function: Callable[[Tensor], Tensor]) -> Callable[[Inputs], Inputs]:
 
 
 def strange_labels(inputs: Inputs) -> Inputs:
-    target = torch.full((*inputs.target.shape[:2], 5), math.nan)
-    target[..., 1:4:2] = inputs.target
-    weight = None if inputs.weight is None else inputs.weight.t().contiguous().t()
-    return Inputs(inputs.mean, inputs.log_var, target[..., 1:4:2], weight)
+    return Inputs(inputs.mean, inputs.log_var, *stride_labels(inputs.target, inputs.weight))
 
 
 LAYOUTS: dict[str, Callable[[Inputs], Inputs]] = {
@@ -466,18 +444,13 @@ def test_eager_is_the_reference_for_anything(call_: tuple[Case, Inputs]) -> None
 @given(calls())
 @settings(max_examples=15)
 def test_triton_interpreted_is_the_reference_for_anything(call_: tuple[Case, Inputs]) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("kernels are compiled on a machine with a device, not interpreted")
-    pytest.importorskip("triton", reason="Triton is not installed")
     case, inputs = call_
-    assert_like_truth(inputs, case, "triton")
+    assert_like_truth(inputs, case, "triton", require_service("triton", "cpu"))
 
 
 @pytest.mark.gpu
 @given(calls())
 @settings(max_examples=200)
 def test_triton_on_a_gpu_is_the_reference_for_anything(call_: tuple[Case, Inputs]) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA or ROCm device")
     case, inputs = call_
-    assert_like_truth(inputs, case, "triton", "cuda")
+    assert_like_truth(inputs, case, "triton", require_service("triton", "cuda"))

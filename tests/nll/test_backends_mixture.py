@@ -15,7 +15,7 @@ from torch import Tensor
 from dark_kernels import testing
 from dark_kernels.nll import gaussian_mixture_nll
 
-from ..conftest import SERVICES
+from ..conftest import SERVICES, require_service
 from .cases_mixture import (
     REDUCTIONS,
     Case,
@@ -29,6 +29,7 @@ from .cases_mixture import (
     make_inputs,
     some_cases,
 )
+from .labels import OUTSIDE, channels_last, stride_labels
 
 FUSED = SERVICES[1:]
 EVERY = pytest.mark.parametrize("service", SERVICES, indirect=True)
@@ -108,21 +109,6 @@ def test_nothing_but_the_cells_matters(service: Service) -> None:
     for gradient, mask in zip(results[1][1:], masks, strict=True):
         assert bool((gradient[~mask.expand_as(gradient).to(device)] == 0).all())
     assert int(is_cell.sum()) == 2
-
-
-OUTSIDE = {
-    "left": (-1.0, 4.0),
-    "far left": (-5.0, 4.0),  # would wrap to the far edge
-    "just left": (-1e-30, 4.0),
-    "above": (4.0, -0.25),
-    "right": (20.0, 4.0),
-    "below": (4.0, 16.0),
-    "far": (1e30, 4.0),
-    "nan": (math.nan, 4.0),
-    "nan, nan": (math.nan, math.nan),
-    "inf": (4.0, math.inf),
-    "-inf": (-math.inf, 4.0),
-}
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean_valid"])
@@ -355,11 +341,6 @@ def test_nothing_to_do(shape: tuple[int, int], reduction: str, service: Service)
 # --- memory ----------------------------------------------------------------------------------------------
 
 
-def channels_last(maps: Tensor) -> Tensor:
-    """As slices of a channels_last convolution output are."""
-    return maps.movedim((-2, -1), (1, 2)).contiguous().movedim((1, 2), (-2, -1))
-
-
 def one_head(inputs: Inputs) -> Inputs:
     """Views of one [B, K * 4 M, H, W] tensor."""
     maps = torch.cat([maps.flatten(1, -3) for maps in inputs.maps], dim=1)
@@ -373,10 +354,8 @@ def each(function: Callable[[Tensor], Tensor]) -> Callable[[Inputs], Inputs]:
 
 
 def strange_labels(inputs: Inputs) -> Inputs:
-    target = torch.full((*inputs.target.shape[:2], 5), math.nan)
-    target[..., 1:4:2] = inputs.target
-    weight = None if inputs.weight is None else inputs.weight.t().contiguous().t()
-    return dataclasses.replace(inputs, target=target[..., 1:4:2], weight=weight)
+    target, weight = stride_labels(inputs.target, inputs.weight)
+    return dataclasses.replace(inputs, target=target, weight=weight)
 
 
 LAYOUTS: dict[str, Callable[[Inputs], Inputs]] = {
@@ -543,18 +522,13 @@ def test_eager_is_the_reference_for_anything(call_: tuple[Case, Inputs]) -> None
 @given(calls())
 @settings(max_examples=15)
 def test_triton_interpreted_is_the_reference_for_anything(call_: tuple[Case, Inputs]) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("kernels are compiled on a machine with a device, not interpreted")
-    pytest.importorskip("triton", reason="Triton is not installed")
     case, inputs = call_
-    assert_like_truth(inputs, case, "triton")
+    assert_like_truth(inputs, case, "triton", require_service("triton", "cpu"))
 
 
 @pytest.mark.gpu
 @given(calls())
 @settings(max_examples=200)
 def test_triton_on_a_gpu_is_the_reference_for_anything(call_: tuple[Case, Inputs]) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA or ROCm device")
     case, inputs = call_
-    assert_like_truth(inputs, case, "triton", "cuda")
+    assert_like_truth(inputs, case, "triton", require_service("triton", "cuda"))

@@ -15,7 +15,7 @@ from dark_kernels import decode_simcc
 from dark_kernels.recipes import opencv_taps, simcc_kernel_size
 from dark_kernels.simcc import decode_simcc_reference
 
-from ..conftest import require_service
+from ..conftest import GOLDEN_SERVICES, require_service
 from .cases import make_axis
 
 DATA = Path(__file__).parent.parent / "data"
@@ -26,15 +26,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "mmpose_simcc_vis": {"visibility": True},
     "rtmlib_simcc": {"score": "mean"},
 }
-GOLDEN_SERVICES = [
-    pytest.param("reference", "cpu", torch.float64, id="reference-float64"),
-    pytest.param("reference", "cpu", torch.float32, id="reference-float32"),
-    pytest.param("eager", "cpu", torch.float64, id="eager-float64"),
-    pytest.param("eager", "cpu", torch.float32, id="eager-float32"),
-    pytest.param("triton", "cpu", torch.float32, id="triton-interpreted"),
-    pytest.param("eager", "cuda", torch.float32, id="eager-cuda", marks=pytest.mark.gpu),
-    pytest.param("triton", "cuda", torch.float32, id="triton-cuda", marks=pytest.mark.gpu),
-]
 
 
 def test_every_published_output_is_compared() -> None:
