@@ -3,7 +3,8 @@
 # make test-integrations   the integrations against the packages that they stand in for, in an environment of its own
 # make test-oldest   the contract with PyTorch and some kernels with the oldest PyTorch, Triton and NumPy, in an environment of its own (6 GB)
 # make lint   formatting, lint and types
-# make compile-report   every kernel for every target: registers, spills, load widths; needs no GPU
+# make compile-report   every kernel for every target: registers, spills, load widths; with older Tritons the kernels
+#                       whose registers are limited; needs no GPU
 # make bench  CPU benchmarks
 # make gpu    gpu tests, GPU benchmarks and compute-sanitizer, with the python on the PATH and nothing installed
 
@@ -14,10 +15,13 @@ VENV_OLDEST ?= .venv-oldest
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PIP_INTEGRATIONS := $(VENV_INTEGRATIONS)/bin/python -m pip install --quiet --disable-pip-version-check
+# Tritons that the limits of registers are for as well, besides the installed one: the oldest, and PyTorch 2.11's.
+OLDER_TRITONS := $(shell sed -n 's/^triton==//p' requirements/oldest.txt) 3.6.0
+OLDER_REPORTS := $(OLDER_TRITONS:%=compile-report-%)
 # Where `make gpu` and `make bench` leave their results.
 OUT    ?= benchmarks/results
 
-.PHONY: demo test test-integrations test-oldest lint compile-report bench gpu clean
+.PHONY: demo test test-integrations test-oldest lint compile-report $(OLDER_REPORTS) bench gpu clean
 
 demo: $(VENV)/.cli
 	$(BIN)/dark-kernels demo
@@ -41,8 +45,11 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-compile-report: $(VENV)/.dev
+compile-report: $(VENV)/.dev $(OLDER_REPORTS)
 	$(BIN)/python -m benchmarks.compile_report
+
+$(OLDER_REPORTS): compile-report-%: $(VENV)/.dev .triton-%/.done
+	PYTHONPATH=.triton-$* $(BIN)/python -m benchmarks.compile_report --limited --targets sm_80,sm_90
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.run --device cpu --output $(OUT)
@@ -74,5 +81,9 @@ $(VENV_OLDEST)/.done: pyproject.toml requirements/oldest.txt
 	$(VENV_OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements/oldest.txt --editable '.[test]'
 	touch $@
 
+.triton-%/.done: | $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(@D) triton==$*
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV_INTEGRATIONS) $(VENV_OLDEST) .pytest_cache .mypy_cache .ruff_cache .benchmarks build dist
+	rm -rf $(VENV) $(VENV_INTEGRATIONS) $(VENV_OLDEST) .triton-* .pytest_cache .mypy_cache .ruff_cache .benchmarks build dist

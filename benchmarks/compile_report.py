@@ -1,6 +1,6 @@
 """Compile every kernel at its real configurations for many GPUs, without a GPU, and say what came out.
 
-    python -m benchmarks.compile_report [--json PATH] [--targets sm_90,gfx942] [-k WORDS] [--full]
+    python -m benchmarks.compile_report [--json PATH] [--targets sm_90,gfx942] [-k WORDS] [--limited] [--full]
 
 Prints a table: registers, spills, shared memory and the widths of the loads in the streaming loop. Fails
 (exit code 1, naming the offender) on a spill, on a streaming loop over contiguous and aligned maps whose loads are
@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--targets", default=",".join(TARGETS), help="comma-separated, by default all: %(default)s")
     parser.add_argument("--full", action="store_true", help="every configuration for every target: takes many minutes")
     parser.add_argument("-k", dest="words", default="", metavar="WORDS", help="only configurations with these words")
+    parser.add_argument("--limited", action="store_true", help="only kernels whose registers are limited")
     parser.add_argument("--jobs", type=int, default=min(8, os.cpu_count() or 1), help="processes (%(default)s)")
     options = parser.parse_args(arguments)
     targets = options.targets.split(",")
@@ -56,9 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import triton
 
     started = time.perf_counter()
-    jobs = jobs_of(ROOMS, targets, options.full, options.words)
+    jobs = jobs_of(ROOMS, targets, options.full, options.words, options.limited)
     if not jobs:
-        parser.error(f"-k: got {options.words!r}, which no configuration has in its name")
+        kind = "limited configuration" if options.limited else "configuration"
+        parser.error(f"-k: got {options.words!r}, which no {kind} for {options.targets} has in its name")
     print(f"compiling {len(jobs)} kernels for {len(targets)} targets with triton {triton.__version__}", file=sys.stderr)
     rows = compile_all(jobs, options.jobs)
     seconds = time.perf_counter() - started

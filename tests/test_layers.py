@@ -107,6 +107,15 @@ def test_triton_is_imported_in_two_places(path: Path) -> None:
     assert not uses or path.name.startswith("kernels") or path.parts[0] == "_triton"
 
 
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_registers_are_limited_in_one_place(path: Path) -> None:
+    """Rooms name their work, and `_triton/registers.py` has the number."""
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    words |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword)}
+    assert ("maxnreg" in words) == (path.as_posix() == "_triton/registers.py")
+
+
 # What multiplies matrices, by itself or inside: a setting of the process may round it.
 PRODUCTS = {
     "addbmm", "addmm", "addmv", "addr", "baddbmm", "bilinear", "bmm", "cdist", "chain_matmul", "conv1d", "conv2d",
@@ -256,6 +265,7 @@ def test_backends_know_no_recipe_by_name(path: Path) -> None:
         ("_triton/maps.py", {"_triton"}),
         ("_triton/peak.py", {"_triton"}),
         ("_triton/refine.py", {"_triton", "recipes"}),
+        ("_triton/registers.py", set()),
         ("_triton/targets.py", {"_triton"}),
         ("_triton/totals.py", {"_triton", "recipes"}),
     ],

@@ -58,10 +58,13 @@ def _cuobjdump() -> str:
 
 
 def _resident_warps(registers: int, arch: int, num_warps: int) -> int:
-    """Warps that an SM holds at once (CUDA programming guide, compute capabilities): of 32, 48 or 64."""
+    """Warps that an SM holds at once (CUDA programming guide, compute capabilities): of 32, 48 or 64.
+
+    Each of its four schedulers has a quarter of the registers.
+    """
     most = {75: 32, 86: 48, 87: 48, 89: 48, 120: 48}.get(arch, 64)
     registers_of_a_warp = math.ceil(registers * 32 / 256) * 256
-    return min(most, 65536 // registers_of_a_warp) // num_warps * num_warps
+    return min(most, 4 * (16384 // registers_of_a_warp)) // num_warps * num_warps
 
 
 def amdgcn_resources(assembly: str) -> Resources | None:

@@ -17,6 +17,14 @@ def compile_for(target: Any, launch: Launch) -> Any:
     return triton.compile(source, target=target, options=options)
 
 
+def options_on(target: Any, launch: Launch) -> dict[str, Any]:
+    """Constants and options of a launch on that target.
+
+    The launcher ran here, where PyTorch is not built for AMD; there it leaves out what is NVIDIA's alone.
+    """
+    return {name: value for name, value in launch.kwargs.items() if target.backend == "cuda" or name != "maxnreg"}
+
+
 def _specialised(launch: Launch, target: Any) -> tuple[Any, dict[str, Any]]:
     """Source and options as `kernel[grid](...)` would hand them to the compiler on that target."""
     from triton.compiler import ASTSource, make_backend
@@ -25,8 +33,7 @@ def _specialised(launch: Launch, target: Any) -> tuple[Any, dict[str, Any]]:
     kernel = getattr(importlib.import_module(launch.module), launch.kernel)
     backend = make_backend(target)
     bind = create_function_from_signature(kernel.signature, kernel.params, backend)
-    # The launcher ran here, where PyTorch is not built for AMD; there it leaves out what is NVIDIA's alone.
-    kwargs = {name: value for name, value in launch.kwargs.items() if target.backend == "cuda" or name != "maxnreg"}
+    kwargs = options_on(target, launch)
     bound, specialisation, options = bind(*launch.args, **kwargs)
     if hasattr(kernel, "_pack_args"):
         packed = kernel._pack_args(backend, dict(kwargs), bound, specialisation, options)

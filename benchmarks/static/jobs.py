@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 from benchmarks.static.calls import Room
+from benchmarks.static.compiling import options_on
 from benchmarks.static.recording import Launch, record_launches
 from benchmarks.static.row import Row, row_of
 from benchmarks.static.targets import LONG_LIST_TARGETS, gpu_target
@@ -16,8 +17,16 @@ from benchmarks.static.targets import LONG_LIST_TARGETS, gpu_target
 Job = tuple[Launch, str]  # for the target of that name
 
 
-def jobs_of(rooms: Iterable[Room], targets: Sequence[str], full: bool = False, words: str = "") -> list[Job]:
-    """List the launches to compile, in the order of the table; only those with these words in their names."""
+def jobs_of(
+    rooms: Iterable[Room], targets: Sequence[str], full: bool = False, words: str = "", limited: bool = False
+) -> list[Job]:
+    """List the launches to compile, in the order of the table.
+
+    Args:
+        words: Only launches with these in their names.
+        limited: Only launches that limit a thread's registers, on targets that know such a limit; of
+            several targets none has the long list.
+    """
     jobs = []
     for room in rooms:
         recorded = {lanes: record_launches(room, full, lanes) for lanes in {gpu_target(t).warp_size for t in targets}}
@@ -26,7 +35,10 @@ def jobs_of(rooms: Iterable[Room], targets: Sequence[str], full: bool = False, w
                 launch = recorded[gpu_target(target).warp_size][i]
                 if words not in f"{launch.kernel} {launch.label}":
                     continue
-                if full or launch.everywhere or target in LONG_LIST_TARGETS or len(targets) == 1:
+                if limited and "maxnreg" not in options_on(gpu_target(target), launch):
+                    continue
+                is_long = full or len(targets) == 1 or (target in LONG_LIST_TARGETS and not limited)
+                if is_long or launch.everywhere:
                     jobs.append((launch, target))
     return jobs
 

@@ -21,16 +21,6 @@ _KEEPS_KERNELS = torch.version.hip is None
 _MOST_KEPT = 1024
 
 
-def register_limit(registers: int) -> dict[str, int]:
-    """The option that names the registers of a thread to the compiler.
-
-    That for NVIDIA GPUs aims at the next step of occupancy and spills a word or two to reach it. Named a limit it stays
-    below that. Other vendors' compilers know no such option.
-    """
-    elsewhere = torch.version.hip is not None or getattr(torch.version, "xpu", None) is not None
-    return {} if elsewhere else {"maxnreg": registers}
-
-
 # Where a tensor stands among a kernel's arguments: a place, or that of a struct, what it holds, and the places in it.
 _Place = int | tuple[int, list[Any], list[int]]
 

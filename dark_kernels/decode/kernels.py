@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._triton.blur import first_maximum, scan_blurred_map
 from .._triton.covariance import Covariance, store_covariance
-from .._triton.launch import lanes_of, launch, launch_again, launch_key, on_device_of, register_limit
+from .._triton.launch import lanes_of, launch, launch_again, launch_key, on_device_of
 from .._triton.maps import (
     Map,
     Maps,
@@ -30,6 +30,7 @@ from .._triton.maps import (
 )
 from .._triton.peak import Peak, Recipe
 from .._triton.refine import recipe_constants, refine
+from .._triton.registers import register_limit
 from .._triton.totals import mass_around, relative_to, softmax_of, sum_of_lanes, total_of, weight_of
 from ..recipes import OperatorRecipe
 from .options import NO_EXTRAS, Extras
@@ -510,7 +511,7 @@ def decode_fwd(
                 "SCAN": _scan_of(heatmaps, extras, program, total_of(fields)),
                 "RECIPE": recipe._replace(BLUR=blur),
                 "num_warps": program["num_warps"],
-                **register_limit(_num_registers(recipe, extras.flip)),
+                **register_limit(_work_of(recipe, extras.flip)),
             },
             key,
         )
@@ -522,16 +523,22 @@ def _scan_of(heatmaps: Tensor, extras: Extras, program: dict[str, int], total: s
     return Scan(block_size, loads, **flags, TOTAL=total, SHIFTS_FLIPPED=extras.flip == "shifted")
 
 
-def _num_registers(recipe: Recipe, flip: str) -> int:
-    """Limit a thread to 96, and to more where that would spill: a search in tiles with a wide halo or of what is
-    activated, logits and masses of two maps, and a fit."""
+def _work_of(recipe: Recipe, flip: str) -> str:
+    """Name the work by what takes registers: two maps, a fit, a wide blur, and what is activated or summed."""
     fields = recipe.FIELDS
+    is_fit, is_wide_search = fields.stencil == "fit", fields.argmax_on_blurred and recipe.BLUR.HALO_SIDE > 32
     is_activated = fields.activation != "none"
-    if flip != "none" and (is_activated or fields.mass_radius > 0):
-        return 152
-    if fields.stencil == "fit" or (fields.argmax_on_blurred and (recipe.BLUR.HALO_SIDE > 32 or is_activated)):
-        return 128
-    return 96
+    if flip != "none":
+        if is_activated or fields.mass_radius > 0:
+            return "decode, flip test of logits or masses"
+        return "decode, flip test, fit or wide search" if is_fit or is_wide_search else "decode, flip test"
+    if is_fit:
+        return "decode, fit"
+    if fields.argmax_on_blurred and is_activated:
+        return "decode, search of logits"
+    if is_wide_search:
+        return "decode, wide search"
+    return "decode, wide stencil" if recipe.BLUR.WINDOW > 64 else "decode"
 
 
 def _contiguous(extras: Extras) -> Extras:

@@ -12,8 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._triton.launch import lanes_of, launch, on_device_of, register_limit
+from .._triton.launch import lanes_of, launch, on_device_of
 from .._triton.maps import heatmaps_of, is_flat, map_of
+from .._triton.registers import register_limit
 from .._triton.targets import draw_targets, find_pixels, load_keypoints, load_person, targets_of, weight_of_crowd
 from .options import HIGHEST_PROBABILITY, LOWEST_PROBABILITY, Options
 
@@ -445,5 +446,5 @@ def _arguments(
         "num_warps": shape["num_warps"],
     }
     if num_people > 1:  # a loop in a loop, which would spill
-        constants.update(register_limit(96))
+        constants.update(register_limit("heatmap_loss of several people"))
     return (heatmaps_of(heatmaps), targets, given_weight, wing, num_people, num_keypoints), constants

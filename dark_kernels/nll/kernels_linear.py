@@ -23,7 +23,8 @@ from .._triton.cells import (
     store_losses,
 )
 from .._triton.gaussian import LARGEST, Values, keypoint_loss, with_fixed_log_var
-from .._triton.launch import launch, on_device_of, register_limit
+from .._triton.launch import launch, on_device_of
+from .._triton.registers import register_limit
 from .kernels import form_of, gradients_in_cells, scalars_of, store_values
 from .options import Options
 
@@ -357,7 +358,7 @@ def linear_gaussian_nll_fwd(
                 "BLOCK_SIZE": block_size,
                 "BLOCK_CHANNELS": block_channels,
                 "num_warps": 4,
-                **register_limit(128),
+                **register_limit("linear_gaussian_nll"),
             },
         )
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._triton.blur import blur_points, bound_of_tile, scan_blurred_map
 from .._triton.covariance import store_covariance
-from .._triton.launch import lanes_of, launch, launch_again, launch_key, on_device_of, register_limit
+from .._triton.launch import lanes_of, launch, launch_again, launch_key, on_device_of
 from .._triton.maps import (
     Map,
     Maps,
@@ -26,6 +26,7 @@ from .._triton.maps import (
 )
 from .._triton.peak import Peak, Recipe
 from .._triton.refine import recipe_constants, refine
+from .._triton.registers import register_limit
 from .._triton.totals import mass_around, relative_to, softmax_of, sum_of_lanes, total_of, weight_of
 from ..recipes import OperatorRecipe
 from .options import Rule
@@ -442,11 +443,14 @@ def launch_shape(
     }
 
 
-def _num_registers(recipe: Recipe, wide_index: bool) -> int:
-    """Limit a thread to 128, and to more where that would spill: a fit, more so of logits, and places of 64 bits."""
+def _work_of(recipe: Recipe, wide_index: bool) -> str:
+    """Name the work by what takes registers: a fit, logits, and places of 64 bits."""
+    is_activated = recipe.FIELDS.activation != "none"
     if recipe.FIELDS.stencil == "fit":
-        return 184 if recipe.BLUR.READING.ACTIVATION == "none" else 200
-    return 168 if wide_index else 128
+        return "find_peaks, fit of logits" if is_activated else "find_peaks, fit"
+    if wide_index:
+        return "find_peaks, wide index"
+    return "find_peaks of logits" if is_activated else "find_peaks"
 
 
 def find_peaks_fwd(
@@ -484,7 +488,7 @@ def find_peaks_fwd(
                 "SCAN": scan,
                 "RECIPE": recipe._replace(BLUR=blur),
                 "num_warps": program["num_warps"],
-                **register_limit(_num_registers(recipe, scan.WIDE_INDEX)),
+                **register_limit(_work_of(recipe, scan.WIDE_INDEX)),
             },
             key,
         )

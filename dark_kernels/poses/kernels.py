@@ -9,7 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._triton.launch import on_device_of, register_limit
+from .._triton.launch import on_device_of
+from .._triton.registers import register_limit
 from .._triton.tickets import counter, finishes_last
 
 AREA_EPSILON = tl.constexpr(2.2e-16)
@@ -398,7 +399,7 @@ def oks_fwd(
             poses_a.shape[2],
             BLOCK_SIZE=block_size,
             num_warps=8 if block_size == 32 else 1,
-            **register_limit(96),
+            **register_limit("oks"),
         )
 
 
@@ -446,5 +447,5 @@ def oks_nms_fwd(
             METHOD=method,
             BLOCK_IDS=BLOCK_IDS,
             **nms_shape(num_poses if images is None else 128),
-            **register_limit(96),
+            **register_limit("oks_nms"),
         )

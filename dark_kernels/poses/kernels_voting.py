@@ -8,7 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._triton.launch import on_device_of, register_limit
+from .._triton.launch import on_device_of
+from .._triton.registers import register_limit
 from .._triton.sums import sum_of_products
 
 
@@ -221,5 +222,5 @@ def vote_fwd(
             num_keypoints,
             num_samples,
             **vote_shape(num_samples, weights),
-            **register_limit(96),
+            **register_limit("vote"),
         )

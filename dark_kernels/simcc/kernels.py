@@ -10,8 +10,9 @@ import triton.language as tl
 from torch import Tensor
 
 from .._triton.blur import Taps, first_maximum, tap_weight, taps_of
-from .._triton.launch import launch, launch_again, launch_key, on_device_of, register_limit
+from .._triton.launch import launch, launch_again, launch_key, on_device_of
 from .._triton.logs import clip_may_bind, log_ratio
+from .._triton.registers import register_limit
 from .._triton.sums import sum_of_products
 
 CLIP_MIN = tl.constexpr(1e-3)
@@ -338,7 +339,7 @@ def decode_simcc_fwd(
                 "X": x_plan,
                 "Y": y_plan,
                 "num_warps": max(x_warps, y_warps),
-                **register_limit(96),
+                **register_limit("decode_simcc"),
             },
             key,
         )

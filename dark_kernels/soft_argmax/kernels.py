@@ -13,8 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._triton.launch import lanes_of, launch, launch_again, launch_key, on_device_of, register_limit
+from .._triton.launch import lanes_of, launch, launch_again, launch_key, on_device_of
 from .._triton.maps import heatmaps_of, is_flat, map_of
+from .._triton.registers import register_limit
 
 # Stands for an infinity, so that two of them differ by 0.
 LARGEST = tl.constexpr(3.4028234663852886e38)
@@ -269,7 +270,7 @@ def _constants(heatmaps: Tensor, beta: float) -> dict[str, Any]:
         "IS_FLAT": is_flat(heatmaps),
         "WALK": Walk(width, lines, block_size, wide_index),
         "num_warps": shape["num_warps"],
-        **register_limit(96),
+        **register_limit("soft_argmax"),
     }
 
 

@@ -104,12 +104,12 @@ def _calls_with_extras(full: bool) -> Iterator[Call]:
 
     flip, everything = "flipped flip_indices", "flipped flip_indices shift_flipped keypoint_indices image_transform"
     for dtype in workloads.DTYPES:
-        yield _call_with_extras("flip", DARKPOSE, W2, dtype, flip, full)
-    yield _call_with_extras("offsets", UDP_COMBINED, W1, "float32", "offsets offset_scale", full)
-    yield _call_with_extras("flip, indices, image", MMPOSE_UDP, W1, "float16", everything, full)
+        yield _call_with_extras("flip", DARKPOSE, W2, dtype, flip, full or dtype == "float16")
+    yield _call_with_extras("offsets", UDP_COMBINED, W1, "float32", "offsets offset_scale", True)
+    yield _call_with_extras("flip, indices, image", MMPOSE_UDP, W1, "float16", everything, True)
     yield _call_with_extras("flip, indices, image", DARKPOSE, W1, "float32", everything, full, layout="channels_last")
     yield _call_with_extras("softmax and mass, flip, image", _WITH_SCORES[4], W2, "float32", everything, full)
-    yield _call_with_extras("fit, flip, image", FIT, W2, "float32", everything, full)
+    yield _call_with_extras("fit, flip, image", FIT, W2, "float32", everything, True)
     for recipe in _WITH_SCORES:
         is_everywhere = full or recipe.score == "mass"
         yield _call_with_extras(f"{recipe.name} flip", recipe, W1, "float32", flip, is_everywhere)

@@ -61,6 +61,7 @@ def _call(
     tensors = "" if given == _WEIGHTS else f" with {given or 'no weights'}"
     label = f"{kind} {encoding} {workload.name} {dtype}{people}{tensors}{ending(layout)}"
     everywhere = (encoding == "unbiased" and layout == "contiguous") or (encoding == "biased" and kind == "mse")
+    everywhere |= kind == "js" and num_people > 1  # whose registers are limited
     return Call(label, launch, layout == "contiguous", everywhere)
 
 

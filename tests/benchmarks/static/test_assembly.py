@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.static import assembly
 
 PTX = """\
@@ -68,3 +70,12 @@ def test_resources_of_amdgcn() -> None:
 
 def test_resources_that_are_not_named() -> None:
     assert assembly.amdgcn_resources(AMDGCN) is None
+
+
+@pytest.mark.parametrize(
+    ("registers", "num_warps", "resident"),
+    [(64, 1, 32), (65, 1, 28), (96, 1, 20), (97, 1, 16), (128, 4, 16), (129, 4, 12), (168, 1, 12), (255, 8, 8)],
+)
+def test_warps_of_an_sm_are_those_of_its_four_schedulers(registers: int, num_warps: int, resident: int) -> None:
+    assert assembly._resident_warps(registers, 90, num_warps) == resident
+    assert assembly._resident_warps(16, 75, num_warps) == 32
