@@ -29,7 +29,7 @@ LIMITS = {
     "decode, wide search": Limit(128, before_3_7=104),
     "decode, search of logits": Limit(128),
     "decode, fit": Limit(128, before_3_7=136),
-    "decode, flip test": Limit(96, before_3_7=144),
+    "decode, flip test": Limit(120, before_3_7=144),
     "decode, flip test, fit or wide search": Limit(136, before_3_7=216),
     "decode, flip test of logits or masses": Limit(152, before_3_7=160),
     "find_peaks": Limit(128),
