@@ -84,7 +84,7 @@ def _decode_images(
         heatmaps = _chosen_and_merged(heatmaps, extras)
     batch, num_keypoints = heatmaps.shape[:2]
     output_dtype = torch.float64 if heatmaps.dtype == torch.float64 else torch.float32
-    on_blurred, activation = recipe.argmax_on_blurred, recipe.activation
+    on_blurred, activation = recipe.argmax_on == "blurred", recipe.activation
     activate, largest = None, None
     if on_blurred and activation != "none":
         largest = heatmaps.amax((-2, -1)).view(-1).to(output_dtype)

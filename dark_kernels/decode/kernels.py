@@ -382,7 +382,7 @@ def _decode_fwd_kernel(
     scale = 1.0
     peak = activated(largest, softmax, ACTIVATION)
     raw_maximum = peak
-    if RECIPE.FIELDS.argmax_on_blurred:
+    if RECIPE.FIELDS.argmax_on == "blurred":
         lowest = tl.full([], float("-inf"), dtype=tl.float32)
         found = scan_blurred_map(maps, lowest, (index // width).to(tl.int32), (index % width).to(tl.int32), BLUR)
         # A map with a NaN has no peak. Its index, of which the scan says nothing then, must stay in the map.
@@ -489,7 +489,7 @@ def decode_fwd(
         batch, num_keypoints = scores.shape
         num_channels, height, width = shape[1:]
         recipe = recipe_constants(fields, covariance)
-        about = (lanes_of(device), recipe.FIELDS.argmax_on_blurred, recipe.BLUR.WINDOW, extras.flipped is not None)
+        about = (lanes_of(device), recipe.FIELDS.argmax_on == "blurred", recipe.BLUR.WINDOW, extras.flipped is not None)
         program = launch_shape(
             height * width, heatmaps.element_size(), *about, fit_window=recipe.FIT_WINDOW, total=total_of(fields)
         )
@@ -529,7 +529,7 @@ def _num_registers(recipe: Recipe, flip: str) -> int:
     is_activated = fields.activation != "none"
     if flip != "none" and (is_activated or fields.mass_radius > 0):
         return 152
-    if fields.stencil == "fit" or (fields.argmax_on_blurred and (recipe.BLUR.HALO_SIDE > 32 or is_activated)):
+    if fields.stencil == "fit" or (fields.argmax_on == "blurred" and (recipe.BLUR.HALO_SIDE > 32 or is_activated)):
         return 128
     return 96
 

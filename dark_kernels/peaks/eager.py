@@ -39,13 +39,13 @@ def find_peaks_fwd(
     is_finite = maxima < math.inf
     activate = None
     if activation != "none":
-        if recipe.argmax_on_blurred:
+        if recipe.argmax_on == "blurred":
             heatmaps = activate_maps(heatmaps, maxima, activation)
             maxima = heatmaps.amax((2, 3)).flatten()
         else:
             activate = activation_of(heatmaps, maxima, activation)
     searched, searched_maxima, scale = heatmaps, maxima, None
-    if recipe.argmax_on_blurred:
+    if recipe.argmax_on == "blurred":
         searched = blur(heatmaps.flatten(0, 1).to(dtype), recipe.taps, recipe.padding).view(heatmaps.shape)
         searched_maxima = searched.amax((2, 3)).flatten()
         if recipe.rescale:
