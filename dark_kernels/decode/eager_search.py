@@ -35,7 +35,7 @@ class Smoothing(NamedTuple):
 
     taps: tuple[float, ...]  # half of it, centre first
     padding: str
-    is_matched: bool  # divided by the root of the sum of the squared weights inside the map
+    is_matched: bool  # divided by what noise makes of it, with the weights inside the map
 
     @property
     def radius(self) -> int:
@@ -172,9 +172,14 @@ def _filter(padded: Tensor, axis: int, taps: tuple[float, ...]) -> Tensor:
 
 
 def _norms(size: int, smoothing: Smoothing, like: Tensor) -> Tensor:
-    """The root of the sum of the squared weights that lie inside a map, at each pixel of an axis: [size]."""
-    ones = like.new_ones(size)
-    return _filter(_pad(ones, 0, smoothing), 0, tuple(tap**2 for tap in smoothing.taps)).sqrt_()
+    """What a matched filter is divided by at each pixel of an axis: [size].
+
+    The root of the sum of the squared weights inside the map, but for a factor that makes of ones no more than 1: large
+    numbers do not overflow, and a bound on a map is one on what is made of it.
+    """
+    padded = _pad(like.new_ones(size), 0, smoothing)
+    norms = _filter(padded, 0, tuple(tap**2 for tap in smoothing.taps)).sqrt_()
+    return norms.mul_((_filter(padded, 0, smoothing.taps) / norms).amax())
 
 
 # --- the search ------------------------------------------------------------------------------------------
@@ -303,14 +308,14 @@ def _search_crops(
     info = torch.finfo(maps.dtype)
     is_certain = found.peaks > info.tiny / info.eps
     y, x = found.y, found.x
-    for maxima, norms, other_norms, first, side, place in (
-        (row_maxima, norms_y, norms_x, crop_y, side_y, y),
-        (column_maxima, norms_x, norms_y, crop_x, side_x, x),
+    for maxima, norms, first, side, place in (
+        (row_maxima, norms_y, crop_y, side_y, y),
+        (column_maxima, norms_x, crop_x, side_x, x),
     ):
         size = maxima.shape[0]
         bounds = _filter(_pad(maxima.clamp(0, limit), 0, smoothing), 0, taps)
-        if norms is not None and other_norms is not None:
-            bounds = bounds / norms.unsqueeze(1) * _gain(other_norms, smoothing)
+        if norms is not None:
+            bounds.div_(norms.unsqueeze(1))
         bounds.scatter_(0, first + torch.arange(side, device=maps.device).unsqueeze(1), 0.0)
         is_certain &= bounds.amax(0) < lowest
         # Its neighbours are read as well.
@@ -344,9 +349,3 @@ def _find_first(maps: Tensor) -> _Found:
 def _seen(first: Tensor, side: int, smoothing: Smoothing) -> Tensor:
     """Pixels of an axis that a crop's are smoothed from: [side + 2 radius, N]."""
     return first + torch.arange(-smoothing.radius, side + smoothing.radius, device=first.device).unsqueeze(1)
-
-
-def _gain(norms: Tensor, smoothing: Smoothing) -> Tensor:
-    """What a matched filter makes of ones at most, along one axis."""
-    ones = torch.ones_like(norms)
-    return (_filter(_pad(ones, 0, smoothing), 0, smoothing.taps) / norms).amax()
