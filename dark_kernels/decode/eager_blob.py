@@ -21,7 +21,7 @@ _ITERATIONS, _LOG_STEP, _DAMPING = 8, 0.3, 1 + 1e-3
 # noise.
 _TOLERATED, _TOLERATED_NOISE = 0.025, 2.6
 # Pixels that are fitted to at once on CPU.
-_FIT_BLOCK = 2**17
+_FIT_BLOCK = 2**16
 
 
 def fit_blob(
@@ -47,7 +47,7 @@ def fit_blob(
         peaks = slice(first, first + count)
         pixels, exist_y, exist_x = _read_patches(heatmaps, y[peaks], x[peaks], plan.window_starts[peaks], plan, blob)
         if activate is not None:
-            pixels = activate.of(peaks)(pixels.t()).t()
+            pixels = activate.of(peaks)(pixels.t()).t().contiguous()
         # Relative to the map's maximum, so that squares stay far from overflow. Far below zero nothing more is said.
         pixels = (pixels / raw_maxima[peaks].to(pixels.dtype)).clamp_(min=-1.0)
         exist = (exist_y.unsqueeze(1) * exist_x).view(pixels.shape)
@@ -77,25 +77,25 @@ def _fit(pixels: Tensor, exist_y: Tensor, exist_x: Tensor, sigma: float, blob: B
     center_x, center_y, log_s = pixels.new_zeros(3, num_peaks)
     log_s = log_s + math.log(_START * sigma)
     exists = torch.ones_like(center_x, dtype=torch.bool)
+    e, residuals, work = (torch.empty_like(pixels) for _ in range(3))  # fresh memory is handed out page by page
     for _ in range(_ITERATIONS):
         variance = (2 * log_s).exp_()
         across, down = (
             (blob.distance - center).square_().div_(-2 * variance).exp_().mul_(exist)
             for center, exist in ((center_x, exist_x), (center_y, exist_y))
         )
-        e = (down.unsqueeze(1) * across).view(pixels.shape)
-        amplitude = (e * pixels).sum(0) / (down.square().sum(0) * across.square().sum(0))
+        torch.mul(down.unsqueeze(1), across, out=e.view(*across.shape[:1], *across.shape))
+        amplitude = torch.mul(e, pixels, out=work).sum(0) / (down.square().sum(0) * across.square().sum(0))
         exists &= amplitude > 0
-        residuals = torch.addcmul(pixels, e, amplitude, value=-1)
+        torch.addcmul(pixels, e, amplitude, value=-1, out=residuals)
         # As much noise lies above the model as below it, where there is no neighbour.
-        noise = residuals.clamp(max=0).square_().sum(0).mul_(2).div_(count).sqrt_()
+        noise = torch.clamp(residuals, max=0, out=work).square_().sum(0).mul_(2).div_(count).sqrt_()
         tolerated = torch.maximum(_TOLERATED * amplitude, _TOLERATED_NOISE * noise)
-        weights = residuals.clamp_(min=0).div_(tolerated).square_().add_(1).reciprocal_()
+        weighted = residuals.clamp_(min=0).div_(tolerated).square_().add_(1).reciprocal_().mul_(e)
 
         # In terms of 1, u, v and u^2 + v^2 from the peak's pixel all equations are sums of the same numbers.
-        weights *= e
-        values = product(blob.equations.terms.t(), weights * pixels)
-        products = product(blob.equations.products.t(), weights.mul_(e))
+        values = product(blob.equations.terms.t(), torch.mul(weighted, pixels, out=work))
+        products = product(blob.equations.products.t(), weighted.mul_(e))
         amplitude = values[0] / products[0]
         exists &= amplitude > 0
         values -= amplitude * products[:4]

@@ -80,12 +80,15 @@ def smooth(maps: Tensor, smoothing: Smoothing) -> Tensor:
     return smoothed
 
 
-def _smoothed_blocks(maps: Tensor, smoothing: Smoothing) -> Iterator[Tensor]:
-    """Smooth whole [N, H, W] maps. On CPU in blocks that stay in the cache, of which each lies where the last one did:
-    each is passed over twenty times, and fresh memory is handed out page by page."""
-    num_maps, height, width = maps.shape
+def _smoothed_blocks(maps: Tensor, smoothing: Smoothing, chosen: Tensor | None = None) -> Iterator[Tensor]:
+    """Smooth whole [N, H, W] maps, or the chosen ones.
+
+    On CPU in blocks that stay in the cache, of which each lies where the last one did: each is passed over twenty
+    times, and fresh memory is handed out page by page.
+    """
+    height, width = maps.shape[1:]
     taps, radius = smoothing.taps, smoothing.radius
-    block = num_maps
+    block = maps.shape[0] if chosen is None else chosen.shape[0]
     if maps.device.type == "cpu":
         block = min(block, max(1, _SMOOTH_BLOCK // (height * width)))
     limit, stride = _limit(maps), width + 2 * radius
@@ -97,7 +100,8 @@ def _smoothed_blocks(maps: Tensor, smoothing: Smoothing) -> Iterator[Tensor]:
     smoothed, pair = torch.empty_like(of_columns.center), memory[: block * height * width].view(block, height, width)
     inside_rows, inside_columns = rows.narrow(2, radius, width), columns.narrow(1, radius, height)
     along_x = sums.as_strided(smoothed.shape, (height * stride, stride, 1))
-    for part in maps.split(block):
+    parts = maps.split(block) if chosen is None else (maps.index_select(0, each) for each in chosen.split(block))
+    for part in parts:
         # What the block before has left fills up the last one.
         torch.clamp(part, -limit, limit, out=inside_rows[: part.shape[0]])
         _fill_border(rows, 2, smoothing)
@@ -201,21 +205,24 @@ def search_smoothed(
 
 def _blocks(heatmaps: Tensor, activate: Activation | None, chosen: Tensor | None) -> Iterator[Tensor]:
     """Contiguous maps [n, H, W], activated. On CPU so many at once as stay in the cache."""
-    num_keypoints, height, width = heatmaps.shape[1:]
-    num_maps = heatmaps.shape[0] * num_keypoints
+    batch, num_keypoints, height, width = heatmaps.shape
+    size = batch * num_keypoints if chosen is None else chosen.shape[0]
+    if heatmaps.device.type == "cpu":
+        size = max(1, _SEARCH_BLOCK // (height * width))
+    parts: Iterator[tuple[Tensor, Tensor | slice]]
+    if chosen is not None:
+        parts = ((heatmaps[each // num_keypoints, each % num_keypoints], each) for each in chosen.split(size))
+    else:
+        images, channels = max(1, size // num_keypoints), min(size, num_keypoints)
+        parts = (
+            (part.flatten(0, 1), slice(start, start + part.shape[0] * part.shape[1]))
+            for b in range(0, batch, images)
+            for k in range(0, num_keypoints, channels)
+            for part, start in ((heatmaps[b : b + images, k : k + channels], b * num_keypoints + k),)
+        )
     dtype = torch.float64 if heatmaps.dtype == torch.float64 else torch.float32
-    if chosen is None and not heatmaps.is_contiguous():
-        chosen = torch.arange(num_maps, device=heatmaps.device)
-    count = num_maps if chosen is None else chosen.shape[0]
-    size = count if heatmaps.device.type != "cpu" else max(1, _SEARCH_BLOCK // (height * width))
-    for first in range(0, count, size):
-        block = slice(first, first + size)
-        index = block if chosen is None else chosen[block]
-        if isinstance(index, slice):
-            maps = heatmaps.view(num_maps, height, width)[index]
-        else:
-            maps = heatmaps[index // num_keypoints, index % num_keypoints].contiguous()
-        maps = maps.to(dtype)
+    for maps, index in parts:
+        maps = maps.contiguous().to(dtype)
         yield maps if activate is None else activate.of(index)(maps)
 
 
@@ -240,13 +247,13 @@ def _search_block(maps: Tensor, smoothing: Smoothing) -> SmoothedMaxima:
     found, is_certain = _search_crops(maps, raw_y, raw_x, row_maxima, smoothing)
     whole = is_certain.logical_not_().nonzero().squeeze(1)
     if whole.numel() > 0:
-        for field, of_whole in zip(found, _search_whole(maps.index_select(0, whole), smoothing), strict=True):
+        for field, of_whole in zip(found, _search_whole(maps, smoothing, whole), strict=True):
             field.index_copy_(-1, whole, of_whole)
     return SmoothedMaxima(*found, raw_maxima, raw_y, raw_x)
 
 
-def _search_whole(maps: Tensor, smoothing: Smoothing) -> _Found:
-    parts = [_find_first(smoothed) for smoothed in _smoothed_blocks(maps, smoothing)]
+def _search_whole(maps: Tensor, smoothing: Smoothing, chosen: Tensor | None = None) -> _Found:
+    parts = [_find_first(smoothed) for smoothed in _smoothed_blocks(maps, smoothing, chosen)]
     return _Found(*(torch.cat(fields, -1) for fields in zip(*parts, strict=True)))
 
 

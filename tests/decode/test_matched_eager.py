@@ -46,7 +46,8 @@ def test_every_stencil_combines_with_every_search(stencil: str, size: tuple[int,
     if stencil == "compact" and 1 in size:
         return  # of one row its Hessian is UDP's epsilon, by which all roundings are divided
     heatmaps = testing.heatmaps_of_kinds(BLOBS, 3, 20, *size, seed=sum(size), dtype=torch.float64)
-    for recipe in searched(dataclasses.replace(MATCHED, stencil=stencil)):
+    row = dataclasses.replace(MATCHED, stencil=stencil)  # type: ignore[arg-type]
+    for recipe in searched(row):
         off = differs(*both(heatmaps, recipe), 1e-9)
         # Two pixels of a small map may be equal to the last bit but one, and a fit that just fails just succeed.
         assert off.sum() <= 1, f"{recipe.argmax_on}: {off.nonzero().tolist()}"
@@ -84,7 +85,7 @@ def test_covariance_is_that_of_the_fitted_blob() -> None:
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("recipe", [MATCHED, dataclasses.replace(recipes.FIT, argmax_on="blurred"), recipes.MEGVII])
 def test_activations(recipe: Recipe, activation: str) -> None:
-    recipe = dataclasses.replace(recipe, activation=activation, score="mass")
+    recipe = dataclasses.replace(recipe, activation=activation, score="mass")  # type: ignore[arg-type]
     logits = 20 * testing.heatmaps_of_kinds(BLOBS, 3, 10, 40, 33, seed=4, dtype=torch.float64) - 6
     logits[0, 0, 3, 4] = math.inf
     logits[0, 1] = -math.inf

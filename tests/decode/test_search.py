@@ -32,7 +32,8 @@ def reference_smoothing(maps: Tensor, smoothing: Smoothing) -> Tensor:
         responses = reference.match_blobs(maps, recipes.MATCHED.expected_sigma)
         return responses / reference.match_blobs(torch.ones_like(maps), recipes.MATCHED.expected_sigma).amax()
     kernel_size = 2 * smoothing.radius + 1
-    return reference.blur(maps, dataclasses.replace(recipes.MEGVII, kernel_size=kernel_size, padding=smoothing.padding))
+    changes = {"kernel_size": kernel_size, "padding": smoothing.padding}
+    return reference.blur(maps, dataclasses.replace(recipes.MEGVII, **changes))  # type: ignore[arg-type]
 
 
 def assert_finds_what_the_whole_map_has(heatmaps: Tensor, smoothing: Smoothing) -> None:
@@ -129,7 +130,7 @@ def test_a_wide_blob_beats_a_high_one(smoothing: Smoothing) -> None:
     maps[0, 0, 60:75, 40:55] = 0.5
     found = eager_search.search_smoothed(maps, smoothing)
     assert 60 <= found.y < 75
-    assert (found.raw_y, found.raw_x) == (10, 10)
+    assert (int(found.raw_y), int(found.raw_x)) == (10, 10)
     assert_finds_what_the_whole_map_has(maps, smoothing)
 
 
@@ -164,7 +165,7 @@ def test_chosen_maps_and_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_the_scale_where_a_clip_binds(padding: str) -> None:
     """DARK's rescaling needs the smoothed maximum there."""
-    recipe = dataclasses.replace(recipes.MMPOSE_UDP, padding=padding)
+    recipe = dataclasses.replace(recipes.MMPOSE_UDP, padding=padding)  # type: ignore[arg-type]
     heatmaps = testing.heatmaps_of_kinds(["strong_blob", "weak_blob", "strong_noise"], 2, 12, 64, 48, seed=6)
     keypoints = dark_kernels.decode(heatmaps, recipe, True, backend="eager")
     testing.assert_decodes_like_reference(keypoints, heatmaps, recipe)
