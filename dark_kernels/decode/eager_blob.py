@@ -21,7 +21,7 @@ _ITERATIONS, _LOG_STEP, _DAMPING = 8, 0.3, 1 + 1e-3
 # noise.
 _TOLERATED, _TOLERATED_NOISE = 0.025, 2.6
 # Pixels that are fitted to at once on CPU.
-_FIT_BLOCK = 2**16
+_FIT_BLOCK = 2**18
 
 
 def fit_blob(
@@ -43,7 +43,7 @@ def fit_blob(
     if heatmaps.device.type == "cpu":
         count = min(count, max(1, _FIT_BLOCK // blob.patch.rows.shape[1] ** 2))
     parts = []
-    for first in range(0, y.shape[0], max(count, 1)):
+    for first in range(0, y.shape[0], count):
         peaks = slice(first, first + count)
         pixels, exist_y, exist_x = _read_patches(heatmaps, y[peaks], x[peaks], plan.window_starts[peaks], plan, blob)
         if activate is not None:
@@ -52,8 +52,6 @@ def fit_blob(
         pixels = (pixels / raw_maxima[peaks].to(pixels.dtype)).clamp_(min=-1.0)
         exist = (exist_y.unsqueeze(1) * exist_x).view(pixels.shape)
         parts.append(_fit(torch.where(exist > 0, pixels, 0.0), exist_y, exist_x, sigma, blob))
-    if not parts:
-        return y.new_empty((5, 0), dtype=blob.distance.dtype), y.new_empty(0, dtype=torch.bool)
     derivatives, exists = zip(*parts, strict=True)
     return torch.cat(derivatives, 1), torch.cat(exists)
 

@@ -21,7 +21,8 @@ from .eager_scores import Activation
 
 # How far a matched filter reaches, in standard deviations of the blob that it expects.
 _FILTER_REACH = 2.4
-# How far from the raw maximum, in pixels on each axis, the smoothed one is looked for.
+# How far from the raw maximum, in pixels on each axis, the smoothed one is looked for: what nearly all blobs need, and
+# those smoothed more need more.
 _MARGIN = 4
 # Share by which rounding may push a smoothed pixel over its bound. Generous: what it costs is time.
 _BOUND_MARGIN = 1e-5
@@ -41,6 +42,11 @@ class Smoothing(NamedTuple):
     def radius(self) -> int:
         """How far it reaches."""
         return len(self.taps) - 1
+
+    @property
+    def margin(self) -> int:
+        """How far from the raw maximum the smoothed one is looked for."""
+        return max(_MARGIN, (self.radius + 3) // 2)
 
 
 class SmoothedMaxima(NamedTuple):
@@ -238,7 +244,7 @@ def _search_block(maps: Tensor, smoothing: Smoothing) -> SmoothedMaxima:
     raw_y = index.div(width, rounding_mode="floor")
     raw_x = index - raw_y * width
 
-    crop_side = 2 * (_MARGIN + smoothing.radius) + 1
+    crop_side = 2 * (smoothing.margin + smoothing.radius) + 1
     is_small = 2 * min(crop_side, height) * min(crop_side, width) > height * width
     # Elsewhere than on CPU the host would have to wait to learn which maps a crop is not enough for.
     if is_small or maps.device.type != "cpu":
@@ -267,9 +273,9 @@ def _search_crops(
     """The first maximum of a crop around each raw maximum, and whether it is the map's: [N]. Maps lie innermost."""
     (num_maps, height, width), radius, taps = maps.shape, smoothing.radius, smoothing.taps
     sizes = height, width
-    side_y, side_x = (min(2 * _MARGIN + 1, size) for size in sizes)
+    side_y, side_x = (min(2 * smoothing.margin + 1, size) for size in sizes)
     crop_y, crop_x = (
-        (center - _MARGIN).clamp_(0, size - side)
+        (center - smoothing.margin).clamp_(0, size - side)
         for center, size, side in ((raw_y, height, side_y), (raw_x, width, side_x))
     )
     # The rows that the crop's pixels can see, whole.
