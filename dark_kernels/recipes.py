@@ -2,8 +2,8 @@
 
 A `Recipe` says how one decoder turns a heatmap into a keypoint: how it smooths, where it looks for the
 maximum, how it refines it, and what it returns where there is nothing to find. The rows at the end of this
-file reproduce published decoders to within 1e-4 heatmap pixels, but for `FIT`, which is this library's own;
-`dataclasses.replace` makes new ones.
+file reproduce published decoders to within 1e-4 heatmap pixels, but for `FIT` and `MATCHED`, which are this
+library's own; `dataclasses.replace` makes new ones.
 
     >>> import dataclasses
     >>> from dark_kernels import recipes
@@ -25,6 +25,7 @@ __all__ = [
     "ARGMAX",
     "DARKPOSE",
     "FIT",
+    "MATCHED",
     "MEGVII",
     "MMPOSE_DARK",
     "MMPOSE_LEGACY_UDP",
@@ -52,14 +53,19 @@ _OPENCV_TABLES: dict[int, tuple[float, ...]] = {
 
 _BLURS = ("opencv", "gaussian", "none")
 _PADDINGS = ("zeros", "reflect", "symmetric")
-_STENCILS = ("wide", "compact", "fit", "quarter", "quarter_legacy", "none")
-_ARGMAX_ON = ("raw", "blurred")
+_STENCILS = ("wide", "compact", "fit", "gaussian", "quarter", "quarter_legacy", "none")
+_ARGMAX_ON = ("raw", "blurred", "matched")
 _ACTIVATIONS = ("none", "sigmoid", "softmax")
 _SCORES = ("peak", "mass")
 # Of a peak's window, of the targets' sigma where that is not given: what nearly all published ones have.
 _USUAL_SIGMA = 2.0
+# Of the blobs that a matched filter expects, where neither `blob_sigma` nor `target_sigma` is given: between published
+# targets' 2 and 3.
+_USUAL_BLOB_SIGMA = 2.5
 # A patch of 31 x 31 pixels, which a kernel still holds in registers.
 _LARGEST_FIT_RADIUS = 15
+# Half of a patch of 63 x 63 pixels, which several warps still hold in theirs.
+_LARGEST_BLOB_SIGMA = 11.0
 
 
 def opencv_sigma(kernel_size: int) -> float:
@@ -120,7 +126,7 @@ class OperatorRecipe(NamedTuple):
     clip_min: float
     clip_max: float
     stencil: str
-    argmax_on_blurred: bool
+    argmax_on: str
     invalid: float
     max_offset: float
     extra_shift: float
@@ -131,6 +137,7 @@ class OperatorRecipe(NamedTuple):
     target_variance: float  # likewise
     activation: str
     mass_radius: int  # 0 where the score is the peak
+    blob_sigma: float  # 0 for recipes that expect none
 
     @property
     def taps(self) -> tuple[float, ...]:
@@ -163,12 +170,15 @@ class Recipe:
         stencil: `"wide"` is the Taylor step of the DARK paper's code (Zhang et al., CVPR 2020, eq. 7 to
             10) with derivatives over two pixels; `"compact"` the one of UDP (Huang et al., CVPR 2020)
             over one pixel; `"fit"` goes to the centre of a Gaussian fitted to the raw pixels around the peak
-            (see `fit_radius`), which no border bends; `"quarter"` and `"quarter_legacy"` move a quarter of a
-            pixel towards the larger neighbour under mmpose 1.x's and HRNet's border rule; `"none"` stays on
-            the pixel.
+            (see `fit_radius`), which no border bends; `"gaussian"` to that of a round Gaussian fitted to all
+            pixels around, which neither border nor neighbour bends (see `blob_sigma`); `"quarter"` and
+            `"quarter_legacy"` move a quarter of a pixel towards the larger neighbour under mmpose 1.x's and
+            HRNet's border rule; `"none"` stays on the pixel.
         invalid: Both coordinates of a keypoint whose peak is not positive (or is NaN).
-        argmax_on: Whether the peak, its score and a quarter step are read from the `"raw"` or from the
-            `"blurred"` (and rescaled) map.
+        argmax_on: The map whose maximum is the peak: the `"raw"` one, the `"blurred"` (and rescaled) one, from which
+            the score and a quarter step are read as well, or the `"matched"` filter's response to the raw one (see
+            `blob_sigma`); then the score is the raw map's maximum, and a quarter step reads the raw map.
+            `find_peaks` takes the raw map's peaks in place of a matched filter's, which merges two that are close.
         max_offset: Bound, in pixels and for each axis, of the refinement step; None does not bound it,
             as published decoders don't.
         extra_shift: Added to both coordinates where a quarter step's border rule lets it act.
@@ -193,6 +203,13 @@ class Recipe:
         score_radius: For `"mass"`, up to how many pixels from the peak's pixel on each axis; None takes two standard
             deviations of the targets, rounded up: of `target_sigma`, or of 2 if that is not given.
 
+        blob_sigma: Standard deviation s in pixels of the blobs that a matched filter and the stencil `"gaussian"`
+            expect, up to 11; None takes `target_sigma`, or 2.5 if that is not given. The filter is a Gaussian of that
+            width, normalised for the pixels that lie inside the map (Turin, "An introduction to matched filters", IRE
+            Transactions on Information Theory, 1960). The stencil fits a round Gaussian, of a width from 0.4 s to 2 s,
+            to all pixels up to 2.8 s away on each axis: maximum likelihood in white noise, in which pixels that exceed
+            it by far, a neighbour's, count little. Where that fails the step is that of `"wide"`.
+
     Raises:
         ValueError: A field is out of its range; the message says what came and what was expected.
     """
@@ -205,9 +222,9 @@ class Recipe:
     rescale: bool = True
     clip_min: float = 1e-10
     clip_max: float = math.inf
-    stencil: Literal["wide", "compact", "fit", "quarter", "quarter_legacy", "none"] = "wide"
+    stencil: Literal["wide", "compact", "fit", "gaussian", "quarter", "quarter_legacy", "none"] = "wide"
     invalid: float = -1.0
-    argmax_on: Literal["raw", "blurred"] = "raw"
+    argmax_on: Literal["raw", "blurred", "matched"] = "raw"
     max_offset: float | None = None
     extra_shift: float = 0.0
     score_scale: float = 1.0
@@ -217,6 +234,7 @@ class Recipe:
     activation: Literal["none", "sigmoid", "softmax"] = "none"
     score: Literal["peak", "mass"] = "peak"
     score_radius: int | None = None
+    blob_sigma: float | None = None
 
     def __post_init__(self) -> None:
         def require(condition: bool, field: str, expected: str) -> None:
@@ -255,7 +273,12 @@ class Recipe:
         around = self.score_radius
         is_int = isinstance(around, Integral) and not isinstance(around, bool)
         require(around is None or (is_int and around >= 1), "score_radius", "a positive int or None")
-        require(self.stencil != "fit" or self.argmax_on == "raw", "argmax_on", "'raw' with stencil='fit'")
+        sigma = self.blob_sigma
+        is_length = sigma is None or (_is_number(sigma) and 0 < sigma <= _LARGEST_BLOB_SIGMA)
+        require(is_length, "blob_sigma", f"a positive number up to {_LARGEST_BLOB_SIGMA:g}, or None")
+        if self._expects_blobs and sigma is None:
+            is_length = (self.target_sigma or 0.0) <= _LARGEST_BLOB_SIGMA
+            require(is_length, "target_sigma", f"up to {_LARGEST_BLOB_SIGMA:g}, or a blob_sigma of its own")
         # The operator takes numbers and flags, not recipes. They are worked out here, once, so that a call
         # pays nothing for them and torch.compile has nothing of it to trace.
         object.__setattr__(self, "_operator_arguments", self._resolve())
@@ -307,9 +330,14 @@ class Recipe:
         return math.ceil(2 * (self.target_sigma or _USUAL_SIGMA)) if self.score_radius is None else self.score_radius
 
     @property
+    def expected_sigma(self) -> float:
+        """Standard deviation in pixels of the blobs that a matched filter and the stencil `"gaussian"` expect."""
+        return float(self.blob_sigma or self.target_sigma or _USUAL_BLOB_SIGMA)
+
+    @property
     def has_hessian(self) -> bool:
         """True if the stencil computes second derivatives, which a covariance needs."""
-        return self.stencil in ("wide", "compact", "fit")
+        return self.stencil in ("wide", "compact", "fit", "gaussian")
 
     def summary(self) -> dict[str, str]:
         """The recipe as a row of text: what it does at each step, blank where it doesn't take that step.
@@ -317,20 +345,24 @@ class Recipe:
         What the maps are and what the score is come last, and only where that is not what published decoders have.
         """
         smooths = self.blur_kernel_size > 1
+        stencil = {"fit": f"fit r={self.fit_radius}", "gaussian": f"gaussian s={self.expected_sigma:g}"}
         sigma = "" if self.sigma is None else f" sigma={self.sigma:g}"
-        argmax_on = self.argmax_on if smooths else "raw"
         return {
             "recipe": self.name,
             "blur": f"{self.blur} k={self.kernel_size}{sigma}" if smooths else "",
             "padding": self.padding if smooths else "",
             "rescale": ("yes" if self.rescale else "no") if smooths else "",
             "clip": f"{self.clip_min:g} to {self.clip_max:g}" if self.has_hessian else "",
-            "stencil": f"fit r={self.fit_radius}" if self.stencil == "fit" else self.stencil,
+            "stencil": stencil.get(self.stencil, self.stencil),
             "invalid": f"{self.invalid:g}",
-            "argmax on": argmax_on,
+            "argmax on": "raw" if self.argmax_on == "blurred" and not smooths else self.argmax_on,
             **({} if self.activation == "none" else {"activation": self.activation}),
             **({} if self.score == "peak" else {"score": f"mass r={self.mass_radius}"}),
         }
+
+    @property
+    def _expects_blobs(self) -> bool:
+        return self.argmax_on == "matched" or self.stencil == "gaussian"
 
     @property
     def _uses_table(self) -> bool:
@@ -340,7 +372,7 @@ class Recipe:
         kernel_size = int(self.blur_kernel_size)
         # Without a blur the blurred map is the raw map, so one of the two names is enough below.
         smooths = kernel_size > 1
-        fits = self.stencil == "fit"
+        fits = self.stencil in ("fit", "gaussian")
         return OperatorRecipe(
             kernel_size=kernel_size,
             sigma=0.0 if self._uses_table else float(self.blur_sigma),
@@ -349,17 +381,18 @@ class Recipe:
             clip_min=float(self.clip_min),
             clip_max=float(self.clip_max),
             stencil=self.stencil,
-            argmax_on_blurred=bool(self.argmax_on == "blurred" and smooths),
+            argmax_on="raw" if self.argmax_on == "blurred" and not smooths else self.argmax_on,
             invalid=float(self.invalid),
             max_offset=math.inf if self.max_offset is None else float(self.max_offset),
             extra_shift=float(self.extra_shift),
             score_scale=float(self.score_scale),
             score_offset=float(self.score_offset),
             known_variance=self.known_variance,
-            fit_radius=int(self.fit_radius) if fits else 0,
+            fit_radius=int(self.fit_radius) if self.stencil == "fit" else 0,
             target_variance=self.target_variance if fits else 0.0,
             activation=self.activation,
             mass_radius=int(self.mass_radius),
+            blob_sigma=self.expected_sigma if self._expects_blobs else 0.0,
         )
 
 
@@ -416,6 +449,11 @@ FIT = Recipe(name="fit", stencil="fit")
 accurate at the border of a map, and beside another person from two standard deviations of a blob on. mmpose's DARK
 where nothing can be fitted."""
 
+MATCHED = Recipe(name="matched", stencil="gaussian", argmax_on="matched")
+"""This library's most accurate: the maximum of a matched filter, which noise does not mislead, and from there the
+maximum-likelihood fit of a round Gaussian, at the Cramér-Rao bound inside a map, at its border and beside another
+person. mmpose's DARK where nothing can be fitted."""
+
 ALL: tuple[Recipe, ...] = (
     DARKPOSE,
     MMPOSE_DARK,
@@ -428,6 +466,7 @@ ALL: tuple[Recipe, ...] = (
     MEGVII,
     ARGMAX,
     FIT,
+    MATCHED,
 )
 
 

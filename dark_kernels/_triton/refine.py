@@ -78,7 +78,7 @@ def _taylor_step(maps, peak, IS_WIDE: tl.constexpr, RECIPE: tl.constexpr):
     points, center = blur_stencil(maps, peak.y, peak.x, peak.level, lane, IS_WIDE, BLUR)
     used = lane < (POINTS_OF_WIDE if IS_WIDE else POINTS_OF_COMPACT)
 
-    if RECIPE.FIELDS.rescale and not RECIPE.FIELDS.argmax_on_blurred:
+    if RECIPE.FIELDS.rescale and RECIPE.FIELDS.argmax_on != "blurred":
         lowest = tl.min(tl.where(used, points, float("inf")), axis=0)
         binds = refinable & clip_may_bind(lowest, peak.raw_maximum, RECIPE.FIELDS.clip_min, RECIPE.FIELDS.clip_max)
         needs_scale = binds & (scale == 1.0)
@@ -136,7 +136,7 @@ def _quarter_step(maps, peak, RECIPE: tl.constexpr):
     READING: tl.constexpr = BLUR.READING
     y = peak.y
     x = peak.x
-    if RECIPE.FIELDS.argmax_on_blurred:
+    if RECIPE.FIELDS.argmax_on == "blurred":
         side = tl.arange(0, 4)  # right, left, below, above
         sign = 1 - 2 * (side % 2)
         beside_y = y + tl.where(side < 2, 0, sign)

@@ -20,9 +20,11 @@ from torch import Tensor
 from .._common.lines import argmax_of_lines
 from .._common.products import product
 from ..recipes import OperatorRecipe
-from .eager_plan import Plan, StencilPlan, make_plan, reflected
-from .eager_scores import Activation, activate_maps, activation_of, mass_around
-from .eager_steps import covariances_of, fit_gaussian, newton_step, quarter_step
+from .eager_blob import fit_blob
+from .eager_plan import Plan, StencilPlan, make_plan
+from .eager_scores import Activation, activation_of, mass_around
+from .eager_search import blur_of, matched_filter_of, search_smoothed
+from .eager_steps import covariances_of, differences_of, fit_gaussian, newton_step, quarter_step
 from .options import NO_EXTRAS, Extras
 
 # How far rounding can push a value across a clip: float32 blurs are good to a few 1e-7. Generous, since a
@@ -31,8 +33,7 @@ _CLIP_MARGIN = 1e-5
 
 # Up to so many pixels on CPU, one search of all of them costs less than the operations that spare it.
 _FEW_PIXELS = 2**17
-# Pixels of the maps that are smoothed at once on CPU, and of those that are flipped back.
-_BLUR_BLOCK = 2**17
+# Pixels of the maps that are flipped back at once on CPU.
 _FLIP_BLOCK = 2**18
 # Pixels of the means with mirrored maps that are stored at once on CPU.
 _MERGED_PIXELS = 2**22
@@ -84,36 +85,13 @@ def _decode_images(
         heatmaps = _chosen_and_merged(heatmaps, extras)
     batch, num_keypoints = heatmaps.shape[:2]
     output_dtype = torch.float64 if heatmaps.dtype == torch.float64 else torch.float32
-    on_blurred, activation = recipe.argmax_on_blurred, recipe.activation
-    activate, largest = None, None
-    if on_blurred and activation != "none":
-        largest = heatmaps.amax((-2, -1)).view(-1).to(output_dtype)
-        heatmaps = activate_maps(heatmaps, largest, activation)
-    searched = heatmaps
-    if on_blurred:
-        searched = blur(heatmaps.flatten(0, 1).to(output_dtype), recipe.taps, recipe.padding).view(heatmaps.shape)
     plan = make_plan(heatmaps, recipe)
-    if searched.stride() == heatmaps.stride() and searched.dtype == heatmaps.dtype:
-        search_plan = plan
-    else:
-        search_plan = make_plan(searched, recipe)
-    peaks, y, x = _first_maximum(searched, search_plan)
-    peaks = peaks.to(output_dtype)
-    if not on_blurred and activation != "none":
-        largest = peaks
-        activate = activation_of(heatmaps, largest, activation)
-        peaks = activate(peaks)
-    scale, raw_maxima = None, peaks
-    if on_blurred:
-        raw_maxima = heatmaps.amax((-2, -1)).view(-1).to(output_dtype)
-        if recipe.rescale:
-            scale = torch.where(peaks > 0, raw_maxima / peaks, 1.0)
-            peaks = peaks * scale
+    found, largest, activate = _find(heatmaps, recipe, plan, output_dtype)
+    peaks, y, x, raw_maxima = found.peaks, found.y, found.x, found.raw_maxima
 
     coords = torch.stack([x, y])  # [2, N] up to the end: long rows are what vectors like
-    found = Found(peaks, y, x, raw_maxima, scale)
-    offset, covariances = refine(heatmaps, searched, found, recipe, covariance, plan.stencil, activate)
-    if largest is not None:  # an infinite logit is a finite peak, and stays on its pixel
+    offset, covariances = refine(heatmaps, found, recipe, covariance, plan.stencil, activate)
+    if activate is not None or recipe.argmax_on == "blurred":  # where an infinite pixel is a finite peak, and stays
         stays = largest == math.inf
         offset = None if offset is None else offset.masked_fill(stays, 0.0)
         covariances = None if covariances is None else covariances.masked_fill(stays[:, None, None], math.nan)
@@ -126,7 +104,7 @@ def _decode_images(
     coords = coords.to(output_dtype)
     if extras.image_transform is not None:
         coords, covariances = _transform(coords, covariances, extras.image_transform.to(output_dtype))
-    valid = peaks > 0 if largest is None else largest > -math.inf  # a NaN is not
+    valid = peaks > 0 if activate is None else largest > -math.inf  # a NaN is not
     coords.masked_fill_(valid.logical_not_(), recipe.invalid)
     if recipe.mass_radius > 0:
         peaks = mass_around(heatmaps, raw_maxima, y, x, recipe.mass_radius, plan, activate)
@@ -147,12 +125,44 @@ class Found(NamedTuple):
     x: Tensor  # [N]
     raw_maxima: Tensor  # [N]: the largest value of each one's map, activated like the peaks
     scale: Tensor | None = None  # [N]: what the smoothed maps are multiplied with, if that is known already
+    differences: Tensor | None = None  # [2, N]: of neighbours, see `quarter_step`; None: those of the maps as they are
     map_index: Tensor | None = None  # [N]: which of the B K maps each is in; None: one in each map, in their order
+
+
+def _find(
+    heatmaps: Tensor, recipe: OperatorRecipe, plan: Plan, dtype: torch.dtype
+) -> tuple[Found, Tensor, Activation | None]:
+    """The peak of each map, its largest pixel before any activation [N], and the activation."""
+    activate = None
+    if recipe.argmax_on == "raw":
+        largest, y, x = _first_maximum(heatmaps, plan)
+        largest = peaks = largest.to(dtype)
+        if recipe.activation != "none":
+            activate = activation_of(heatmaps, largest, recipe.activation)
+            peaks = activate(peaks)
+        return Found(peaks, y, x, peaks), largest, activate
+    if recipe.activation != "none":
+        largest = heatmaps.amax((-2, -1)).view(-1).to(dtype)
+        activate = activation_of(heatmaps, largest, recipe.activation)
+    if recipe.argmax_on == "matched":
+        smoothed = search_smoothed(heatmaps, matched_filter_of(recipe), activate)
+        raw_maxima = smoothed.raw_maxima
+        # Beside an infinite pixel no other has a place.
+        is_finite = raw_maxima < math.inf
+        y, x = torch.where(is_finite, smoothed.y, smoothed.raw_y), torch.where(is_finite, smoothed.x, smoothed.raw_x)
+        found = Found(raw_maxima, y, x, raw_maxima)
+    else:
+        smoothed = search_smoothed(heatmaps, blur_of(recipe), activate)
+        peaks, raw_maxima, scale = smoothed.peaks, smoothed.raw_maxima, None
+        if recipe.rescale:
+            scale = torch.where(peaks > 0, raw_maxima / peaks, 1.0)
+            peaks = peaks * scale
+        found = Found(peaks, smoothed.y, smoothed.x, raw_maxima, scale, smoothed.differences)
+    return found, raw_maxima if activate is None else largest, activate
 
 
 def refine(
     heatmaps: Tensor,  # [B, K, H, W]
-    searched: Tensor,  # [B, K, H, W]: in which the peaks were found, the same or smoothed ones
     found: Found,
     recipe: OperatorRecipe,
     covariance: bool,
@@ -163,7 +173,6 @@ def refine(
 
     Args:
         heatmaps: The maps.
-        searched: Those in which the peaks were found: the same, or smoothed ones.
         found: The peaks.
         recipe: How to refine them.
         covariance: Whether covariances are wanted.
@@ -189,11 +198,16 @@ def refine(
             values = values * scale[:, None]
         logs = values.clamp_(recipe.clip_min, recipe.clip_max).log_()
         derivatives = product(plan.derivative_weights, logs.t())
-        is_peak = None
+        fitted, is_peak = None, None
         if plan.fit is not None:
             fitted, is_peak = fit_gaussian(
-                heatmaps, found.peaks, found.y, found.x, recipe.fit_radius, plan, plan.fit, activate_peaks
+                heatmaps, found.y, found.x, recipe.fit_radius, plan, plan.fit, activate_peaks
             )
+        elif plan.blob is not None:
+            fitted, is_peak = fit_blob(
+                heatmaps, found.raw_maxima, found.y, found.x, recipe.blob_sigma, plan, plan.blob, activate_peaks
+            )
+        if fitted is not None and is_peak is not None:
             derivatives = torch.where(is_peak, fitted, derivatives)
         if covariance:
             known_variances = derivatives.new_full((1,), recipe.known_variance)
@@ -205,10 +219,11 @@ def refine(
         # border or from an infinite one (see _blur_at_stencil). The peak then stays where it is.
         offset = newton_step(derivatives, plan).nan_to_num_(0.0, 0.0, 0.0)
     else:
-        offset = quarter_step(
-            searched, found.raw_maxima, found.y, found.x, recipe.extra_shift, recipe.stencil == "quarter_legacy",
-            found.map_index,
-        )  # fmt: skip
+        differences = found.differences
+        if differences is None:
+            differences = differences_of(heatmaps, found.y, found.x, found.map_index)
+        is_legacy, size = recipe.stencil == "quarter_legacy", (heatmaps.shape[2], heatmaps.shape[3])
+        offset = quarter_step(differences, found.raw_maxima, found.y, found.x, recipe.extra_shift, is_legacy, size)
     if recipe.max_offset != math.inf:
         offset = offset.clamp_(-recipe.max_offset, recipe.max_offset)
     return offset, covariances
@@ -350,40 +365,6 @@ def _blur_at_stencil(
     return blurred if level is None else blurred.add_(level.view(-1, 1))
 
 
-def blur(maps: Tensor, taps: tuple[float, ...], padding: str) -> Tensor:
-    """Smooth whole [N, H, W] maps. On CPU in blocks that stay in the cache: each is passed over thirty times."""
-    block = max(1, _BLUR_BLOCK // math.prod(maps.shape[1:]))
-    if maps.device.type != "cpu" or maps.shape[0] <= block:
-        return _blur_block(maps, taps, padding)
-    blurred = maps.new_empty(maps.shape)
-    for part, blurred_part in zip(maps.split(block), blurred.split(block), strict=True):
-        blurred_part.copy_(_blur_block(part, taps, padding))
-    return blurred
-
-
-def _blur_block(maps: Tensor, taps: tuple[float, ...], padding: str) -> Tensor:
-    """Smooth whole [N, H, W] maps.
-
-    The two pixels at one distance are added first, in the same order everywhere: equal or mirrored
-    surroundings give equal numbers, so that of equal maxima the first is found.
-    """
-    limit = torch.finfo(maps.dtype).max / 4  # an infinity would make NaN of zeros, and two of the largest make another
-    maps = maps.clamp(-limit, limit)
-    radius = len(taps) - 1
-    for axis in (2, 1):
-        size = maps.shape[axis]
-        seen = torch.arange(-radius, size + radius, device=maps.device)
-        padded = maps.index_select(axis, reflected(seen, size, padding))
-        if padding == "zeros":
-            outside = (seen < 0) | (seen >= size)
-            padded = padded.masked_fill_(outside.view((-1, 1) if axis == 1 else (-1,)), 0.0)
-        maps = padded.narrow(axis, radius, size) * taps[0]
-        for distance in range(1, radius + 1):
-            pair = padded.narrow(axis, radius - distance, size) + padded.narrow(axis, radius + distance, size)
-            maps.add_(pair, alpha=taps[distance])
-    return maps
-
-
 def _scale_where_a_clip_binds(
     values: Tensor,  # [N, points]
     heatmaps: Tensor,  # [B, K, H, W]
@@ -402,7 +383,6 @@ def _scale_where_a_clip_binds(
     raw_maxima, map_index = found.raw_maxima, found.map_index
     clip_min, clip_max = recipe.clip_min, recipe.clip_max
     lowest, highest = clip_min * (1 + _CLIP_MARGIN), clip_max * (1 - _CLIP_MARGIN)
-    maps_of_chosen: Tensor | None
     # The common case in few operations. Elsewhere than on CPU the host would have to wait for the device.
     if on_cpu and (
         values.numel() == 0  # which has no minimum
@@ -418,17 +398,13 @@ def _scale_where_a_clip_binds(
         if chosen.numel() == 0:
             return None
         raw_maxima = raw_maxima.index_select(0, chosen)
-        maps_of_chosen, place = chosen, None
+        searched, place = chosen, None
         if map_index is not None:  # each map once
-            maps_of_chosen, place = map_index.index_select(0, chosen).unique(return_inverse=True)
-        maps = heatmaps[maps_of_chosen // heatmaps.shape[1], maps_of_chosen % heatmaps.shape[1]]
+            searched, place = map_index.index_select(0, chosen).unique(return_inverse=True)
     else:
-        maps_of_chosen, maps, place = None, heatmaps.flatten(0, 1), map_index
-    maps = maps.to(values.dtype)
-    if activate is not None:
-        maps = activate.of(maps_of_chosen)(maps)
-    blurred_maxima = blur(maps, recipe.taps, recipe.padding).amax((1, 2))
+        searched, place = None, map_index
+    blurred_maxima = search_smoothed(heatmaps, blur_of(recipe), activate, searched).peaks
     if place is not None:
         blurred_maxima = blurred_maxima.index_select(0, place)
     scale = torch.where(blurred_maxima > 0, raw_maxima / blurred_maxima, 1.0)
-    return values.new_ones(values.shape[0]).index_copy_(0, chosen, scale) if on_cpu else scale
+    return values.new_ones(values.shape[0]).index_copy_(0, chosen, scale.to(values.dtype)) if on_cpu else scale

@@ -48,7 +48,8 @@ _COMPACT: dict[tuple[int, int], tuple[float, ...]] = {
     (1, 1): (0, 0, 0, 0, 1 / 2),
     (-1, -1): (0, 0, 0, 0, 1 / 2),
 }
-_STENCILS = {"wide": _WIDE, "compact": _COMPACT, "fit": _WIDE}  # the last where nothing can be fitted
+# The last two where nothing can be fitted.
+_STENCILS = {"wide": _WIDE, "compact": _COMPACT, "fit": _WIDE, "gaussian": _WIDE}
 
 # Of the derivatives 0 to 4 (dx, dy, dxx, dyy, dxy), the factors of six products: the differences of the first
 # three and the last three are dxy dy - dyy dx, dxy dx - dxx dy and dxx dyy - dxy dxy, which by Cramer's rule are
@@ -58,7 +59,10 @@ _CRAMER = ((4, 4, 2, 3, 2, 4), (1, 0, 3, 0, 1, 4))
 # Standard deviation in pixels of the window in which a fit starts: this share of its radius, but no less than a pixel.
 _FIT_START = 0.22
 
-# The exponents of x and y in its terms.
+# Up to how far a blob is fitted to pixels on each axis, in units of its expected standard deviation.
+_BLOB_REACH = 2.8
+
+# The exponents of x and y in a fit's terms.
 _FIT_TERMS = ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
 
 
@@ -70,16 +74,30 @@ class Equations(NamedTuple):
     places: Tensor  # [T (T + 1)]: of the equations' numbers, right side last, among the sums of products and of terms
 
 
-class FitPlan(NamedTuple):
-    """Pixels that a Gaussian is fitted to around a peak, and the equations."""
+class Patch(NamedTuple):
+    """Pixels around a peak."""
 
     rows: Tensor  # [H, side]: those around a peak in that row, held inside the map, in elements from its first pixel
     columns: Tensor  # [W, side]
     rows_exist: Tensor  # [H, side]
     columns_exist: Tensor  # [W, side]
+
+
+class FitPlan(NamedTuple):
+    """Pixels that a Gaussian is fitted to around a peak, and the equations."""
+
+    patch: Patch
     start: Tensor  # [side * side]: what the first weights are multiplied with
     round: Equations  # of four terms: its squares have one factor
     any: Equations  # of six, see _FIT_TERMS
+
+
+class BlobPlan(NamedTuple):
+    """Pixels that a blob is fitted to around a peak, and the equations."""
+
+    patch: Patch
+    distance: Tensor  # [side, 1]
+    equations: Equations  # of the four terms of a round Gaussian
 
 
 class StencilPlan(NamedTuple):
@@ -97,6 +115,7 @@ class StencilPlan(NamedTuple):
     left_factors: Tensor  # [6]: see _CRAMER
     right_factors: Tensor  # [6]
     fit: FitPlan | None
+    blob: BlobPlan | None
 
 
 class Plan(NamedTuple):
@@ -132,7 +151,7 @@ def _make_plan(
         return torch.arange(size, device=device)
 
     map_starts = ((count(batch) * stride_b)[:, None] + count(num_keypoints) * stride_k).view(-1)
-    rows = _rows_per_group(height, width, _GROUP_SIZE_OF_HALVES if dtype.itemsize == 2 else _GROUP_SIZE)
+    rows = rows_per_group(height, width, dtype)
     one_line = rows == 1 or stride_h == width * stride_w
     return Plan(
         extent=1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)),
@@ -145,7 +164,10 @@ def _make_plan(
     )
 
 
-def _rows_per_group(height: int, width: int, group_size: int) -> int:
+@functools.lru_cache(maxsize=32)
+def rows_per_group(height: int, width: int, dtype: torch.dtype) -> int:
+    """How many rows of a map of that shape have their maximum taken at once."""
+    group_size = _GROUP_SIZE_OF_HALVES if dtype.itemsize == 2 else _GROUP_SIZE
     divisors = [rows for rows in range(1, height + 1) if height % rows == 0]
     long_enough = [rows for rows in divisors if rows * width >= group_size] or [height]
     return next((rows for rows in long_enough if rows * width % _GROUP_STEP == 0), long_enough[0])
@@ -188,26 +210,50 @@ def _make_stencil_plan(
         left_factors=left_factors,
         right_factors=right_factors,
         fit=_make_fit_plan(shape, strides, recipe.fit_radius, step_dtype, device) if stencil == "fit" else None,
+        blob=_make_blob_plan(shape, strides, recipe.blob_sigma, step_dtype, device) if stencil == "gaussian" else None,
     )
 
 
 def _make_fit_plan(
     shape: torch.Size, strides: tuple[int, ...], radius: int, dtype: torch.dtype, device: torch.device
 ) -> FitPlan:
-    distance = torch.arange(-radius, radius + 1, device=device)
-    rows, columns = (torch.arange(size, device=device)[:, None] + distance for size in shape[2:])
-    powers = (distance[:, None] ** torch.arange(3, device=device)).to(dtype)
-    terms = [(powers[:, y, None] * powers[:, x]).view(-1) for x, y in _FIT_TERMS]
+    terms = _make_terms(radius, dtype, device)
     squares = terms[3] + terms[5]
     return FitPlan(
-        rows=rows.clamp(0, shape[2] - 1) * strides[2],
-        columns=columns.clamp(0, shape[3] - 1) * strides[3],
-        rows_exist=(rows >= 0) & (rows < shape[2]),
-        columns_exist=(columns >= 0) & (columns < shape[3]),
+        patch=_make_patch(shape, strides, radius, device),
         start=torch.exp(squares / (-2 * max(_FIT_START * radius, 1.0) ** 2)),
         round=_make_equations([*terms[:3], squares]),
         any=_make_equations(terms),
     )
+
+
+def _make_blob_plan(
+    shape: torch.Size, strides: tuple[int, ...], sigma: float, dtype: torch.dtype, device: torch.device
+) -> BlobPlan:
+    radius = math.ceil(_BLOB_REACH * sigma)
+    terms = _make_terms(radius, dtype, device)
+    return BlobPlan(
+        patch=_make_patch(shape, strides, radius, device),
+        distance=torch.arange(-radius, radius + 1, dtype=dtype, device=device).unsqueeze(1),
+        equations=_make_equations([*terms[:3], terms[3] + terms[5]]),
+    )
+
+
+def _make_patch(shape: torch.Size, strides: tuple[int, ...], radius: int, device: torch.device) -> Patch:
+    distance = torch.arange(-radius, radius + 1, device=device)
+    rows, columns = (torch.arange(size, device=device)[:, None] + distance for size in shape[2:])
+    return Patch(
+        rows=rows.clamp(0, shape[2] - 1) * strides[2],
+        columns=columns.clamp(0, shape[3] - 1) * strides[3],
+        rows_exist=(rows >= 0) & (rows < shape[2]),
+        columns_exist=(columns >= 0) & (columns < shape[3]),
+    )
+
+
+def _make_terms(radius: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+    distance = torch.arange(-radius, radius + 1, device=device)
+    powers = (distance[:, None] ** torch.arange(3, device=device)).to(dtype)
+    return [(powers[:, y, None] * powers[:, x]).view(-1) for x, y in _FIT_TERMS]
 
 
 def _make_equations(terms: list[Tensor]) -> Equations:

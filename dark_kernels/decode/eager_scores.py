@@ -35,11 +35,11 @@ class Activation(NamedTuple):
         shifts, factors = (each.to(logits.dtype).view(shape) for each in (self.shifts, self.factors))
         return _relative_weights(logits, shifts).mul_(factors)
 
-    def of(self, map_index: Tensor | None) -> Activation:
+    def of(self, map_index: Tensor | slice | None) -> Activation:
         """Select some of the maps; None for all."""
         if map_index is None:
             return self
-        return Activation(self.kind, *(each.index_select(0, map_index) for each in (self.shifts, self.factors)))
+        return Activation(self.kind, *(each[map_index] for each in (self.shifts, self.factors)))
 
 
 def _relative_weights(logits: Tensor, shifts: Tensor) -> Tensor:

@@ -30,8 +30,7 @@ def newton_step(derivatives: Tensor, plan: StencilPlan) -> Tensor:
 
 def fit_gaussian(
     heatmaps: Tensor,  # [B, K, H, W]
-    peaks: Tensor,  # [N]
-    y: Tensor,
+    y: Tensor,  # [N]
     x: Tensor,
     radius: int,
     plan: StencilPlan,
@@ -43,14 +42,15 @@ def fit_gaussian(
     Weighted least squares of a quadratic to the log of the positive pixels: three times of a round one, then twice of
     one of any shape. Weights are the squares of the values fitted before, less where a pixel exceeds a round fit.
     """
-    dtype, num_maps = fit.start.dtype, y.shape[0]
-    rows = fit.rows.index_select(0, y).add_(plan.window_starts.unsqueeze(1))
-    index = rows.unsqueeze(2) + fit.columns.index_select(0, x).unsqueeze(1)
+    patch, dtype, num_maps = fit.patch, fit.start.dtype, y.shape[0]
+    rows = patch.rows.index_select(0, y).add_(plan.window_starts.unsqueeze(1))
+    index = rows.unsqueeze(2) + patch.columns.index_select(0, x).unsqueeze(1)
     pixels = heatmaps.as_strided((plan.extent,), (1,), heatmaps.storage_offset())
     pixels = pixels.index_select(0, index.view(-1)).to(dtype).view(num_maps, -1)
     pixels = pixels if activate is None else activate(pixels)
-    pixels = pixels / peaks.to(dtype).unsqueeze(1)
-    inside = fit.rows_exist.index_select(0, y).unsqueeze(2) & fit.columns_exist.index_select(0, x).unsqueeze(1)
+    peaks = pixels[:, pixels.shape[1] // 2].clone()  # which of a smoothed map's maximum need not be positive
+    pixels = pixels / peaks.unsqueeze(1)
+    inside = patch.rows_exist.index_select(0, y).unsqueeze(2) & patch.columns_exist.index_select(0, x).unsqueeze(1)
     inside = inside.view(num_maps, -1)
     ignored = (inside & (pixels > 0)).logical_not_()
     logs = pixels.masked_fill(ignored, 1.0).log_()
@@ -62,7 +62,7 @@ def fit_gaussian(
         """Derivatives, logs and their maxima of a quadratic, and whether it is a peak."""
         sums = torch.cat([product(weights, to.products), product(weights * logs, to.terms)], 1)
         count = to.terms.shape[1]
-        solution, is_regular = _eliminate(sums.t().index_select(0, to.places).view(count, count + 1, -1))
+        solution, is_regular = eliminate(sums.t().index_select(0, to.places).view(count, count + 1, -1), _FIT_PIVOT)
         c0, dx, dy, half_dxx, *others = solution
         dxy, half_dyy = others or (torch.zeros_like(half_dxx), half_dxx)
         derivatives = torch.stack([dx, dy, 2 * half_dxx, 2 * half_dyy, dxy])
@@ -93,15 +93,16 @@ def fit_gaussian(
     return derivatives, all_peaks & (maxima <= _MOST)
 
 
-def _eliminate(equations: Tensor) -> tuple[Tensor, Tensor]:
+def eliminate(equations: Tensor, least_pivot: float) -> tuple[Tensor, Tensor]:
     """Solutions [M, N] of N symmetric systems of M equations [M, M + 1, N], and whether they are regular: [N].
 
-    All at once, in place, and without pivoting, which positive definite matrices do not need. What is singular ends in
-    infinities and NaN, and nobody has to wait to hear of it.
+    All at once, in place, and without pivoting, which positive definite matrices do not need. What is singular, with no
+    more than `least_pivot` of a diagonal element left as a pivot, ends in infinities and NaN, and nobody has to wait to
+    hear of it.
     """
     count = equations.shape[0]
     diagonals = equations.diagonal(dim1=0, dim2=1).t()  # [M, N]
-    lowest_pivots = diagonals * _FIT_PIVOT
+    lowest_pivots = diagonals * least_pivot
     for i in range(count):
         row = equations[i, i + 1 :]
         row /= equations[i, i]
@@ -113,25 +114,18 @@ def _eliminate(equations: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def quarter_step(
-    maps: Tensor,  # [B, K, H, W]
+    differences: Tensor,  # [2, N]: right less left and below less above neighbour
     raw_maxima: Tensor,  # [N]
     y: Tensor,
     x: Tensor,
     extra_shift: float,
     legacy: bool,
-    map_index: Tensor | None,
+    size: tuple[int, int],
 ) -> Tensor:
     """A quarter of a pixel towards the larger neighbour, and the extra shift, where the border rule acts: [2, N]."""
-    _, num_keypoints, height, width = maps.shape
-    index = torch.arange(y.shape[0], device=maps.device) if map_index is None else map_index
-    keypoint = index % num_keypoints
-    index = index.div(num_keypoints, rounding_mode="floor")
-    left, right = (x - 1).clamp_(min=0), (x + 1).clamp_(max=width - 1)
-    above, below = (y - 1).clamp_(min=0), (y + 1).clamp_(max=height - 1)
-    horizontal = maps[index, keypoint, y, right] - maps[index, keypoint, y, left]
-    vertical = maps[index, keypoint, below, x] - maps[index, keypoint, above, x]
+    height, width = size
     # Two infinite neighbours of one sign are as equal as two finite ones.
-    sign = torch.stack([horizontal, vertical]).nan_to_num_(nan=0.0).sign_()
+    sign = differences.nan_to_num(nan=0.0).sign_()
     moves_x, moves_y = (x > 1) & (x < width - 1), (y > 1) & (y < height - 1)
     if legacy:
         moves_x = moves_y = moves_x & moves_y
@@ -140,6 +134,19 @@ def quarter_step(
     moves = torch.stack([moves_x, moves_y])
     moves &= raw_maxima < math.inf
     return torch.where(moves, 0.25 * sign.to(raw_maxima.dtype) + extra_shift, 0.0)
+
+
+def differences_of(maps: Tensor, y: Tensor, x: Tensor, map_index: Tensor | None) -> Tensor:
+    """Right less left and below less above neighbour of N pixels of [B, K, H, W] maps: [2, N]."""
+    _, num_keypoints, height, width = maps.shape
+    index = torch.arange(y.shape[0], device=maps.device) if map_index is None else map_index
+    keypoint = index % num_keypoints
+    index = index.div(num_keypoints, rounding_mode="floor")
+    left, right = (x - 1).clamp_(min=0), (x + 1).clamp_(max=width - 1)
+    above, below = (y - 1).clamp_(min=0), (y + 1).clamp_(max=height - 1)
+    horizontal = maps[index, keypoint, y, right] - maps[index, keypoint, y, left]
+    vertical = maps[index, keypoint, below, x] - maps[index, keypoint, above, x]
+    return torch.stack([horizontal, vertical])
 
 
 def covariances_of(derivatives: Tensor, peaks: Tensor, known_variances: Tensor) -> Tensor:

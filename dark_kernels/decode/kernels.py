@@ -383,7 +383,7 @@ def _decode_fwd_kernel(
     scale = 1.0
     peak = activated(largest, softmax, ACTIVATION)
     raw_maximum = peak
-    if RECIPE.FIELDS.argmax_on_blurred:
+    if RECIPE.FIELDS.argmax_on == "blurred":
         lowest = tl.full([], float("-inf"), dtype=tl.float32)
         found = scan_blurred_map(maps, lowest, (index // width).to(tl.int32), (index % width).to(tl.int32), BLUR)
         # A map with a NaN has no peak. Its index, of which the scan says nothing then, must stay in the map.
@@ -490,7 +490,7 @@ def decode_fwd(
         batch, num_keypoints = scores.shape
         num_channels, height, width = shape[1:]
         recipe = recipe_constants(fields, covariance)
-        about = (lanes_of(device), recipe.FIELDS.argmax_on_blurred, recipe.BLUR.WINDOW, extras.flipped is not None)
+        about = (lanes_of(device), recipe.FIELDS.argmax_on == "blurred", recipe.BLUR.WINDOW, extras.flipped is not None)
         program = launch_shape(
             height * width, heatmaps.element_size(), *about, fit_window=recipe.FIT_WINDOW, total=total_of(fields)
         )
@@ -526,7 +526,7 @@ def _scan_of(heatmaps: Tensor, extras: Extras, program: dict[str, int], total: s
 def _work_of(recipe: Recipe, flip: str) -> str:
     """Name the work by what takes registers: two maps, a fit, a wide blur, and what is activated or summed."""
     fields = recipe.FIELDS
-    is_fit, is_wide_search = fields.stencil == "fit", fields.argmax_on_blurred and recipe.BLUR.HALO_SIDE > 32
+    is_fit, is_wide_search = fields.stencil == "fit", fields.argmax_on == "blurred" and recipe.BLUR.HALO_SIDE > 32
     is_activated = fields.activation != "none"
     if flip != "none":
         if is_activated or fields.mass_radius > 0:
@@ -534,7 +534,7 @@ def _work_of(recipe: Recipe, flip: str) -> str:
         return "decode, flip test, fit or wide search" if is_fit or is_wide_search else "decode, flip test"
     if is_fit:
         return "decode, fit"
-    if fields.argmax_on_blurred and is_activated:
+    if fields.argmax_on == "blurred" and is_activated:
         return "decode, search of logits"
     if is_wide_search:
         return "decode, wide search"

@@ -5,7 +5,8 @@ Slow on purpose and readable on purpose. Every other backend is proved against t
 Sources: F. Zhang et al., "Distribution-Aware Coordinate Representation for Human Pose Estimation",
 CVPR 2020 (smoothing: eq. 11, rescaling: eq. 12, Taylor step: eq. 4 to 10); J. Huang et al., "The Devil is in
 the Details: Delving into Unbiased Data Processing for Human Pose Estimation", CVPR 2020 (compact stencil);
-H. Guo, "A simple algorithm for fitting a Gaussian function", IEEE Signal Processing Magazine 28(5), 2011 (fit).
+H. Guo, "A simple algorithm for fitting a Gaussian function", IEEE Signal Processing Magazine 28(5), 2011 (fit);
+G. Turin, "An introduction to matched filters", IRE Transactions on Information Theory 6(3), 1960 (matched).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .._common.products import product
-from ..recipes import Recipe
+from ..recipes import Recipe, blur_taps
 
 # What UDP's published code adds to the diagonal of the Hessian: float32 machine epsilon.
 _COMPACT_EPSILON = 1.1920929e-7
@@ -34,6 +35,16 @@ FIT_TOLERATED, FIT_TOLERATED_NOISE = 0.4, 3.0
 # The log of what its maximum may be over the peak's pixel: where hardly anything is seen of a blob beyond the border, a
 # fit can put its centre anywhere. And how far from 0 it may be for a round one to guide.
 FIT_MOST, FIT_FARTHEST = 0.5, 10.0
+
+# In units of the standard deviation that is expected of a blob: how far a matched filter reaches, and how far a fitted
+# blob's pixels, where its width starts, what it is held to, how far its centre may come, and how far in one iteration.
+FILTER_REACH, BLOB_REACH = 2.4, 2.8
+BLOB_START, BLOB_NARROWEST, BLOB_WIDEST, BLOB_FARTHEST, BLOB_STEP = 0.8, 0.4, 2.0, 1.2, 0.4
+BLOB_ITERATIONS = 8
+# How much the log of its width changes in one iteration at most, and what the equations' diagonal is raised by.
+BLOB_LOG_STEP, BLOB_DAMPING = 0.3, 1e-3
+# What a pixel may exceed it by before it counts less: a share of the amplitude, or so many deviations of the noise.
+BLOB_TOLERATED, BLOB_TOLERATED_NOISE = 0.025, 2.6
 
 
 def decode_reference(
@@ -77,6 +88,10 @@ def decode_reference(
     searched = blurred if recipe.argmax_on == "blurred" and recipe.blur_kernel_size > 1 else given
     _, x, y = find_peak(searched)
     peaks = _read(blurred if searched is blurred else maps, x, y, 0, 0)
+    if recipe.argmax_on == "matched":
+        _, matched_x, matched_y = find_peak(match_blobs(maps, recipe.expected_sigma))
+        # Beside an infinite pixel no other has a place.
+        x, y = (torch.where(peaks < math.inf, one, raw) for one, raw in ((matched_x, x), (matched_y, y)))
     if recipe.rescale:
         if searched is blurred:
             peaks = peaks * rescale_factor(blurred, maps)  # which moves no maximum
@@ -310,12 +325,16 @@ def step_to_maximum(maps: Tensor, blurred: Tensor, x: Tensor, y: Tensor, recipe:
         moves = (x >= 2) & (x <= width - 3) & (y >= 2) & (y <= height - 3)
     moves = moves & offset.isfinite().all(dim=-1)
     known_variance = torch.full_like(offset[..., 0], recipe.known_variance)
-    if recipe.stencil == "fit":
-        fit = fit_gaussian(maps, x, y, recipe.fit_radius)
-        hessian = torch.where(fit.is_peak[..., None, None], fit.hessian, hessian)
-        offset = torch.where(fit.is_peak[..., None], fit.offset, offset)
-        known_variance = torch.where(fit.is_peak, recipe.target_variance, known_variance)
-        moves = moves | fit.is_peak
+    if recipe.stencil in ("fit", "gaussian"):
+        if recipe.stencil == "fit":
+            fit = fit_gaussian(maps, x, y, recipe.fit_radius)
+            fitted, fitted_offset, is_peak = fit.hessian, fit.offset, fit.is_peak
+        else:
+            fitted, fitted_offset, is_peak = fit_blob(maps, x, y, recipe.expected_sigma)
+        hessian = torch.where(is_peak[..., None, None], fitted, hessian)
+        offset = torch.where(is_peak[..., None], fitted_offset, offset)
+        known_variance = torch.where(is_peak, recipe.target_variance, known_variance)
+        moves = moves | is_peak
     return Step(hessian, offset, moves, known_variance)
 
 
@@ -397,7 +416,8 @@ def fit_gaussian(maps: Tensor, x: Tensor, y: Tensor, radius: int) -> Fit:
     row, column = y[..., None] + v, x[..., None] + u  # [..., pixels]
     index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
     # Relative to the peak: squares stay far from overflow.
-    values = maps.flatten(2).gather(-1, index.flatten(2)).view(index.shape) / _read(maps, x, y, 0, 0)[..., None]
+    center = _read(maps, x, y, 0, 0)
+    values = maps.flatten(2).gather(-1, index.flatten(2)).view(index.shape) / center[..., None]
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
     taken = inside & (values > 0)
     logs = torch.where(taken, values, 1.0).log()
@@ -414,7 +434,7 @@ def fit_gaussian(maps: Tensor, x: Tensor, y: Tensor, radius: int) -> Fit:
         guides = (fit.is_peak & (fit.maximum.abs() <= FIT_FARTHEST))[..., None]
         kept = torch.where(guides, _kept(values, inside, fit), kept)
         weights = torch.where(guides, _weights(fit, taken, kept), weights)
-    is_peak = torch.ones_like(x, dtype=torch.bool)
+    is_peak = center > 0  # it need not be the raw map's maximum
     for _ in range(FIT_SOLUTIONS):
         fit = _fit_quadratic(weights, logs, terms, radius)
         is_peak = is_peak & fit.is_peak
@@ -457,6 +477,110 @@ def _kept(values: Tensor, inside: Tensor, fit: Fit) -> Tensor:
 def _weights(fit: Fit, taken: Tensor, kept: Tensor) -> Tensor:
     """The squares of the fitted values over their maximum, times what is kept of them."""
     return torch.where(taken, (2 * (fit.logs - fit.maximum[..., None])).exp() * kept, 0.0)
+
+
+def match_blobs(maps: Tensor, sigma: float) -> Tensor:
+    """The response of a matched filter to [B, K, H, W] maps: how likely a blob of that width is at each pixel.
+
+        S(y, x) = sum_ij g_i g_j h(y + i, x + j) / sqrt(sum_ij g_i^2 g_j^2)
+
+    over the pixels inside the map, with a Gaussian g. In white noise that is the likelihood ratio of a blob at (y, x)
+    to none, at the border as well: what lies beyond counts in neither sum.
+    """
+    limit = torch.finfo(maps.dtype).max / 4  # as in `blur`
+    radius = math.ceil(FILTER_REACH * sigma)
+    weights = blur_taps(2 * radius + 1, sigma)
+    responses = maps.clamp(-limit, limit)
+    for axis in (-1, -2):
+        size = maps.shape[axis]
+        shape = [1] * maps.dim()
+        shape[axis] = size
+        seen = torch.ones(shape, dtype=maps.dtype, device=maps.device)
+        power = _blur_axis(seen, tuple(weight**2 for weight in weights), "zeros", axis)
+        responses = _blur_axis(responses, weights, "zeros", axis) / power.sqrt()
+    return responses
+
+
+def fit_blob(maps: Tensor, x: Tensor, y: Tensor, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
+    """A round Gaussian fitted to the pixels around each of (x, y), by maximum likelihood in white noise.
+
+    Over all pixels p inside the map that lie up to BLOB_REACH standard deviations away on each axis, negative ones as
+    well, Gauss and Newton's iterations minimise the squares of r = p - a e,
+
+        e = exp(-q / (2 s^2)),  q = (u - x)^2 + (v - y)^2,
+
+    in the amplitude a, the centre (x, y) and log s. What exceeds the model by far is a neighbour's, which only adds:
+    such a pixel keeps 1 / (1 + (r / c)^2) of its weight, where c is what noise may do (see BLOB_TOLERATED). The noise
+    is known from pixels below the model, which count in full. In each iteration the amplitude is first that of all
+    pixels, from which follow the weights, and then the one that fits best with these.
+
+    Returns:
+        The Hessian of the log, -I / s^2, [..., 2, 2]; the centre's offset from the pixel, [..., 2]; and whether there
+        is a blob, [...]: its amplitude has always been positive, and the equations regular.
+    """
+    height, width = maps.shape[-2:]
+    radius = math.ceil(BLOB_REACH * sigma)
+    distance = torch.arange(-radius, radius + 1, device=maps.device)
+    row, column = y[..., None, None] + distance[:, None], x[..., None, None] + distance
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+    pixels = maps.flatten(2).gather(-1, index.flatten(2)).view(index.shape)
+    # Relative to the map's maximum, so that squares stay far from overflow. Far below zero nothing more is said.
+    largest = maps.amax(dim=(-2, -1)).view(*maps.shape[:2], *[1] * (pixels.dim() - 2))
+    pixels = torch.where(inside, (pixels / largest).clamp(min=-1.0), 0.0)
+    inside = inside.to(maps.dtype)
+
+    center_x = center_y = torch.zeros_like(pixels[..., :1, :1])
+    log_s = torch.full_like(center_x, math.log(BLOB_START * sigma))
+    exists = torch.ones_like(center_x, dtype=torch.bool)
+    for _ in range(BLOB_ITERATIONS):
+        u, v = distance - center_x, distance[:, None] - center_y  # [..., 1, side] and [..., side, 1]
+        q = u * u + v * v
+        variance = (2 * log_s).exp()
+        e = (-q / (2 * variance)).exp()
+        amplitude = _amplitude(inside, e, pixels)
+        exists = exists & (amplitude > 0)
+        residuals = pixels - amplitude * e
+        # As much noise lies above the model as below it, where there is no neighbour.
+        noise = (2 * _total(inside * residuals.clamp(max=0).square()) / _total(inside)).sqrt()
+        tolerated = torch.maximum(BLOB_TOLERATED * amplitude, BLOB_TOLERATED_NOISE * noise)
+        weights = inside / (1 + (residuals.clamp(min=0) / tolerated).square())
+        amplitude = _amplitude(weights, e, pixels)
+        exists = exists & (amplitude > 0)
+        residuals = pixels - amplitude * e
+
+        # The derivatives of a e by a, x, y and log s are these times e, and the last three times a / s^2.
+        terms = torch.stack(torch.broadcast_tensors(torch.ones_like(q), u, v, q), dim=-1) * e[..., None]
+        terms = terms.flatten(-3, -2)  # [..., pixels, 4]
+        weighted = weights.flatten(-2)[..., None] * terms
+        matrix = product(weighted.mT, terms)
+        matrix = matrix + BLOB_DAMPING * torch.diag_embed(matrix.diagonal(dim1=-2, dim2=-1))
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        solution = torch.cholesky_solve(product(weighted.mT, residuals.flatten(-2)[..., None]), factor)
+        exists = exists & (failed == 0)[..., None, None]
+        step_x, step_y, step_s = (solution[..., 1:, :, None] * (variance / amplitude)[..., None]).unbind(-3)
+
+        def moved(center: Tensor, step: Tensor) -> Tensor:
+            step = step.clamp(-BLOB_STEP * sigma, BLOB_STEP * sigma)
+            return (center + step).clamp(-BLOB_FARTHEST * sigma, BLOB_FARTHEST * sigma)
+
+        center_x, center_y = moved(center_x, step_x), moved(center_y, step_y)
+        log_s = log_s + step_s.clamp(-BLOB_LOG_STEP, BLOB_LOG_STEP)
+        log_s = log_s.clamp(math.log(BLOB_NARROWEST * sigma), math.log(BLOB_WIDEST * sigma))
+    offset = torch.cat([center_x, center_y], dim=-1)[..., 0, :]
+    hessian = -(-2 * log_s).exp() * torch.eye(2, dtype=maps.dtype, device=maps.device)
+    exists = exists[..., 0, 0] & offset.isfinite().all(dim=-1) & hessian.isfinite().all(dim=(-2, -1))
+    return hessian, offset, exists
+
+
+def _total(values: Tensor) -> Tensor:
+    """The sum over the pixels of patches [..., side, side]: [..., 1, 1]."""
+    return values.sum(dim=(-2, -1), keepdim=True)
+
+
+def _amplitude(weights: Tensor, e: Tensor, pixels: Tensor) -> Tensor:
+    """The amplitude of a blob of that shape that fits the pixels best: [..., 1, 1]."""
+    return _total(weights * e * pixels) / _total(weights * e * e)
 
 
 def step_quarter(maps: Tensor, x: Tensor, y: Tensor, legacy: bool) -> tuple[Tensor, Tensor]:

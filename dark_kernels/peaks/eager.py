@@ -12,9 +12,11 @@ import math
 import torch
 from torch import Tensor
 
-from ..decode.eager import Found, blur, refine
+from ..decode.eager import Found, refine
 from ..decode.eager_plan import make_plan
 from ..decode.eager_scores import activate_maps, activation_of, mass_around
+from ..decode.eager_search import blur_of, smooth
+from ..decode.eager_steps import differences_of
 from ..recipes import OperatorRecipe
 from .options import Rule
 
@@ -39,14 +41,14 @@ def find_peaks_fwd(
     is_finite = maxima < math.inf
     activate = None
     if activation != "none":
-        if recipe.argmax_on_blurred:
+        if recipe.argmax_on == "blurred":
             heatmaps = activate_maps(heatmaps, maxima, activation)
             maxima = heatmaps.amax((2, 3)).flatten()
         else:
             activate = activation_of(heatmaps, maxima, activation)
     searched, searched_maxima, scale = heatmaps, maxima, None
-    if recipe.argmax_on_blurred:
-        searched = blur(heatmaps.flatten(0, 1).to(dtype), recipe.taps, recipe.padding).view(heatmaps.shape)
+    if recipe.argmax_on == "blurred":
+        searched = smooth(heatmaps.flatten(0, 1).to(dtype), blur_of(recipe)).view(heatmaps.shape)
         searched_maxima = searched.amax((2, 3)).flatten()
         if recipe.rescale:
             scale = torch.where(searched_maxima > 0, maxima / searched_maxima, 1.0)
@@ -77,9 +79,10 @@ def find_peaks_fwd(
             peak_x,
             maxima.index_select(0, map_index),
             None if scale is None else scale.index_select(0, map_index),
+            None if searched is heatmaps else differences_of(searched, peak_y, peak_x, map_index),
             map_index,
         )
-        offset, covariances_found = refine(heatmaps, searched, at_peaks, recipe, covariance, plan.stencil, activate)
+        offset, covariances_found = refine(heatmaps, at_peaks, recipe, covariance, plan.stencil, activate)
         assert offset is not None
         moves = refinable.index_select(0, slots)
         offset = torch.where(moves, offset, 0.0).t()

@@ -313,7 +313,7 @@ def _find_peaks_fwd_kernel(
     """
     BLUR: tl.constexpr = RECIPE.BLUR
     ACTIVATION: tl.constexpr = BLUR.READING.ACTIVATION
-    ON_BLURRED: tl.constexpr = RECIPE.FIELDS.argmax_on_blurred
+    ON_BLURRED: tl.constexpr = RECIPE.FIELDS.argmax_on == "blurred"
     SEARCHES_AT_ONCE: tl.constexpr = ACTIVATION != "softmax" and not ON_BLURRED
     BLOCK_SIZE: tl.constexpr = SCAN.BLOCK_SIZE
     NO_INDEX: tl.constexpr = 0x7FFFFFFFFFFFFFFF if SCAN.WIDE_INDEX else 0x7FFFFFFF
@@ -473,7 +473,7 @@ def find_peaks_fwd(
             return
         batch, num_keypoints, height, width = shape
         recipe = recipe_constants(fields, covariance)
-        about = lanes_of(device), recipe.BLUR.WINDOW, recipe.FIT_WINDOW, recipe.FIELDS.argmax_on_blurred
+        about = lanes_of(device), recipe.BLUR.WINDOW, recipe.FIT_WINDOW, recipe.FIELDS.argmax_on == "blurred"
         program = launch_shape(height * width, heatmaps.element_size(), *about)
         block_size, loads = program["BLOCK_SIZE"], program["LOADS"]
         scan = Scan(block_size, loads, **index_flags(heatmaps, None, block_size * loads), TOTAL=total_of(fields))

@@ -74,15 +74,6 @@ def test_runs_agree_bit_for_bit() -> None:
         testing.assert_same_keypoints(once, again)
 
 
-@pytest.mark.parametrize("padding", ["zeros", "reflect", "symmetric"])
-def test_blurring_in_blocks_changes_nothing(padding: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    maps = testing.heatmaps_of_kinds(["noisy_blob", "noise"], 1, 7, 13, 11, seed=3)[0]
-    whole = eager._blur_block(maps, (0.5, 0.2, 0.05), padding)
-    for pixels in (1, 143, 300, 10**6):  # no map at a time is less than one; 7 maps, some in a block cut short
-        monkeypatch.setattr(eager, "_BLUR_BLOCK", pixels)
-        assert torch.equal(eager.blur(maps, (0.5, 0.2, 0.05), padding), whole)
-
-
 @pytest.mark.parametrize("kind", ["noise", "ties", "plateau", "some_nan", "all_minus_infinite", "negative"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_groups_of_rows_find_the_same_maximum(kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
