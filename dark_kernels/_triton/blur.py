@@ -56,7 +56,7 @@ class Taps(NamedTuple):
 
 
 class Blur(NamedTuple):
-    """A blur and how a program goes about it, a constant."""
+    """A blur, or a matched filter, and how a program goes about it, a constant."""
 
     TAPS: Taps
     PADDING: str
@@ -66,6 +66,7 @@ class Blur(NamedTuple):
     HALO_SIDE: int  # a power of two, at least TILE_SIDE + 2 radius
     POINTS_AT_ONCE: int  # that are blurred where the whole map is searched
     READING: Reading  # of the pixels that are blurred
+    POWER: float = 0.0  # of a matched filter: the sum of its squared weights inside a map; 0 of a blur
 
 
 class Maximum(NamedTuple):
@@ -96,6 +97,12 @@ def blur_of(weights: tuple[float, ...], padding: str, reach: int, reading: Readi
         POINTS_AT_ONCE=8,
         READING=reading,
     )
+
+
+def filter_of(weights: tuple[float, ...], reading: Reading) -> Blur:
+    """Choose a program for a matched filter: a blur that is normalised for the pixels that lie inside the map."""
+    power = weights[0] ** 2 + 2 * sum(weight**2 for weight in weights[1:])
+    return blur_of(weights, "zeros", 0, reading)._replace(POWER=power**2)
 
 
 @triton.jit
@@ -136,8 +143,23 @@ def _finite(value):
 
 
 @triton.jit
+def _power(place, size, BLUR: tl.constexpr):
+    """The sum of the squared weights that lie inside a row or column of a map, around N places: [N]."""
+    distance = tl.arange(0, BLUR.LANES)[None, :]
+    weights = tap_weight(distance, BLUR.TAPS)
+    before = (place[:, None] - distance >= 0) & (distance > 0)
+    after = place[:, None] + distance < size
+    return sum_of_products(weights * weights, before.to(tl.float32) + after.to(tl.float32), axis=1)
+
+
+@triton.jit
 def blur_points(maps, y, x, BLUR: tl.constexpr):
-    """The blurred map at N points inside it: [N], float32. Reads k^2 pixels for each, which should be in cache."""
+    """The blurred map at N points inside it: [N], float32. Reads k^2 pixels for each, which should be in cache.
+
+    The response of a matched filter is that of white noise with the same variance at every pixel: see `match_blobs` of
+    decode's reference. It is taken relative to the largest, which a filter has that lies inside the map. So no response
+    exceeds the largest pixel, like no average.
+    """
     # Of the pixels at distance (dy, dx) the mean of four is weighted: four times the weight off the axes, twice
     # on them. Halves are exact, so a mean is the same in whichever order the hardware fuses its two halves.
     TAPS: tl.constexpr = BLUR.TAPS
@@ -176,7 +198,10 @@ def blur_points(maps, y, x, BLUR: tl.constexpr):
         step = tl.full([1, 1], 0, dtype=tl.int32) + distance
         weight = tap_weight(step, TAPS)
         blurred += tl.where(step == 0, weight, 2.0 * weight) * (weights * mean)
-    return tl.sum(blurred, axis=1)
+    blurred = tl.sum(blurred, axis=1)
+    if BLUR.POWER > 0:
+        blurred *= tl.sqrt(BLUR.POWER / (_power(y, maps.height, BLUR) * _power(x, maps.width, BLUR)))
+    return blurred
 
 
 @triton.jit
@@ -308,7 +333,7 @@ def first_maximum(values, index, NO_INDEX: tl.constexpr):
 
 @triton.jit
 def bound_of_tile(maps, top, left, BLUR: tl.constexpr):
-    """A bound of a tile of the blurred map: the largest of the pixels that are averaged there."""
+    """A bound of a tile of the blurred map: the largest of the pixels that are averaged there, or filtered."""
     MARGIN: tl.constexpr = 1e-5  # for the rounding of the average
     RADIUS: tl.constexpr = BLUR.TAPS.RADIUS
     PADDING: tl.constexpr = BLUR.PADDING
@@ -329,6 +354,8 @@ def bound_of_tile(maps, top, left, BLUR: tl.constexpr):
             exists = rows_exist[:, None] & columns_exist[None, :]
         seen = tl.maximum(seen, load_pixels(maps, rows, columns, exists, BLUR.READING))
     bound = tl.max(tl.max(seen, axis=1), axis=0)
+    if BLUR.POWER > 0:  # the weights of a filter add up to less at the border
+        bound = tl.maximum(bound, 0.0)
     return bound + MARGIN * tl.abs(bound)
 
 

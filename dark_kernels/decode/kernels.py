@@ -22,6 +22,7 @@ from .._triton.maps import (
     flipped_column,
     heatmaps_of,
     index_flags,
+    load_pixels,
     load_rest,
     load_whole,
     map_of,
@@ -350,8 +351,8 @@ def _decode_fwd_kernel(
     that the scan has just brought into the cache (twice for blurs of more than 11 pixels), or for a fit one of
     (2 r + 1)^2, and the other where the fit fails. The sum of a softmax, and of what a mass is a share of, is taken in
     the scan; the pixels of the mass's window are read from the cache.
-    Only where a clip could bind, and where the recipe searches the blurred map, it walks the whole map a second time
-    (see `needs_scale` in `_triton/refine.py`).
+    Only where a clip could bind, and where the recipe searches the blurred map or with a matched filter, it walks the
+    whole map a second time (see `needs_scale` in `_triton/refine.py`).
 
     Where there are parts `_scan_parts_kernel` has read the maps.
     """
@@ -382,8 +383,8 @@ def _decode_fwd_kernel(
     scale = 1.0
     peak = activated(largest, softmax, ACTIVATION)
     raw_maximum = peak
+    lowest = tl.full([], float("-inf"), dtype=tl.float32)
     if RECIPE.FIELDS.argmax_on == "blurred":
-        lowest = tl.full([], float("-inf"), dtype=tl.float32)
         found = scan_blurred_map(maps, lowest, (index // width).to(tl.int32), (index % width).to(tl.int32), BLUR)
         # A map with a NaN has no peak. Its index, of which the scan says nothing then, must stay in the map.
         has_nan = raw_maximum != raw_maximum
@@ -392,15 +393,24 @@ def _decode_fwd_kernel(
         if RECIPE.FIELDS.rescale:
             scale = tl.where(peak > 0, raw_maximum / peak, 1.0)
             peak = peak * scale
-    y = (index // width).to(tl.int32)
-    x = (index - y.to(index.dtype) * width).to(tl.int32)
 
     # A NaN is not.
     if ACTIVATION == "none":
         valid = peak > 0
     else:
         valid = largest > float("-inf")
-    pixel = Peak(y, x, raw_maximum, raw_maximum, scale, valid & (largest < float("inf")))
+    if RECIPE.FIELDS.argmax_on == "matched":
+        index = index.to(tl.int64)
+        if valid & (peak < float("inf")):  # beside an infinite pixel no other has a place
+            first_y = (index // width).to(tl.int32)
+            index = scan_blurred_map(maps, lowest, first_y, (index % width).to(tl.int32), RECIPE.FILTER).index
+    y = (index // width).to(tl.int32)
+    x = (index - y.to(index.dtype) * width).to(tl.int32)
+
+    level = raw_maximum
+    if RECIPE.FIELDS.argmax_on != "raw":
+        level = tl.maximum(load_pixels(maps, y, x, None, BLUR.READING), 0.0)
+    pixel = Peak(y, x, level, raw_maximum, scale, valid & (largest < float("inf")))
     refined = refine(maps, pixel, RECIPE)
     coord_x = refined.x
     coord_y = refined.y
@@ -423,7 +433,7 @@ def launch_shape(
     num_pixels: int,
     element_size: int,
     lanes: int = 32,
-    on_blurred: bool = False,
+    on_smoothed: bool = False,
     window: int = 16,
     has_flipped: bool = False,
     fit_window: int = 16,
@@ -437,12 +447,12 @@ def launch_shape(
     warps than that are slower again, since maps then end all at once (measured: benchmarks/profile_decode.md).
     """
     num_warps = 1 if num_pixels <= 16384 else 2
-    if on_blurred:  # a search of the whole blurred map has work for more
+    if on_smoothed:  # a search of the whole smoothed map has work for more
         num_warps = 4
     if window > 64:  # 16 rows of which fill the registers of a warp
         num_warps = max(num_warps, min(window // 32, 16))
     if fit_window > 16:  # all of which stays in registers
-        num_warps = max(num_warps, 4)
+        num_warps = max(num_warps, (fit_window // 16) ** 2)
     loads = 16 if element_size == 2 and 4096 < num_pixels <= 16384 else 8
     if total == "softmax":  # whose pixels stay in registers until the step's largest is known
         loads = 8
@@ -451,7 +461,7 @@ def launch_shape(
     return {
         "BLOCK_SIZE": lanes * num_warps * 16 // element_size,  # loads of 16 bytes a thread
         "LOADS": loads,
-        "POINTS_AT_ONCE": 64 if on_blurred else 8,
+        "POINTS_AT_ONCE": 64 if on_smoothed else 8,
         "num_warps": num_warps,
     }
 
@@ -489,12 +499,14 @@ def decode_fwd(
         batch, num_keypoints = scores.shape
         num_channels, height, width = shape[1:]
         recipe = recipe_constants(fields, covariance)
-        about = (lanes_of(device), recipe.FIELDS.argmax_on == "blurred", recipe.BLUR.WINDOW, extras.flipped is not None)
+        about = (lanes_of(device), recipe.FIELDS.argmax_on != "raw", recipe.BLUR.WINDOW, extras.flipped is not None)
         program = launch_shape(
             height * width, heatmaps.element_size(), *about, fit_window=recipe.FIT_WINDOW, total=total_of(fields)
         )
         reading = recipe.BLUR.READING._replace(SHIFTS_FLIPPED=extras.flip == "shifted")
-        blur = recipe.BLUR._replace(POINTS_AT_ONCE=program["POINTS_AT_ONCE"], READING=reading)
+        about_blur = {"POINTS_AT_ONCE": program["POINTS_AT_ONCE"], "READING": reading}
+        blur = recipe.BLUR._replace(**about_blur)
+        matched = None if recipe.FILTER is None else recipe.FILTER._replace(**about_blur)
         offsets = None if extras.offsets is None else Offsets(extras.offsets, *extras.offsets.stride())
         num_parts = parts.peaks_ptr.shape[2] if is_interleaved else 0
         launch(
@@ -508,7 +520,7 @@ def decode_fwd(
             {
                 "OFFSET_SCALE": extras.offset_scale,
                 "SCAN": _scan_of(heatmaps, extras, program, total_of(fields)),
-                "RECIPE": recipe._replace(BLUR=blur),
+                "RECIPE": recipe._replace(BLUR=blur, FILTER=matched),
                 "num_warps": program["num_warps"],
                 **register_limit(_num_registers(recipe, extras.flip)),
             },

@@ -20,6 +20,7 @@ from .._triton.maps import (
     heatmaps_of,
     index_flags,
     load_logits,
+    load_pixels,
     load_rest,
     load_whole,
     row_of,
@@ -399,6 +400,7 @@ def _find_peaks_fwd_kernel(
         score = peak
         if ON_BLURRED:
             score = peak * scale
+            peak = tl.maximum(load_pixels(maps, y, x, None, BLUR.READING), 0.0)  # of the raw map
         refinable = (score > 0) & (largest < float("inf"))
         refined = refine(maps, Peak(y, x, peak, raw_maximum, scale, refinable), RECIPE)
         scale = refined.scale
@@ -433,7 +435,7 @@ def launch_shape(
     if window > 64:  # 16 rows of which fill the registers of a warp
         num_warps = max(num_warps, min(window // 32, 16))
     if fit_window > 16:
-        num_warps = max(num_warps, 4)
+        num_warps = max(num_warps, (fit_window // 16) ** 2)
     return {
         "BLOCK_SIZE": lanes * num_warps * 16 // element_size,  # loads of 16 bytes a thread
         "LOADS": 8,
