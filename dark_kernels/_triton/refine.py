@@ -34,13 +34,13 @@ from .blur import (
     blur_points,
     blur_stencil,
     filter_of,
-    scan_blurred_map,
 )
 from .covariance import covariance_of, no_covariance
 from .fit import fit_step
 from .logs import clip_may_bind, log_ratio
 from .maps import Reading, clamped, load_logits
 from .peak import Recipe, Refined, Step
+from .search import scan_tiles
 
 # In place of a lane of the stencil's points.
 NONE = tl.constexpr(-1)
@@ -87,7 +87,7 @@ def _taylor_step(maps, peak, IS_WIDE: tl.constexpr, RECIPE: tl.constexpr):
         needs_scale = binds & (scale == 1.0)
         if needs_scale:
             known = tl.max(tl.where(used, points, float("-inf")), axis=0)
-            blurred_maximum = scan_blurred_map(maps, known, peak.y, peak.x, BLUR).value
+            blurred_maximum = scan_tiles(maps, known, peak.y, peak.x, BLUR).value
             scale = tl.where(blurred_maximum > 0, peak.raw_maximum / blurred_maximum, 1.0)
         applied = tl.where(binds, scale, 1.0)  # a peak's numbers do not depend on what others have asked for
     else:

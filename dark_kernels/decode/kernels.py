@@ -10,7 +10,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._triton.blur import first_maximum, scan_blurred_map
 from .._triton.covariance import Covariance, store_covariance
 from .._triton.launch import lanes_of, launch, launch_again, launch_key, on_device_of, register_limit
 from .._triton.maps import (
@@ -31,6 +30,7 @@ from .._triton.maps import (
 )
 from .._triton.peak import Peak, Recipe
 from .._triton.refine import recipe_constants, refine
+from .._triton.search import first_maximum, scan_blurred_map
 from .._triton.totals import mass_around, relative_to, softmax_of, sum_of_lanes, total_of, weight_of
 from ..recipes import OperatorRecipe
 from .options import NO_EXTRAS, Extras
@@ -433,7 +433,7 @@ def launch_shape(
     num_pixels: int,
     element_size: int,
     lanes: int = 32,
-    on_smoothed: bool = False,
+    in_tiles: bool = False,
     window: int = 16,
     has_flipped: bool = False,
     fit_window: int = 16,
@@ -447,7 +447,7 @@ def launch_shape(
     warps than that are slower again, since maps then end all at once (measured: benchmarks/profile_decode.md).
     """
     num_warps = 1 if num_pixels <= 16384 else 2
-    if on_smoothed:  # a search of the whole smoothed map has work for more
+    if in_tiles:  # a search of the whole smoothed map, which has work for more
         num_warps = 4
     if window > 64:  # 16 rows of which fill the registers of a warp
         num_warps = max(num_warps, min(window // 32, 16))
@@ -461,7 +461,7 @@ def launch_shape(
     return {
         "BLOCK_SIZE": lanes * num_warps * 16 // element_size,  # loads of 16 bytes a thread
         "LOADS": loads,
-        "POINTS_AT_ONCE": 64 if on_smoothed else 8,
+        "POINTS_AT_ONCE": 64 if in_tiles else 8,
         "num_warps": num_warps,
     }
 
@@ -499,12 +499,15 @@ def decode_fwd(
         batch, num_keypoints = scores.shape
         num_channels, height, width = shape[1:]
         recipe = recipe_constants(fields, covariance)
-        about = (lanes_of(device), recipe.FIELDS.argmax_on != "raw", recipe.BLUR.WINDOW, extras.flipped is not None)
+        searched = {"raw": None, "blurred": recipe.BLUR, "matched": recipe.FILTER}[fields.argmax_on]
+        in_tiles = searched is not None and not searched.WEIGHTS
+        about = (lanes_of(device), in_tiles, recipe.BLUR.WINDOW, extras.flipped is not None)
         program = launch_shape(
             height * width, heatmaps.element_size(), *about, fit_window=recipe.FIT_WINDOW, total=total_of(fields)
         )
         reading = recipe.BLUR.READING._replace(SHIFTS_FLIPPED=extras.flip == "shifted")
-        about_blur = {"POINTS_AT_ONCE": program["POINTS_AT_ONCE"], "READING": reading}
+        strip = lanes_of(device) * program["num_warps"]
+        about_blur = {"POINTS_AT_ONCE": program["POINTS_AT_ONCE"], "STRIP": strip, "READING": reading}
         blur = recipe.BLUR._replace(**about_blur)
         matched = None if recipe.FILTER is None else recipe.FILTER._replace(**about_blur)
         offsets = None if extras.offsets is None else Offsets(extras.offsets, *extras.offsets.stride())

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._triton.blur import blur_points, bound_of_tile, scan_blurred_map
+from .._triton.blur import blur_points
 from .._triton.covariance import store_covariance
 from .._triton.launch import lanes_of, launch, launch_again, launch_key, on_device_of, register_limit
 from .._triton.maps import (
@@ -27,6 +27,7 @@ from .._triton.maps import (
 )
 from .._triton.peak import Peak, Recipe
 from .._triton.refine import recipe_constants, refine
+from .._triton.search import bound_of_tile, scan_blurred_map
 from .._triton.totals import mass_around, relative_to, softmax_of, sum_of_lanes, total_of, weight_of
 from ..recipes import OperatorRecipe
 from .options import Rule
@@ -475,7 +476,8 @@ def find_peaks_fwd(
         program = launch_shape(height * width, heatmaps.element_size(), *about)
         block_size, loads = program["BLOCK_SIZE"], program["LOADS"]
         scan = Scan(block_size, loads, **index_flags(heatmaps, None, block_size * loads), TOTAL=total_of(fields))
-        blur = recipe.BLUR._replace(POINTS_AT_ONCE=program["POINTS_AT_ONCE"])
+        strip = lanes_of(device) * program["num_warps"]
+        blur = recipe.BLUR._replace(POINTS_AT_ONCE=program["POINTS_AT_ONCE"], STRIP=strip)
         launch(
             _find_peaks_fwd_kernel,
             (batch * num_keypoints, 1, 1),

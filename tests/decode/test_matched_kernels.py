@@ -273,6 +273,7 @@ def test_each_peak_has_its_own_fit(device: torch.device) -> None:
     assert actual.counts.tolist() == expected.counts.tolist() == [[2]]
     assert (actual.coords.cpu() - expected.coords.cpu()).abs().max() < 1e-4
     assert actual.covariances is not None
+    assert expected.covariances is not None
     torch.testing.assert_close(
         actual.covariances.double().cpu(), expected.covariances.cpu(), rtol=1e-3, atol=1e-3, equal_nan=True
     )
