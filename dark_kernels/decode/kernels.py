@@ -546,6 +546,8 @@ def _num_registers(recipe: Recipe, flip: str) -> int:
         return 152
     if fields.stencil == "fit" or (fields.argmax_on == "blurred" and (recipe.BLUR.HALO_SIDE > 32 or is_activated)):
         return 128
+    if fields.argmax_on == "matched":
+        return 128
     return 96
 
 
