@@ -92,12 +92,12 @@ def low_moments_of(values, u, v):
 
 
 @triton.jit
-def solve(matrix, right, PIVOT: tl.constexpr):
+def solve(matrix, right, least_pivot):
     """The solution of symmetric equations, and whether their matrix is positive definite by a margin.
 
-    `matrix`: its lower triangle, row by row. `PIVOT`: of a diagonal element more than this must be left as a pivot. It
-    is eliminated without pivoting, which positive definite matrices do not need: L D L^T, with the pivots D, `factors`
-    L and `rows` L D. Tuples are known to the compiler, and so all of it is unrolled.
+    `matrix`: its lower triangle, row by row. `least_pivot`: of a diagonal element more than this must be left as a
+    pivot. It is eliminated without pivoting, which positive definite matrices do not need: L D L^T, with the pivots D,
+    `factors` L and `rows` L D. Tuples are known to the compiler, and so all of it is unrolled.
     """
     rows = ()
     factors = ()
@@ -122,7 +122,7 @@ def solve(matrix, right, PIVOT: tl.constexpr):
         factors += (row_factors,)
         pivots += (pivot,)
         reduced_right += (reduced,)
-        is_definite = is_definite & (pivot > matrix[i][i] * PIVOT)
+        is_definite = is_definite & (pivot > matrix[i][i] * least_pivot)
 
     solution = ()
     for i in tl.static_range(len(right) - 1, -1, -1):

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from .blur import LIMIT, blur_points, gain, source_index
-from .maps import activated, clamped, load_pixels
+from .maps import activated, clamped, load_pixels, load_step, row_of
 
 
 class Maximum(NamedTuple):
@@ -30,6 +30,13 @@ class Rectangle(NamedTuple):
     bottom: Any
     left: Any
     right: Any
+
+
+class Extremes(NamedTuple):
+    """The smallest and the largest of some pixels."""
+
+    lowest: Any
+    highest: Any
 
 
 class Columns(NamedTuple):
@@ -114,36 +121,76 @@ def scan_tiles(maps, largest, first_y, first_x, BLUR: tl.constexpr):
 
 
 @triton.jit
-def _where_at_least(maps, level, READING: tl.constexpr):
-    """The smallest `Rectangle` of all pixels not below `level`, its rows in eights; and the extremes of the map."""
-    ROWS: tl.constexpr = 8
+def _load_activated(maps, index, exists, IS_WHOLE: tl.constexpr, SCAN: tl.constexpr, READING: tl.constexpr):
+    value = load_step(maps, index, exists, IS_WHOLE, SCAN).to(tl.float32)
+    return activated(value, maps.softmax, READING.ACTIVATION)
+
+
+@triton.jit
+def _extremes_of(maps, start, num_pixels, IS_WHOLE: tl.constexpr, SCAN: tl.constexpr, READING: tl.constexpr):
+    """`Extremes` of LOADS blocks of pixels from `start` on."""
+    lowest = tl.full([SCAN.BLOCK_SIZE], float("inf"), dtype=tl.float32)
+    highest = tl.full([SCAN.BLOCK_SIZE], float("-inf"), dtype=tl.float32)
+    for part in tl.static_range(SCAN.LOADS):
+        index = start + part * SCAN.BLOCK_SIZE + tl.arange(0, SCAN.BLOCK_SIZE)
+        exists = index < num_pixels
+        value = _load_activated(maps, index, exists, IS_WHOLE, SCAN, READING)
+        highest = tl.maximum(highest, value)
+        lowest = tl.minimum(lowest, value if IS_WHOLE else tl.where(exists, value, float("inf")))
+    return Extremes(tl.min(lowest, axis=0), tl.max(highest, axis=0))
+
+
+@triton.jit
+def _rectangle_of(maps, start, num_pixels, level, SCAN: tl.constexpr, READING: tl.constexpr):
+    """The smallest `Rectangle` that holds all pixels not below `level` of LOADS blocks from `start` on."""
     FAR: tl.constexpr = 0x7FFFFFFF
-    row = tl.arange(0, ROWS)
-    lane = tl.arange(0, 32)
-    lowest = tl.full([32], float("inf"), dtype=tl.float32)
-    highest = tl.full([32], float("-inf"), dtype=tl.float32)
-    top = tl.full([], FAR, dtype=tl.int32)
-    bottom = tl.full([], -1, dtype=tl.int32)
+    BLOCK_SIZE: tl.constexpr = SCAN.BLOCK_SIZE
+    top = tl.full([BLOCK_SIZE], FAR, dtype=tl.int32)
+    bottom = tl.full([BLOCK_SIZE], -1, dtype=tl.int32)
     left = top
     right = bottom
-    for first_column in range(0, maps.width, 32):
-        x = tl.minimum(first_column + lane, maps.width - 1)  # a pixel may be seen twice
-        first = tl.full([32], FAR, dtype=tl.int32)
-        last = tl.full([32], -1, dtype=tl.int32)
-        for first_row in range(0, maps.height, ROWS):
-            y = tl.minimum(first_row + row, maps.height - 1)
-            pixels = load_pixels(maps, y[:, None], x[None, :], None, READING)
-            largest = tl.max(pixels, axis=0)
-            lowest = tl.minimum(lowest, tl.min(pixels, axis=0))
-            highest = tl.maximum(highest, largest)
-            first = tl.where(largest >= level, tl.minimum(first, first_row), first)
-            last = tl.where(largest >= level, first_row, last)
-        top = tl.minimum(top, tl.min(first, axis=0))
-        bottom = tl.maximum(bottom, tl.max(last, axis=0))
-        left = tl.minimum(left, tl.min(tl.where(last >= 0, x, FAR), axis=0))
-        right = tl.maximum(right, tl.max(tl.where(last >= 0, x, -1), axis=0))
-    bottom = tl.minimum(bottom + (ROWS - 1), maps.height - 1)
-    return Rectangle(top, bottom, left, right), tl.min(lowest, axis=0), tl.max(highest, axis=0)
+    for block_start in range(start, tl.minimum(start + BLOCK_SIZE * SCAN.LOADS, num_pixels), BLOCK_SIZE):
+        index = block_start + tl.arange(0, BLOCK_SIZE)
+        exists = index < num_pixels
+        is_seen = exists & (_load_activated(maps, index, exists, False, SCAN, READING) >= level)
+        row = row_of(index, maps.width, SCAN.USES_RECIPROCAL)
+        column = (index - row * maps.width).to(tl.int32)
+        row = row.to(tl.int32)
+        top = tl.where(is_seen, tl.minimum(top, row), top)
+        bottom = tl.where(is_seen, tl.maximum(bottom, row), bottom)
+        left = tl.where(is_seen, tl.minimum(left, column), left)
+        right = tl.where(is_seen, tl.maximum(right, column), right)
+    return Rectangle(tl.min(top, axis=0), tl.max(bottom, axis=0), tl.min(left, axis=0), tl.max(right, axis=0))
+
+
+@triton.jit
+def _where_at_least(maps, level, SCAN: tl.constexpr, READING: tl.constexpr):
+    """The smallest `Rectangle` that holds all pixels not below `level`, and the `Extremes` of the map.
+
+    Blocks without such a pixel are over with one maximum.
+    """
+    FAR: tl.constexpr = 0x7FFFFFFF
+    STEP: tl.constexpr = SCAN.BLOCK_SIZE * SCAN.LOADS
+    zero = tl.full([], 0, dtype=tl.int64 if SCAN.WIDE_INDEX else tl.int32)
+    num_pixels = zero + maps.height * maps.width
+    extremes = Extremes(tl.full([], float("inf"), dtype=tl.float32), tl.full([], float("-inf"), dtype=tl.float32))
+    far = tl.full([], FAR, dtype=tl.int32)
+    near = Rectangle(far, -far, far, -far)
+    for start in range(zero, num_pixels, STEP):
+        if start + STEP <= num_pixels:
+            step = _extremes_of(maps, start, num_pixels, True, SCAN, READING)
+        else:
+            step = _extremes_of(maps, start, num_pixels, False, SCAN, READING)
+        extremes = Extremes(tl.minimum(extremes.lowest, step.lowest), tl.maximum(extremes.highest, step.highest))
+        if step.highest >= level:
+            seen = _rectangle_of(maps, start, num_pixels, level, SCAN, READING)
+            near = Rectangle(
+                tl.minimum(near.top, seen.top),
+                tl.maximum(near.bottom, seen.bottom),
+                tl.minimum(near.left, seen.left),
+                tl.maximum(near.right, seen.right),
+            )
+    return near, extremes
 
 
 @triton.jit
@@ -204,15 +251,22 @@ def _blurred_row(maps, y, x, IS_INSIDE: tl.constexpr, BLUR: tl.constexpr):
 
 
 @triton.jit
+def _repeated(value, count):
+    """A tuple of one value."""
+    values = ()
+    for _ in tl.static_range(count):
+        values += (value,)
+    return values
+
+
+@triton.jit
 def _scan_strip(maps, x, gain_x, rectangle, IS_INSIDE: tl.constexpr, BLUR: tl.constexpr):
     """`Columns` of the rectangle's rows. A thread goes down a column and holds the last 2 RADIUS + 1 blurred rows."""
     ROWS: tl.constexpr = 4  # in an iteration: of those that are held only names change
     RADIUS: tl.constexpr = BLUR.TAPS.RADIUS
     best = tl.full([BLUR.STRIP], float("-inf"), dtype=tl.float32)
     best_row = tl.zeros([BLUR.STRIP], dtype=tl.int32)
-    held = ()
-    for _ in tl.static_range(2 * RADIUS):
-        held += (tl.zeros([BLUR.STRIP], dtype=tl.float32),)
+    held = _repeated(tl.zeros([BLUR.STRIP], dtype=tl.float32), 2 * RADIUS)
     for start in range(rectangle.top - RADIUS, rectangle.bottom + RADIUS + 1, ROWS):
         for part in tl.static_range(ROWS):
             y = start + part + tl.full([], 0, dtype=tl.int32)
@@ -261,7 +315,7 @@ def _scan_strips(maps, found, rectangle, BLUR: tl.constexpr):
 
 
 @triton.jit
-def scan_blurred_map(maps, largest, first_y, first_x, BLUR: tl.constexpr):
+def scan_blurred_map(maps, largest, first_y, first_x, SCAN: tl.constexpr, BLUR: tl.constexpr):
     """As `scan_tiles`, but in strips where it can be.
 
     Only the smallest rectangle is blurred that holds all pixels which see one that reaches what the blurred map is
@@ -277,8 +331,8 @@ def scan_blurred_map(maps, largest, first_y, first_x, BLUR: tl.constexpr):
         known = tl.maximum(tl.max(blur_points(maps, place + first_y, place + first_x, BLUR), axis=0), largest)
         level = known * (1 - MARGIN)
         level = tl.where(level > 0, level, float("-inf"))  # beyond the border a blur sees zeros
-        near, lowest, highest = _where_at_least(maps, level, BLUR.READING)
-        in_strips = (lowest >= -LIMIT) & (highest <= LIMIT)
+        near, extremes = _where_at_least(maps, level, SCAN, BLUR.READING)
+        in_strips = (extremes.lowest >= -LIMIT) & (extremes.highest <= LIMIT)
         if BLUR.PADDING != "zeros":
             in_strips = in_strips & (maps.height > RADIUS) & (maps.width > RADIUS)
         if in_strips:

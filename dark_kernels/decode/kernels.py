@@ -18,15 +18,11 @@ from .._triton.maps import (
     Scan,
     activated,
     clamped,
-    flipped_column,
     heatmaps_of,
     index_flags,
     load_pixels,
-    load_rest,
-    load_whole,
+    load_step,
     map_of,
-    mean_of,
-    row_of,
 )
 from .._triton.peak import Peak, Recipe
 from .._triton.refine import recipe_constants, refine
@@ -86,31 +82,6 @@ class Scanned(NamedTuple):
 
 
 @triton.jit
-def _offset_in_flipped(maps, index, SCAN: tl.constexpr):
-    """Offsets of the mirrored map's pixels for these of the map, from the last column of its first row."""
-    row = row_of(index, maps.width, SCAN.USES_RECIPROCAL)
-    column = flipped_column(index - row * maps.width, SCAN.SHIFTS_FLIPPED)
-    return row * maps.flipped.stride_h + column * maps.flipped.stride_w
-
-
-@triton.jit
-def _load_step(maps, index, exists, IS_WHOLE: tl.constexpr, SCAN: tl.constexpr):
-    """A block of pixels, or of their means with those of the mirrored map; -inf where there is none."""
-    if IS_WHOLE:
-        value = load_whole(maps, index, SCAN)
-    else:
-        value = load_rest(maps, index, exists, SCAN)
-    if maps.flipped is not None:
-        flipped_pixel_ptr = maps.flipped.ptr + _offset_in_flipped(maps, index, SCAN)
-        if IS_WHOLE:
-            flipped = tl.load(flipped_pixel_ptr)
-        else:
-            flipped = tl.load(flipped_pixel_ptr, mask=exists, other=float("-inf"))
-        value = mean_of(value.to(tl.float32), flipped.to(tl.float32))
-    return value
-
-
-@triton.jit
 def _scan_step(lanes, maps, start, last_pixel, lane, exists, IS_WHOLE: tl.constexpr, SCAN: tl.constexpr):
     """`Lanes` after LOADS blocks of pixels from `start` on."""
     BLOCK_SIZE: tl.constexpr = SCAN.BLOCK_SIZE
@@ -122,7 +93,7 @@ def _scan_step(lanes, maps, start, last_pixel, lane, exists, IS_WHOLE: tl.conste
     for part in tl.static_range(LOADS):
         block_start = start + part * BLOCK_SIZE
         index = block_start + lane
-        value = _load_step(maps, index, exists & (index < last_pixel), IS_WHOLE, SCAN)
+        value = load_step(maps, index, exists & (index < last_pixel), IS_WHOLE, SCAN)
         # Three instructions an element. One would do to keep the step alone and to look for the place in it
         # afterwards, but at the end of a map that takes longer than these do on the way.
         best_start = tl.where(value > best, block_start, best_start)
@@ -134,7 +105,7 @@ def _scan_step(lanes, maps, start, last_pixel, lane, exists, IS_WHOLE: tl.conste
         for part in tl.static_range(LOADS):
             index = start + part * BLOCK_SIZE + lane
             # The same pixels, which the compiler has in registers still.
-            value = _load_step(maps, index, exists & (index < last_pixel), IS_WHOLE, SCAN)
+            value = load_step(maps, index, exists & (index < last_pixel), IS_WHOLE, SCAN)
             total += weight_of(value, best, TOTAL)
     return Lanes(best, best_start, total)
 
@@ -385,7 +356,8 @@ def _decode_fwd_kernel(
     raw_maximum = peak
     lowest = tl.full([], float("-inf"), dtype=tl.float32)
     if RECIPE.FIELDS.argmax_on == "blurred":
-        found = scan_blurred_map(maps, lowest, (index // width).to(tl.int32), (index % width).to(tl.int32), BLUR)
+        first_y = (index // width).to(tl.int32)
+        found = scan_blurred_map(maps, lowest, first_y, (index % width).to(tl.int32), SCAN, BLUR)
         # A map with a NaN has no peak. Its index, of which the scan says nothing then, must stay in the map.
         has_nan = raw_maximum != raw_maximum
         peak = tl.where(has_nan, raw_maximum, found.value)
@@ -403,7 +375,7 @@ def _decode_fwd_kernel(
         index = index.to(tl.int64)
         if valid & (peak < float("inf")):  # beside an infinite pixel no other has a place
             first_y = (index // width).to(tl.int32)
-            index = scan_blurred_map(maps, lowest, first_y, (index % width).to(tl.int32), RECIPE.FILTER).index
+            index = scan_blurred_map(maps, lowest, first_y, (index % width).to(tl.int32), SCAN, RECIPE.FILTER).index
     y = (index // width).to(tl.int32)
     x = (index - y.to(index.dtype) * width).to(tl.int32)
 

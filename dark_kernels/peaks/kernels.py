@@ -367,7 +367,7 @@ def _find_peaks_fwd_kernel(
                 index = _first_place_of(largest, maps, blocks, NO_INDEX, SCAN)
                 y = (index // width).to(tl.int32)
                 nothing_yet = tl.full([], float("-inf"), dtype=tl.float32)
-                blurred_maximum = scan_blurred_map(maps, nothing_yet, y, (index % width).to(tl.int32), BLUR).value
+                blurred_maximum = scan_blurred_map(maps, nothing_yet, y, (index % width).to(tl.int32), SCAN, BLUR).value
                 scale = tl.where(blurred_maximum > 0, raw_maximum / blurred_maximum, 1.0)
             best_peaks = _search_blurred_map(best_peaks, maps, scale, threshold, NO_INDEX, SQUARE, BLUR)
     elif not SEARCHES_AT_ONCE:
@@ -449,6 +449,8 @@ def _num_registers(recipe: Recipe, wide_index: bool) -> int:
     """Limit a thread to 128, and to more where that would spill: a fit, more so of logits, and places of 64 bits."""
     if recipe.FIELDS.stencil == "fit":
         return 184 if recipe.BLUR.READING.ACTIVATION == "none" else 200
+    if recipe.FIELDS.stencil == "gaussian":
+        return 168 if recipe.FIT_WINDOW < 64 else 128  # more than that sixteen warps do not have
     return 168 if wide_index else 128
 
 
