@@ -137,9 +137,11 @@ def widths_in(assembly: str, access: str, module: str, functions: tuple[str, ...
 def _lines_of(module_name: str, functions: tuple[str, ...], access: str) -> frozenset[tuple[str, int]]:
     """(file name, line) of every `tl.<access>` in those functions. File names with their last folder only."""
     module = importlib.import_module(module_name)
+    shared = importlib.import_module("dark_kernels._triton.maps")  # what reads maps for several modules
     lines = set()
     for name in functions:
-        function = getattr(module, name).fn  # of the module itself, or one that it shares with others
+        function = getattr(module, name, None) or getattr(shared, name)
+        function = function.fn
         source, first_line = inspect.getsourcelines(function)
         for node in ast.walk(ast.parse(textwrap.dedent("".join(source)))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == access:

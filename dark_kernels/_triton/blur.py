@@ -1,4 +1,4 @@
-"""Separable smoothing of a map held in device memory, at any pixels, and the maximum of a whole smoothed map.
+"""Separable smoothing of a map held in device memory, at any pixels.
 
 Pixels are added and weighted in an order that depends on their distance alone, those at one distance first with
 each other. So equal or mirrored surroundings give equal numbers to the last bit: a plateau has no slope, and of
@@ -8,7 +8,7 @@ equal maxima the first is found.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import triton
 import triton.language as tl
@@ -20,9 +20,10 @@ from .sums import sum_of_products
 NARROW_RADIUS = tl.constexpr(5)
 
 # Stands for infinities where pixels are averaged: a quarter of the largest float32, so that no average overflows.
-_LIMIT = tl.constexpr(3.4028234663852886e38 / 4)
+LIMIT = tl.constexpr(3.4028234663852886e38 / 4)
 
-# The blurred map is searched in square tiles.
+# Where a whole map is searched it is in strips of columns, of a blur up to this radius, else in square tiles.
+STRIP_RADIUS = 11
 _TILE_SIDE = 16
 
 # Points of a stencil on the blurred map, by the lane that holds them. Lane 0 holds the centre, and the compact stencil
@@ -56,7 +57,7 @@ class Taps(NamedTuple):
 
 
 class Blur(NamedTuple):
-    """A blur and how a program goes about it, a constant."""
+    """A blur, or a matched filter, and how a program goes about it, a constant."""
 
     TAPS: Taps
     PADDING: str
@@ -64,15 +65,11 @@ class Blur(NamedTuple):
     WINDOW: int  # a power of two, more than 2 (radius + reach of the stencil)
     TILE_SIDE: int
     HALO_SIDE: int  # a power of two, at least TILE_SIDE + 2 radius
-    POINTS_AT_ONCE: int  # that are blurred where the whole map is searched
+    POINTS_AT_ONCE: int  # that are blurred in a tile
+    STRIP: int  # columns of a strip
+    WEIGHTS: tuple[float, ...]  # centre first; none of a blur that is searched in tiles
     READING: Reading  # of the pixels that are blurred
-
-
-class Maximum(NamedTuple):
-    """The first of the largest values."""
-
-    value: Any
-    index: Any
+    POWER: float = 0.0  # of a matched filter: the sum of its squared weights in a row inside a map; 0 of a blur
 
 
 def taps_of(weights: tuple[float, ...]) -> Taps:
@@ -94,8 +91,16 @@ def blur_of(weights: tuple[float, ...], padding: str, reach: int, reading: Readi
         TILE_SIDE=_TILE_SIDE,
         HALO_SIDE=triton.next_power_of_2(_TILE_SIDE + 2 * taps.RADIUS),
         POINTS_AT_ONCE=8,
+        STRIP=32,
+        WEIGHTS=weights if taps.RADIUS <= STRIP_RADIUS else (),
         READING=reading,
     )
+
+
+def filter_of(weights: tuple[float, ...], reading: Reading) -> Blur:
+    """Choose a program for a matched filter: a blur that is normalised for the pixels that lie inside the map."""
+    power = weights[0] ** 2 + 2 * sum(weight**2 for weight in weights[1:])
+    return blur_of(weights, "zeros", 0, reading)._replace(POWER=power)
 
 
 @triton.jit
@@ -131,13 +136,30 @@ def tap_weight(distance, TAPS: tl.constexpr):
 @triton.jit
 def _finite(value):
     """Large numbers for infinities, of which a sum or a product could be NaN. NaN stays."""
-    value = tl.where(value < -_LIMIT, -_LIMIT, value)
-    return tl.where(value > _LIMIT, _LIMIT, value)
+    value = tl.where(value < -LIMIT, -LIMIT, value)
+    return tl.where(value > LIMIT, LIMIT, value)
+
+
+@triton.jit
+def gain(place, size, BLUR: tl.constexpr):
+    """Factor of a matched filter's response at N places of a row or column, for its weights beyond the border: [N]."""
+    distance = tl.arange(0, BLUR.LANES)[None, :]
+    weights = tap_weight(distance, BLUR.TAPS)
+    before = (place[:, None] - distance >= 0) & (distance > 0)
+    after = place[:, None] + distance < size
+    power = sum_of_products(weights * weights, before.to(tl.float32) + after.to(tl.float32), axis=1)
+    is_inside = (place >= BLUR.TAPS.RADIUS) & (place + BLUR.TAPS.RADIUS < size)
+    return tl.where(is_inside, 1.0, tl.sqrt(BLUR.POWER / power))
 
 
 @triton.jit
 def blur_points(maps, y, x, BLUR: tl.constexpr):
-    """The blurred map at N points inside it: [N], float32. Reads k^2 pixels for each, which should be in cache."""
+    """The blurred map at N points inside it: [N], float32. Reads k^2 pixels for each, which should be in cache.
+
+    The response of a matched filter is that of white noise with the same variance at every pixel: see `match_blobs` of
+    decode's reference. It is taken relative to the largest, which a filter has that lies inside the map. So no response
+    exceeds the largest pixel, like no average.
+    """
     # Of the pixels at distance (dy, dx) the mean of four is weighted: four times the weight off the axes, twice
     # on them. Halves are exact, so a mean is the same in whichever order the hardware fuses its two halves.
     TAPS: tl.constexpr = BLUR.TAPS
@@ -176,7 +198,10 @@ def blur_points(maps, y, x, BLUR: tl.constexpr):
         step = tl.full([1, 1], 0, dtype=tl.int32) + distance
         weight = tap_weight(step, TAPS)
         blurred += tl.where(step == 0, weight, 2.0 * weight) * (weights * mean)
-    return tl.sum(blurred, axis=1)
+    blurred = tl.sum(blurred, axis=1)
+    if BLUR.POWER > 0:
+        blurred *= gain(y, maps.height, BLUR) * gain(x, maps.width, BLUR)
+    return blurred
 
 
 @triton.jit
@@ -293,75 +318,3 @@ def blur_stencil(
         points = _put(points, lane, TWO_BELOW, row_2_below, at_0, level)
         points = _put(points, lane, TWO_ABOVE, row_2_above, at_0, level)
     return points, center
-
-
-@triton.jit
-def first_maximum(values, index, NO_INDEX: tl.constexpr):
-    """The largest of `values` and the lowest `index` it stands at. NaN is the largest of all."""
-    is_nan = values != values
-    has_nan = tl.max(is_nan.to(tl.int32), axis=0) > 0
-    largest = tl.max(tl.where(is_nan, float("-inf"), values), axis=0)
-    holds_it = tl.where(has_nan, is_nan, values == largest)
-    first = tl.min(tl.where(holds_it, index, NO_INDEX), axis=0)
-    return Maximum(tl.where(has_nan, float("nan"), largest), first)
-
-
-@triton.jit
-def bound_of_tile(maps, top, left, BLUR: tl.constexpr):
-    """A bound of a tile of the blurred map: the largest of the pixels that are averaged there."""
-    MARGIN: tl.constexpr = 1e-5  # for the rounding of the average
-    RADIUS: tl.constexpr = BLUR.TAPS.RADIUS
-    PADDING: tl.constexpr = BLUR.PADDING
-    SIDE: tl.constexpr = BLUR.TILE_SIDE + 2 * RADIUS
-    halo_row = tl.arange(0, 16)
-    halo_column = tl.arange(0, BLUR.HALO_SIDE)
-    # Beyond its end the halo repeats its last pixel: no harm to a maximum.
-    columns = left - RADIUS + tl.minimum(halo_column, SIDE - 1)
-    columns_exist = (columns >= 0) & (columns < maps.width)
-    columns = source_index(columns, maps.width, PADDING)[None, :]
-    seen = tl.full([16, BLUR.HALO_SIDE], -_LIMIT, dtype=tl.float32)  # as blur_points reads -inf
-    for row_step in range(0, SIDE, 16):
-        rows = top - RADIUS + tl.minimum(row_step + halo_row, SIDE - 1)
-        rows_exist = (rows >= 0) & (rows < maps.height)
-        rows = source_index(rows, maps.height, PADDING)[:, None]
-        exists = None
-        if PADDING == "zeros":
-            exists = rows_exist[:, None] & columns_exist[None, :]
-        seen = tl.maximum(seen, load_pixels(maps, rows, columns, exists, BLUR.READING))
-    bound = tl.max(tl.max(seen, axis=1), axis=0)
-    return bound + MARGIN * tl.abs(bound)
-
-
-@triton.jit
-def scan_blurred_map(maps, largest, first_y, first_x, BLUR: tl.constexpr):
-    """The first maximum of the whole blurred map, for a map without NaN.
-
-    `largest` is a value of the blurred map that is known already, or -inf; where nothing exceeds it, the index
-    may be meaningless. A tile is blurred only if one of the pixels that it sees reaches what has been found. The
-    search starts in the tile of (first_y, first_x): if that is a large pixel of the map, one blob costs a tile or two.
-    """
-    NO_INDEX: tl.constexpr = 0x7FFFFFFFFFFFFFFF
-    SIDE: tl.constexpr = BLUR.TILE_SIDE
-    found = Maximum(largest, tl.full([], NO_INDEX, dtype=tl.int64))
-    lane = tl.arange(0, BLUR.POINTS_AT_ONCE)
-    tiles_across = tl.cdiv(maps.width, SIDE)
-    num_tiles = tl.cdiv(maps.height, SIDE) * tiles_across
-    first_tile = first_y // SIDE * tiles_across + first_x // SIDE
-    for step in range(0, num_tiles):
-        tile = (first_tile + step) % num_tiles
-        top = tile // tiles_across * SIDE
-        left = tile % tiles_across * SIDE
-        bound = bound_of_tile(maps, top, left, BLUR)
-        if bound >= found.value:
-            for part in range(0, SIDE * SIDE, BLUR.POINTS_AT_ONCE):
-                y = top + (part + lane) // SIDE
-                x = left + (part + lane) % SIDE
-                inside = (y < maps.height) & (x < maps.width)
-                blurred = blur_points(maps, tl.minimum(y, maps.height - 1), tl.minimum(x, maps.width - 1), BLUR)
-                blurred = tl.where(inside, blurred, float("-inf"))
-                index = tl.where(inside, y.to(tl.int64) * maps.width + x, NO_INDEX)
-                best = first_maximum(blurred, index, NO_INDEX)
-                first = tl.where(best.value == found.value, tl.minimum(best.index, found.index), found.index)
-                index = tl.where(best.value > found.value, best.index, first)
-                found = Maximum(tl.maximum(best.value, found.value), index)
-    return found

@@ -11,44 +11,14 @@ import triton
 import triton.language as tl
 
 from .covariance import covariance_of, no_covariance
+from .equations import low_moments_of, moments_of, solve
 from .logs import log_ratio
 from .maps import load_pixels
 from .peak import Step
-from .sums import sum_of_products
+from .sums import rounded_product, sum_of_products
 
 # Of a diagonal element so much must be left as a pivot, or the equations are singular.
 _PIVOT = tl.constexpr(1e-3)
-
-
-class Moments(NamedTuple):
-    """Sums over the pixels of weights times powers of u and v: `uuv` is that of u^2 v."""
-
-    one: Any
-    u: Any
-    v: Any
-    uu: Any
-    uv: Any
-    vv: Any
-    uuu: Any
-    uuv: Any
-    uvv: Any
-    vvv: Any
-    uuuu: Any
-    uuuv: Any
-    uuvv: Any
-    uvvv: Any
-    vvvv: Any
-
-
-class LogMoments(NamedTuple):
-    """The same of weights times logs."""
-
-    one: Any
-    u: Any
-    v: Any
-    uu: Any
-    uv: Any
-    vv: Any
 
 
 class Window(NamedTuple):
@@ -69,99 +39,11 @@ class RoundFit(NamedTuple):
 
 
 @triton.jit
-def _moments(weights, logs, u):
-    """`Moments` and `LogMoments`. `u`: [FIT_WINDOW] of columns, and of rows as v.
-
-    Rows are summed first, for each power of v, and those sums over the columns.
-    """
-    uu = u * u
-    uuu = uu * u
-    uuuu = uu * uu
-    rows = tl.sum(weights, axis=0)
-    rows_v = sum_of_products(weights, u[:, None])
-    rows_vv = sum_of_products(weights, uu[:, None])
-    rows_vvv = sum_of_products(weights, uuu[:, None])
-    rows_vvvv = sum_of_products(weights, uuuu[:, None])
-    logs_of_rows = sum_of_products(weights, logs)
-    weights *= logs
-    logs_v = sum_of_products(weights, u[:, None])
-    logs_vv = sum_of_products(weights, uu[:, None])
-    moments = Moments(
-        one=tl.sum(rows, axis=0),
-        u=sum_of_products(rows, u),
-        v=tl.sum(rows_v, axis=0),
-        uu=sum_of_products(rows, uu),
-        uv=sum_of_products(rows_v, u),
-        vv=tl.sum(rows_vv, axis=0),
-        uuu=sum_of_products(rows, uuu),
-        uuv=sum_of_products(rows_v, uu),
-        uvv=sum_of_products(rows_vv, u),
-        vvv=tl.sum(rows_vvv, axis=0),
-        uuuu=sum_of_products(rows, uuuu),
-        uuuv=sum_of_products(rows_v, uuu),
-        uuvv=sum_of_products(rows_vv, uu),
-        uvvv=sum_of_products(rows_vvv, u),
-        vvvv=tl.sum(rows_vvvv, axis=0),
-    )
-    log_moments = LogMoments(
-        one=tl.sum(logs_of_rows, axis=0),
-        u=sum_of_products(logs_of_rows, u),
-        v=tl.sum(logs_v, axis=0),
-        uu=sum_of_products(logs_of_rows, uu),
-        uv=sum_of_products(logs_v, u),
-        vv=tl.sum(logs_vv, axis=0),
-    )
-    return moments, log_moments
-
-
-@triton.jit
-def _solve(matrix, right):
-    """The solution of symmetric equations, and whether their matrix is positive definite by a margin.
-
-    `matrix`: its lower triangle, row by row. It is eliminated without pivoting, which positive definite matrices do not
-    need: L D L^T, with the pivots D, `factors` L and `rows` L D. Tuples are known to the compiler, and so all of it is
-    unrolled.
-    """
-    rows = ()
-    factors = ()
-    pivots = ()
-    reduced_right = ()
-    is_definite = matrix[0][0] > 0
-    for i in tl.static_range(len(right)):
-        row = ()
-        row_factors = ()
-        pivot = matrix[i][i]
-        reduced = right[i]
-        for j in tl.static_range(i):
-            element = matrix[i][j]
-            for k in tl.static_range(j):
-                element -= row_factors[k] * rows[j][k]
-            factor = element / pivots[j]
-            pivot -= factor * element
-            reduced -= factor * reduced_right[j]
-            row += (element,)
-            row_factors += (factor,)
-        rows += (row,)
-        factors += (row_factors,)
-        pivots += (pivot,)
-        reduced_right += (reduced,)
-        is_definite = is_definite & (pivot > matrix[i][i] * _PIVOT)
-
-    solution = ()
-    for i in tl.static_range(len(right) - 1, -1, -1):
-        unknown = reduced_right[i] / pivots[i]
-        for j in tl.static_range(i + 1, len(right)):
-            unknown -= factors[j][i] * solution[j - i - 1]
-        solution = (unknown,) + solution  # noqa: RUF005
-    return solution, is_definite
-
-
-@triton.jit
 def _load_window(maps, peak, distance, RECIPE: tl.constexpr):
     row = peak.y + distance
     column = peak.x + distance
-    row_exists = (distance <= RECIPE.FIELDS.fit_radius) & (row >= 0) & (row < maps.height)
-    column_exists = (distance <= RECIPE.FIELDS.fit_radius) & (column >= 0) & (column < maps.width)
+    row_exists = (distance <= RECIPE.FIT_RADIUS) & (row >= 0) & (row < maps.height)
+    column_exists = (distance <= RECIPE.FIT_RADIUS) & (column >= 0) & (column < maps.width)
     inside = row_exists[:, None] & column_exists[None, :]
     pixels = load_pixels(maps, row[:, None], column[None, :], inside, RECIPE.BLUR.READING)
     num_below = 0.5 * tl.sum(row_exists.to(tl.float32), axis=0) * tl.sum(column_exists.to(tl.float32), axis=0)
@@ -174,14 +56,15 @@ def _load_window(maps, peak, distance, RECIPE: tl.constexpr):
 def _fit_round(weights, logs, u, FIT_RADIUS: tl.constexpr):
     """A `RoundFit`. It has four equations: those of u^2 and v^2 have one factor, and so are one."""
     FARTHEST: tl.constexpr = 10.0  # from 0 that the log of the maximum over the peak's pixel may be
-    m, b = _moments(weights, logs, u)
+    m = moments_of(weights, u, u)
+    b = low_moments_of(rounded_product(weights, logs), u, u)
     matrix = (
         (m.one,),
         (m.u, m.uu),
         (m.v, m.uv, m.vv),
         (m.uu + m.vv, m.uuu + m.uvv, m.uuv + m.vvv, m.uuuu + 2.0 * m.uuvv + m.vvvv),
     )
-    solution, is_definite = _solve(matrix, (b.one, b.u, b.v, b.uu + b.vv))
+    solution, is_definite = solve(matrix, (b.one, b.u, b.v, b.uu + b.vv), _PIVOT)
     constant, along_u, along_v, square = solution
     offset_x = along_u / (-2.0 * square)
     offset_y = along_v / (-2.0 * square)
@@ -196,7 +79,8 @@ def _fit_round(weights, logs, u, FIT_RADIUS: tl.constexpr):
 @triton.jit
 def _fit_any(weights, logs, u):
     """The coefficients of 1, u, v, u^2, u v and v^2 of a Gaussian's log, and whether the equations have them."""
-    m, b = _moments(weights, logs, u)
+    m = moments_of(weights, u, u)
+    b = low_moments_of(rounded_product(weights, logs), u, u)
     matrix = (
         (m.one,),
         (m.u, m.uu),
@@ -205,7 +89,7 @@ def _fit_any(weights, logs, u):
         (m.uv, m.uuv, m.uvv, m.uuuv, m.uuvv),
         (m.vv, m.uvv, m.vvv, m.uuvv, m.uvvv, m.vvvv),
     )
-    return _solve(matrix, (b.one, b.u, b.v, b.uu, b.uv, b.vv))
+    return solve(matrix, (b.one, b.u, b.v, b.uu, b.uv, b.vv), _PIVOT)
 
 
 @triton.jit
@@ -232,7 +116,7 @@ def fit_step(maps, peak, RECIPE: tl.constexpr):
     `fit_gaussian` of decode's reference. The pixels are read once, and stay in registers.
     """
     MOST: tl.constexpr = 0.5  # the log of what the maximum may be over the peak's pixel
-    RADIUS: tl.constexpr = RECIPE.FIELDS.fit_radius
+    RADIUS: tl.constexpr = RECIPE.FIT_RADIUS
     SIZE: tl.constexpr = RECIPE.FIT_WINDOW
     START: tl.constexpr = 0.22 * RADIUS if RADIUS >= 5 else 1.0  # standard deviation of the first window, px
     distance = tl.arange(0, SIZE) - RADIUS
@@ -253,7 +137,7 @@ def fit_step(maps, peak, RECIPE: tl.constexpr):
         share = tl.where(fit.guides, _share_of_peak(window, tl.exp(fit.maximum), fitted), share)
         weights = tl.where(fit.guides, tl.where(window.is_positive, fitted * fitted * share, 0.0), weights)
 
-    is_peak = peak.refinable
+    is_peak = peak.refinable & (peak.level > 0)  # it need not be the raw map's maximum
     offset_x = tl.full([], 0.0, dtype=tl.float32)
     maximum = offset_x
     offset_y = offset_x

@@ -197,6 +197,31 @@ def load_rest(maps, index, exists, SCAN: tl.constexpr):
     return comparable(tl.load(maps.plain.ptr + offset_of(maps, index, SCAN), mask=exists, other=float("-inf")))
 
 
+@triton.jit
+def _offset_in_flipped(maps, index, SCAN: tl.constexpr):
+    """Offsets of the mirrored map's pixels for these of the map, from the last column of its first row."""
+    row = row_of(index, maps.width, SCAN.USES_RECIPROCAL)
+    column = flipped_column(index - row * maps.width, SCAN.SHIFTS_FLIPPED)
+    return row * maps.flipped.stride_h + column * maps.flipped.stride_w
+
+
+@triton.jit
+def load_step(maps, index, exists, IS_WHOLE: tl.constexpr, SCAN: tl.constexpr):
+    """A block of pixels, or of their means with those of the mirrored map; -inf where there is none."""
+    if IS_WHOLE:
+        value = load_whole(maps, index, SCAN)
+    else:
+        value = load_rest(maps, index, exists, SCAN)
+    if maps.flipped is not None:
+        flipped_pixel_ptr = maps.flipped.ptr + _offset_in_flipped(maps, index, SCAN)
+        if IS_WHOLE:
+            flipped = tl.load(flipped_pixel_ptr)
+        else:
+            flipped = tl.load(flipped_pixel_ptr, mask=exists, other=float("-inf"))
+        value = mean_of(value.to(tl.float32), flipped.to(tl.float32))
+    return value
+
+
 def index_flags(heatmaps: Tensor, flipped: Tensor | None, step: int) -> dict[str, bool]:
     """Fields of `Scan`: how the pixels of maps [B, K, H, W] are counted.
 

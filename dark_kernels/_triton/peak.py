@@ -39,5 +39,7 @@ class Recipe(NamedTuple):
 
     FIELDS: Any  # a `dark_kernels.recipes.OperatorRecipe`
     BLUR: Any  # a Blur
-    FIT_WINDOW: int  # a power of two, more than 2 fit_radius
+    FILTER: Any  # a Blur, of a matched filter; None if none is searched with
+    FIT_RADIUS: int  # of the pixels of a fit
+    FIT_WINDOW: int  # a power of two, more than 2 FIT_RADIUS
     HAS_COVARIANCE: bool

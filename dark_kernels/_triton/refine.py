@@ -2,17 +2,19 @@
 
 Sources: F. Zhang et al., "Distribution-Aware Coordinate Representation for Human Pose Estimation", CVPR 2020, eq. 4 to
 10 (wide); J. Huang et al., "The Devil is in the Details: Delving into Unbiased Data Processing for Human Pose
-Estimation", CVPR 2020 (compact); for fit see `fit.py`.
+Estimation", CVPR 2020 (compact); for fit see `fit.py`, for gaussian `blob.py`.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 
 import triton
 import triton.language as tl
 
-from ..recipes import OperatorRecipe
+from ..recipes import OperatorRecipe, blur_taps
+from .blob import blob_step
 from .blur import (
     ABOVE,
     ABOVE_LEFT,
@@ -31,13 +33,14 @@ from .blur import (
     blur_of,
     blur_points,
     blur_stencil,
-    scan_blurred_map,
+    filter_of,
 )
 from .covariance import covariance_of, no_covariance
 from .fit import fit_step
 from .logs import clip_may_bind, log_ratio
 from .maps import Reading, clamped, load_logits
 from .peak import Recipe, Refined, Step
+from .search import scan_tiles
 
 # In place of a lane of the stencil's points.
 NONE = tl.constexpr(-1)
@@ -84,7 +87,7 @@ def _taylor_step(maps, peak, IS_WIDE: tl.constexpr, RECIPE: tl.constexpr):
         needs_scale = binds & (scale == 1.0)
         if needs_scale:
             known = tl.max(tl.where(used, points, float("-inf")), axis=0)
-            blurred_maximum = scan_blurred_map(maps, known, peak.y, peak.x, BLUR).value
+            blurred_maximum = scan_tiles(maps, known, peak.y, peak.x, BLUR).value
             scale = tl.where(blurred_maximum > 0, peak.raw_maximum / blurred_maximum, 1.0)
         applied = tl.where(binds, scale, 1.0)  # a peak's numbers do not depend on what others have asked for
     else:
@@ -122,7 +125,10 @@ def _taylor_step(maps, peak, IS_WIDE: tl.constexpr, RECIPE: tl.constexpr):
 @triton.jit
 def _fit_or_taylor_step(maps, peak, RECIPE: tl.constexpr):
     """To the centre of a fitted Gaussian, and where none fits the wide stencil's step; and `scale` as in `Refined`."""
-    step = fit_step(maps, peak, RECIPE)
+    if RECIPE.FIELDS.stencil == "fit":
+        step = fit_step(maps, peak, RECIPE)
+    else:
+        step = blob_step(maps, peak, RECIPE)
     scale = peak.scale
     if peak.refinable & (step.exists == 0):
         step, scale = _taylor_step(maps, peak, True, RECIPE)
@@ -171,7 +177,7 @@ def refine(maps, peak, RECIPE: tl.constexpr):
     scale = peak.scale
     if STENCIL == "wide" or STENCIL == "compact":
         step, scale = _taylor_step(maps, peak, STENCIL == "wide", RECIPE)
-    elif STENCIL == "fit":
+    elif STENCIL == "fit" or STENCIL == "gaussian":
         step, scale = _fit_or_taylor_step(maps, peak, RECIPE)
     elif STENCIL == "quarter" or STENCIL == "quarter_legacy":
         step = _quarter_step(maps, peak, RECIPE)
@@ -189,15 +195,23 @@ def refine(maps, peak, RECIPE: tl.constexpr):
 
 
 # How far a stencil reaches from the peak on the blurred map.
-_REACH = {"wide": 2, "compact": 1, "fit": 2}
+_REACH = {"wide": 2, "compact": 1, "fit": 2, "gaussian": 2}
+# In standard deviations of the blobs that are expected: how far a matched filter reaches, and how far a fitted blob's
+# pixels.
+_FILTER_REACH, _BLOB_REACH = 2.4, 2.8
 
 
 @functools.lru_cache(maxsize=64)
 def recipe_constants(recipe: OperatorRecipe, covariance: bool) -> Recipe:
     """The constants that follow from a recipe. A launcher adds to BLUR what follows from its maps."""
+    reading, sigma = Reading(recipe.activation), recipe.blob_sigma
+    fit_radius = math.ceil(_BLOB_REACH * sigma) if recipe.stencil == "gaussian" else recipe.fit_radius
+    matched = recipe.argmax_on == "matched"
     return Recipe(
         FIELDS=recipe,
-        BLUR=blur_of(recipe.taps, recipe.padding, _REACH.get(recipe.stencil, 0), Reading(recipe.activation)),
-        FIT_WINDOW=max(16, triton.next_power_of_2(2 * recipe.fit_radius + 1)),
+        BLUR=blur_of(recipe.taps, recipe.padding, _REACH.get(recipe.stencil, 0), reading),
+        FILTER=filter_of(blur_taps(2 * math.ceil(_FILTER_REACH * sigma) + 1, sigma), reading) if matched else None,
+        FIT_RADIUS=fit_radius,
+        FIT_WINDOW=max(16, triton.next_power_of_2(2 * fit_radius + 1)),
         HAS_COVARIANCE=covariance,
     )

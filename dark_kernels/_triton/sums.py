@@ -15,4 +15,10 @@ def sum_of_products(one, other, axis: tl.constexpr = 0):
     two lanes would get sums that differ by a unit, and where a condition is made of them go different ways, into code
     in which all of them have to meet. A product that is fused with a zero already is left alone, and costs the same.
     """
-    return tl.sum(tl.fma(one, other, 0.0), axis=axis)
+    return tl.sum(rounded_product(one, other), axis=axis)
+
+
+@triton.jit
+def rounded_product(one, other):
+    """one * other, which the compiler fuses with no addition: see `sum_of_products`."""
+    return tl.fma(one, other, 0.0)

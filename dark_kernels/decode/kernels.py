@@ -10,7 +10,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._triton.blur import first_maximum, scan_blurred_map
 from .._triton.covariance import Covariance, store_covariance
 from .._triton.launch import lanes_of, launch, launch_again, launch_key, on_device_of
 from .._triton.maps import (
@@ -19,18 +18,16 @@ from .._triton.maps import (
     Scan,
     activated,
     clamped,
-    flipped_column,
     heatmaps_of,
     index_flags,
-    load_rest,
-    load_whole,
+    load_pixels,
+    load_step,
     map_of,
-    mean_of,
-    row_of,
 )
 from .._triton.peak import Peak, Recipe
 from .._triton.refine import recipe_constants, refine
 from .._triton.registers import register_limit
+from .._triton.search import first_maximum, scan_blurred_map
 from .._triton.totals import mass_around, relative_to, softmax_of, sum_of_lanes, total_of, weight_of
 from ..recipes import OperatorRecipe
 from .options import NO_EXTRAS, Extras
@@ -86,31 +83,6 @@ class Scanned(NamedTuple):
 
 
 @triton.jit
-def _offset_in_flipped(maps, index, SCAN: tl.constexpr):
-    """Offsets of the mirrored map's pixels for these of the map, from the last column of its first row."""
-    row = row_of(index, maps.width, SCAN.USES_RECIPROCAL)
-    column = flipped_column(index - row * maps.width, SCAN.SHIFTS_FLIPPED)
-    return row * maps.flipped.stride_h + column * maps.flipped.stride_w
-
-
-@triton.jit
-def _load_step(maps, index, exists, IS_WHOLE: tl.constexpr, SCAN: tl.constexpr):
-    """A block of pixels, or of their means with those of the mirrored map; -inf where there is none."""
-    if IS_WHOLE:
-        value = load_whole(maps, index, SCAN)
-    else:
-        value = load_rest(maps, index, exists, SCAN)
-    if maps.flipped is not None:
-        flipped_pixel_ptr = maps.flipped.ptr + _offset_in_flipped(maps, index, SCAN)
-        if IS_WHOLE:
-            flipped = tl.load(flipped_pixel_ptr)
-        else:
-            flipped = tl.load(flipped_pixel_ptr, mask=exists, other=float("-inf"))
-        value = mean_of(value.to(tl.float32), flipped.to(tl.float32))
-    return value
-
-
-@triton.jit
 def _scan_step(lanes, maps, start, last_pixel, lane, exists, IS_WHOLE: tl.constexpr, SCAN: tl.constexpr):
     """`Lanes` after LOADS blocks of pixels from `start` on."""
     BLOCK_SIZE: tl.constexpr = SCAN.BLOCK_SIZE
@@ -122,7 +94,7 @@ def _scan_step(lanes, maps, start, last_pixel, lane, exists, IS_WHOLE: tl.conste
     for part in tl.static_range(LOADS):
         block_start = start + part * BLOCK_SIZE
         index = block_start + lane
-        value = _load_step(maps, index, exists & (index < last_pixel), IS_WHOLE, SCAN)
+        value = load_step(maps, index, exists & (index < last_pixel), IS_WHOLE, SCAN)
         # Three instructions an element. One would do to keep the step alone and to look for the place in it
         # afterwards, but at the end of a map that takes longer than these do on the way.
         best_start = tl.where(value > best, block_start, best_start)
@@ -134,7 +106,7 @@ def _scan_step(lanes, maps, start, last_pixel, lane, exists, IS_WHOLE: tl.conste
         for part in tl.static_range(LOADS):
             index = start + part * BLOCK_SIZE + lane
             # The same pixels, which the compiler has in registers still.
-            value = _load_step(maps, index, exists & (index < last_pixel), IS_WHOLE, SCAN)
+            value = load_step(maps, index, exists & (index < last_pixel), IS_WHOLE, SCAN)
             total += weight_of(value, best, TOTAL)
     return Lanes(best, best_start, total)
 
@@ -351,8 +323,8 @@ def _decode_fwd_kernel(
     that the scan has just brought into the cache (twice for blurs of more than 11 pixels), or for a fit one of
     (2 r + 1)^2, and the other where the fit fails. The sum of a softmax, and of what a mass is a share of, is taken in
     the scan; the pixels of the mass's window are read from the cache.
-    Only where a clip could bind, and where the recipe searches the blurred map, it walks the whole map a second time
-    (see `needs_scale` in `_triton/refine.py`).
+    Only where a clip could bind, and where the recipe searches the blurred map or with a matched filter, it walks the
+    whole map a second time (see `needs_scale` in `_triton/refine.py`).
 
     Where there are parts `_scan_parts_kernel` has read the maps.
     """
@@ -383,9 +355,10 @@ def _decode_fwd_kernel(
     scale = 1.0
     peak = activated(largest, softmax, ACTIVATION)
     raw_maximum = peak
+    lowest = tl.full([], float("-inf"), dtype=tl.float32)
     if RECIPE.FIELDS.argmax_on == "blurred":
-        lowest = tl.full([], float("-inf"), dtype=tl.float32)
-        found = scan_blurred_map(maps, lowest, (index // width).to(tl.int32), (index % width).to(tl.int32), BLUR)
+        first_y = (index // width).to(tl.int32)
+        found = scan_blurred_map(maps, lowest, first_y, (index % width).to(tl.int32), SCAN, BLUR)
         # A map with a NaN has no peak. Its index, of which the scan says nothing then, must stay in the map.
         has_nan = raw_maximum != raw_maximum
         peak = tl.where(has_nan, raw_maximum, found.value)
@@ -393,15 +366,24 @@ def _decode_fwd_kernel(
         if RECIPE.FIELDS.rescale:
             scale = tl.where(peak > 0, raw_maximum / peak, 1.0)
             peak = peak * scale
-    y = (index // width).to(tl.int32)
-    x = (index - y.to(index.dtype) * width).to(tl.int32)
 
     # A NaN is not.
     if ACTIVATION == "none":
         valid = peak > 0
     else:
         valid = largest > float("-inf")
-    pixel = Peak(y, x, raw_maximum, raw_maximum, scale, valid & (largest < float("inf")))
+    if RECIPE.FIELDS.argmax_on == "matched":
+        index = index.to(tl.int64)
+        if valid & (peak < float("inf")):  # beside an infinite pixel no other has a place
+            first_y = (index // width).to(tl.int32)
+            index = scan_blurred_map(maps, lowest, first_y, (index % width).to(tl.int32), SCAN, RECIPE.FILTER).index
+    y = (index // width).to(tl.int32)
+    x = (index - y.to(index.dtype) * width).to(tl.int32)
+
+    level = raw_maximum
+    if RECIPE.FIELDS.argmax_on != "raw":
+        level = tl.maximum(load_pixels(maps, y, x, None, BLUR.READING), 0.0)
+    pixel = Peak(y, x, level, raw_maximum, scale, valid & (largest < float("inf")))
     refined = refine(maps, pixel, RECIPE)
     coord_x = refined.x
     coord_y = refined.y
@@ -424,7 +406,7 @@ def launch_shape(
     num_pixels: int,
     element_size: int,
     lanes: int = 32,
-    on_blurred: bool = False,
+    in_tiles: bool = False,
     window: int = 16,
     has_flipped: bool = False,
     fit_window: int = 16,
@@ -438,12 +420,12 @@ def launch_shape(
     warps than that are slower again, since maps then end all at once (measured: benchmarks/profile_decode.md).
     """
     num_warps = 1 if num_pixels <= 16384 else 2
-    if on_blurred:  # a search of the whole blurred map has work for more
+    if in_tiles:  # a search of the whole smoothed map, which has work for more
         num_warps = 4
     if window > 64:  # 16 rows of which fill the registers of a warp
         num_warps = max(num_warps, min(window // 32, 16))
     if fit_window > 16:  # all of which stays in registers
-        num_warps = max(num_warps, 4)
+        num_warps = max(num_warps, (fit_window // 16) ** 2)
     loads = 16 if element_size == 2 and 4096 < num_pixels <= 16384 else 8
     if total == "softmax":  # whose pixels stay in registers until the step's largest is known
         loads = 8
@@ -452,7 +434,7 @@ def launch_shape(
     return {
         "BLOCK_SIZE": lanes * num_warps * 16 // element_size,  # loads of 16 bytes a thread
         "LOADS": loads,
-        "POINTS_AT_ONCE": 64 if on_blurred else 8,
+        "POINTS_AT_ONCE": 64 if in_tiles else 8,
         "num_warps": num_warps,
     }
 
@@ -490,12 +472,17 @@ def decode_fwd(
         batch, num_keypoints = scores.shape
         num_channels, height, width = shape[1:]
         recipe = recipe_constants(fields, covariance)
-        about = (lanes_of(device), recipe.FIELDS.argmax_on == "blurred", recipe.BLUR.WINDOW, extras.flipped is not None)
+        searched = {"raw": None, "blurred": recipe.BLUR, "matched": recipe.FILTER}[fields.argmax_on]
+        in_tiles = searched is not None and not searched.WEIGHTS
+        about = (lanes_of(device), in_tiles, recipe.BLUR.WINDOW, extras.flipped is not None)
         program = launch_shape(
             height * width, heatmaps.element_size(), *about, fit_window=recipe.FIT_WINDOW, total=total_of(fields)
         )
         reading = recipe.BLUR.READING._replace(SHIFTS_FLIPPED=extras.flip == "shifted")
-        blur = recipe.BLUR._replace(POINTS_AT_ONCE=program["POINTS_AT_ONCE"], READING=reading)
+        strip = lanes_of(device) * program["num_warps"]
+        about_blur = {"POINTS_AT_ONCE": program["POINTS_AT_ONCE"], "STRIP": strip, "READING": reading}
+        blur = recipe.BLUR._replace(**about_blur)
+        matched = None if recipe.FILTER is None else recipe.FILTER._replace(**about_blur)
         offsets = None if extras.offsets is None else Offsets(extras.offsets, *extras.offsets.stride())
         num_parts = parts.peaks_ptr.shape[2] if is_interleaved else 0
         launch(
@@ -509,7 +496,7 @@ def decode_fwd(
             {
                 "OFFSET_SCALE": extras.offset_scale,
                 "SCAN": _scan_of(heatmaps, extras, program, total_of(fields)),
-                "RECIPE": recipe._replace(BLUR=blur),
+                "RECIPE": recipe._replace(BLUR=blur, FILTER=matched),
                 "num_warps": program["num_warps"],
                 **register_limit(_work_of(recipe, extras.flip)),
             },
@@ -534,6 +521,8 @@ def _work_of(recipe: Recipe, flip: str) -> str:
         return "decode, flip test, fit or wide search" if is_fit or is_wide_search else "decode, flip test"
     if is_fit:
         return "decode, fit"
+    if fields.argmax_on == "matched":
+        return "decode, matched search"
     if fields.argmax_on == "blurred" and is_activated:
         return "decode, search of logits"
     if is_wide_search:

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._triton.blur import blur_points, bound_of_tile, scan_blurred_map
+from .._triton.blur import blur_points
 from .._triton.covariance import store_covariance
 from .._triton.launch import lanes_of, launch, launch_again, launch_key, on_device_of
 from .._triton.maps import (
@@ -20,6 +20,7 @@ from .._triton.maps import (
     heatmaps_of,
     index_flags,
     load_logits,
+    load_pixels,
     load_rest,
     load_whole,
     row_of,
@@ -27,6 +28,7 @@ from .._triton.maps import (
 from .._triton.peak import Peak, Recipe
 from .._triton.refine import recipe_constants, refine
 from .._triton.registers import register_limit
+from .._triton.search import bound_of_tile, scan_blurred_map
 from .._triton.totals import mass_around, relative_to, softmax_of, sum_of_lanes, total_of, weight_of
 from ..recipes import OperatorRecipe
 from .options import Rule
@@ -366,7 +368,7 @@ def _find_peaks_fwd_kernel(
                 index = _first_place_of(largest, maps, blocks, NO_INDEX, SCAN)
                 y = (index // width).to(tl.int32)
                 nothing_yet = tl.full([], float("-inf"), dtype=tl.float32)
-                blurred_maximum = scan_blurred_map(maps, nothing_yet, y, (index % width).to(tl.int32), BLUR).value
+                blurred_maximum = scan_blurred_map(maps, nothing_yet, y, (index % width).to(tl.int32), SCAN, BLUR).value
                 scale = tl.where(blurred_maximum > 0, raw_maximum / blurred_maximum, 1.0)
             best_peaks = _search_blurred_map(best_peaks, maps, scale, threshold, NO_INDEX, SQUARE, BLUR)
     elif not SEARCHES_AT_ONCE:
@@ -400,6 +402,7 @@ def _find_peaks_fwd_kernel(
         score = peak
         if ON_BLURRED:
             score = peak * scale
+            peak = tl.maximum(load_pixels(maps, y, x, None, BLUR.READING), 0.0)  # of the raw map
         refinable = (score > 0) & (largest < float("inf"))
         refined = refine(maps, Peak(y, x, peak, raw_maximum, scale, refinable), RECIPE)
         scale = refined.scale
@@ -434,7 +437,7 @@ def launch_shape(
     if window > 64:  # 16 rows of which fill the registers of a warp
         num_warps = max(num_warps, min(window // 32, 16))
     if fit_window > 16:
-        num_warps = max(num_warps, 4)
+        num_warps = max(num_warps, (fit_window // 16) ** 2)
     return {
         "BLOCK_SIZE": lanes * num_warps * 16 // element_size,  # loads of 16 bytes a thread
         "LOADS": 8,
@@ -448,6 +451,8 @@ def _work_of(recipe: Recipe, wide_index: bool) -> str:
     is_activated = recipe.FIELDS.activation != "none"
     if recipe.FIELDS.stencil == "fit":
         return "find_peaks, fit of logits" if is_activated else "find_peaks, fit"
+    if recipe.FIELDS.stencil == "gaussian":  # sixteen warps, of a wide one, have no more than 128
+        return "find_peaks, blob" if recipe.FIT_WINDOW < 64 else "find_peaks"
     if wide_index:
         return "find_peaks, wide index"
     return "find_peaks of logits" if is_activated else "find_peaks"
@@ -477,7 +482,8 @@ def find_peaks_fwd(
         program = launch_shape(height * width, heatmaps.element_size(), *about)
         block_size, loads = program["BLOCK_SIZE"], program["LOADS"]
         scan = Scan(block_size, loads, **index_flags(heatmaps, None, block_size * loads), TOTAL=total_of(fields))
-        blur = recipe.BLUR._replace(POINTS_AT_ONCE=program["POINTS_AT_ONCE"])
+        strip = lanes_of(device) * program["num_warps"]
+        blur = recipe.BLUR._replace(POINTS_AT_ONCE=program["POINTS_AT_ONCE"], STRIP=strip)
         launch(
             _find_peaks_fwd_kernel,
             (batch * num_keypoints, 1, 1),

@@ -9,10 +9,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._triton.blur import Taps, first_maximum, tap_weight, taps_of
+from .._triton.blur import Taps, tap_weight, taps_of
 from .._triton.launch import launch, launch_again, launch_key, on_device_of
 from .._triton.logs import clip_may_bind, log_ratio
 from .._triton.registers import register_limit
+from .._triton.search import first_maximum
 from .._triton.sums import sum_of_products
 
 CLIP_MIN = tl.constexpr(1e-3)

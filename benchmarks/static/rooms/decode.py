@@ -12,7 +12,7 @@ from benchmarks import workloads
 from benchmarks.static.calls import HUGE, Call, Room, empty_maps, ending
 from benchmarks.workloads import W1, W2, W3, W5, Workload
 from dark_kernels import recipes
-from dark_kernels.recipes import DARKPOSE, FIT, MEGVII, MMPOSE_UDP, Recipe
+from dark_kernels.recipes import DARKPOSE, FIT, MATCHED, MEGVII, MMPOSE_UDP, Recipe
 
 _RECIPES = [recipe for recipe in recipes.ALL if recipe.name != "mmpose_dark"]  # DARKPOSE but for a number
 _SIZES = [
@@ -21,6 +21,14 @@ _SIZES = [
 ]
 _BOUNDED = dataclasses.replace(DARKPOSE, name="darkpose bounded", max_offset=1.0)
 _OF_KNOWN_WIDTH = dataclasses.replace(FIT, name="fit of known width", target_sigma=2.0)
+# Every stencil goes with every search.
+_MIXED = [
+    dataclasses.replace(MATCHED, name="gaussian on raw", argmax_on="raw"),
+    dataclasses.replace(MATCHED, name="gaussian on blurred", argmax_on="blurred"),
+    dataclasses.replace(FIT, name="fit on blurred", argmax_on="blurred"),
+    dataclasses.replace(DARKPOSE, name="darkpose on matched", argmax_on="matched"),
+]
+_LARGE_BLOBS = [dataclasses.replace(MATCHED, name=f"matched s={sigma}", blob_sigma=sigma) for sigma in (4.0, 11.0)]
 # Logits, which are summed or activated in the scan, and scores that are a share of the map.
 _WITH_SCORES = [
     dataclasses.replace(recipe, name=f"{recipe.name} {activation} {score}", activation=activation, score=score)
@@ -32,6 +40,7 @@ _WITH_SCORES = [
         (MMPOSE_UDP, "softmax", "mass"),
         (MEGVII, "softmax", "mass"),
         (FIT, "softmax", "mass"),
+        (MATCHED, "sigmoid", "mass"),
     )
 ]
 _EVERYWHERE = {
@@ -45,6 +54,8 @@ _EVERYWHERE = {
     ("fit +cov", "W1", "float32"),
     ("fit +cov", "W2", "float16"),
     ("fit r=15 +cov", "W2", "float32"),
+    ("matched +cov", "W1", "float32"),
+    ("matched +cov", "W2", "float16"),
 }
 # Of W2 and W3 the short list has these.
 _SOME_FLOAT32, _SOME_HALF = {"darkpose", "mmpose_udp", "megvii", "argmax"}, {"darkpose", "megvii"}
@@ -66,13 +77,15 @@ def _calls(full: bool) -> Iterator[Call]:
     for dtype in workloads.DTYPES:
         for recipe in _RECIPES:
             is_first = recipe is DARKPOSE and dtype != "bfloat16"
-            if full or is_first or (recipe in (MEGVII, FIT) and dtype == "float32"):
+            if full or is_first or (recipe in (MEGVII, FIT, MATCHED) and dtype == "float32"):
                 yield _call(recipe, W2, dtype, False, "channels_last")
     for recipe in _WITH_SCORES:
         yield _call(recipe, W1, "float32", False)
         yield _call(recipe, W2, "float16", recipe.has_hessian)
-        if full or recipe.stencil != "fit":
+        if full or recipe.stencil not in ("fit", "gaussian"):
             yield _call(recipe, W2, "float32", False, "channels_last")
+    for recipe in (*_MIXED, *_LARGE_BLOBS):
+        yield _call(recipe, W2, "float32", recipe.has_hessian)
     for recipe in _BOUNDED, _OF_KNOWN_WIDTH:
         yield _call(recipe, W1, "float32", True)
     for layout in ("contiguous", "channels_last"):
@@ -110,6 +123,7 @@ def _calls_with_extras(full: bool) -> Iterator[Call]:
     yield _call_with_extras("flip, indices, image", DARKPOSE, W1, "float32", everything, full, layout="channels_last")
     yield _call_with_extras("softmax and mass, flip, image", _WITH_SCORES[4], W2, "float32", everything, full)
     yield _call_with_extras("fit, flip, image", FIT, W2, "float32", everything, True)
+    yield _call_with_extras("matched, flip, image", MATCHED, W2, "float32", everything, full)
     for recipe in _WITH_SCORES:
         is_everywhere = full or recipe.score == "mass"
         yield _call_with_extras(f"{recipe.name} flip", recipe, W1, "float32", flip, is_everywhere)

@@ -17,6 +17,8 @@ from dark_kernels.recipes import Recipe
 _WIDE_BLUR = dataclasses.replace(
     recipes.MMPOSE_UDP, name="mmpose_udp on blurred k=61", kernel_size=61, padding="reflect", argmax_on="blurred"
 )
+_FIT_ON_BLURRED = dataclasses.replace(recipes.FIT, name="fit on blurred", argmax_on="blurred")
+_LARGE_BLOBS = dataclasses.replace(recipes.MATCHED, name="matched s=11", blob_sigma=11.0)
 _WITH_SCORES = [
     dataclasses.replace(recipe, name=f"{recipe.name} {activation} {score}", activation=activation, score=score)
     for recipe, activation, score in (
@@ -25,6 +27,7 @@ _WITH_SCORES = [
         (recipes.DARKPOSE, "softmax", "mass"),
         (recipes.MEGVII, "softmax", "mass"),
         (recipes.FIT, "softmax", "mass"),
+        (recipes.MATCHED, "softmax", "mass"),
     )
 ]
 
@@ -39,6 +42,10 @@ def _calls(full: bool) -> Iterator[Call]:
     yield _call(_WIDE_BLUR, W3, "float16", 128, 5, "all")
     yield _call(recipes.DARKPOSE, W2, "float16", 30, layout="channels_last")
     yield _call(recipes.FIT, W2, "float32", 30)
+    yield _call(_FIT_ON_BLURRED, W2, "float32", 30)
+    yield _call(recipes.MATCHED, W2, "float32", 30)
+    yield _call(recipes.MATCHED, W1, "float16", 30)
+    yield _call(_LARGE_BLOBS, W2, "float32", 30)
     yield _call(recipes.DARKPOSE, W1, "float32", 30, layout="cropped")
     yield _call(recipes.DARKPOSE, HUGE, "float16", 30)
     for recipe in _WITH_SCORES:
