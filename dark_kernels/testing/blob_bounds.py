@@ -14,8 +14,11 @@ an error there makes of the step is the derivative of the step by it, which auto
 
 over all numbers. Their sizes: n u sum |addends| for a sum of n, with the roundings of its products besides (as in
 `fit_bounds.py`); 4 u for exp, and 2 |a| u for its argument a; 4 u for a quotient; (3 m + 1) u sqrt(G_ii G_jj) for the
-elimination of m equations with the matrix G. Beyond first order in these the equations are off by rho / (1 - rho) of
-it, rho being the norm of |G^-1| dG. Signs count: the error of an amplitude, for one, hardly moves the centre.
+elimination of m equations with the matrix G. Where a backend sums over distances from the peak's pixel and over pixels,
+and has the equations of the centre and of the residuals from these (`Arithmetic.shifts_sums`), the addends are larger
+than what is left of them: |u| + |x| for u - x, and |p| + a e for p - a e. Beyond first order in these the equations are
+off by rho / (1 - rho) of it, rho being the norm of |G^-1| dG. Signs count: the error of an amplitude, for one, hardly
+moves the centre.
 
 *Errors keep their signs*, as in `fit_bounds.py`: the state's error is S b, a matrix S of sensitivities and sizes b of
 what each iteration so far has added. An iteration at its fixed point forgets nearly all of what came before, and in the
@@ -68,11 +71,12 @@ def bound_blob(
     roundoff = unit_roundoff(arithmetic.step) + unit_roundoff(torch.float64)
     tiny = torch.finfo(arithmetic.step).tiny
     patches = _cut(maps, x, y, side // 2, roundoff, tiny, errors)
-    num_additions = 2 * side if arithmetic.sums_rows_first else side * side
+    sums_rows_first = arithmetic.sums_rows_first and not arithmetic.shifts_sums
+    rules = _Rules(2 * side if sums_rows_first else side * side, arithmetic.shifts_sums, roundoff, tiny)
     blocks = zip(*(each.split(max(_BLOCK // side**2, 1)) for each in patches), strict=True)
     with torch.enable_grad():
         sigma = recipe.expected_sigma
-        bounds = [_bound(_Patches(*block), sigma, num_additions, roundoff, tiny) for block in blocks]
+        bounds = [_bound(_Patches(*block), sigma, rules) for block in blocks]
     state, off, succeeds, fails = (torch.cat(each) if each else maps.new_zeros(0) for each in _transposed(bounds))
     log_s, log_off = state[:, 2], off[:, 2]
     curvature = (-2 * log_s).exp()
@@ -87,6 +91,15 @@ def bound_blob(
         state[:, :2].view(*x.shape, 2), off[:, :2].view(*x.shape, 2), covariance_bounds.view(*x.shape, 2, 2),
         succeeds.bool().view(x.shape), fails.bool().view(x.shape),
     )  # fmt: skip
+
+
+class _Rules(NamedTuple):
+    """How a backend rounds."""
+
+    num_additions: int  # of a sum over a patch, one after the other
+    shifts_sums: bool
+    roundoff: float
+    tiny: float
 
 
 class _Patches(NamedTuple):
@@ -160,14 +173,16 @@ def _reach(sensitivities: Tensor, boxes: Tensor) -> Tensor:
     return product(sensitivities.abs(), boxes[..., None])[..., 0].nan_to_num(math.inf, math.inf)
 
 
-def _bound(patches: _Patches, sigma: float, num_additions: int, roundoff: float, tiny: float) -> _Bound:
+def _bound(patches: _Patches, sigma: float, rules: _Rules) -> _Bound:
     """Follow the fit and its error through all iterations."""
+    roundoff = rules.roundoff
     count, log_sigma = patches.pixels.shape[0], math.log(sigma)
     new = patches.pixels.new_zeros
     state = new(count, 3)
     state[:, 2] = math.log(reference.BLOB_START * sigma)
     errors = _Errors(new(count, 3, 0), new(count, 0))
-    errors = _with(errors, errors.sensitivities, 4 * roundoff * state.abs())  # the start is rounded
+    scales = new(3) + torch.tensor([0.0, 0.0, 1.0])  # a width of its own is relative, whatever its log
+    errors = _with(errors, errors.sensitivities, 4 * roundoff * (state.abs() + scales))  # the start is rounded
     limits = state.new_tensor([_OPEN * sigma, _OPEN * sigma, _OPEN])
     unknown = state.new_tensor([0.0, 0.0, log_sigma])
     valid = certain = new(count) == 0
@@ -179,7 +194,7 @@ def _bound(patches: _Patches, sigma: float, num_additions: int, roundoff: float,
         (math.log(reference.BLOB_NARROWEST) + log_sigma, math.log(reference.BLOB_WIDEST) + log_sigma),
     )  # fmt: skip
     for iteration in range(reference.BLOB_ITERATIONS):
-        found = _iterate(patches, state, errors, num_additions, roundoff, tiny)
+        found = _iterate(patches, state, errors, rules)
         if iteration == 0:  # where distances are whole numbers, and a sum of zeros is zero
             fails = fails | found.has_zeros
         for amplitude in found.amplitudes:
@@ -188,7 +203,7 @@ def _bound(patches: _Patches, sigma: float, num_additions: int, roundoff: float,
         certain = certain & (found.rho < 0.5)
         moved = [_move(state[:, i], errors, i, found.steps[i], step_limits[i], ends[i], roundoff) for i in range(3)]
         rows, fresh, states = zip(*moved, strict=True)
-        errors = _with(errors, torch.stack(rows, 1), torch.stack(fresh, -1))
+        errors = _with(errors, torch.stack(rows, 1), torch.stack(fresh, -1) + 8 * roundoff * scales)
         state = torch.stack(states, -1)
         valid = valid & certain & (errors.reach() <= limits).all(-1)
         # What is open stays so; numbers that mean nothing any more must not stop the others.
@@ -237,10 +252,9 @@ class _Iteration(NamedTuple):
     has_zeros: Tensor  # [maps], whether one of its diagonal elements is zero
 
 
-def _iterate(
-    patches: _Patches, state: Tensor, errors: _Errors, num_additions: int, roundoff: float, tiny: float
-) -> _Iteration:
+def _iterate(patches: _Patches, state: Tensor, errors: _Errors, rules: _Rules) -> _Iteration:
     """One iteration as `reference.fit_blob` has it, but for its limits, with every number's error on the way."""
+    roundoff = rules.roundoff
     off = errors.reach()
     shifts = torch.cat([torch.zeros_like(off)[None], torch.diag_embed(off).movedim(1, 0)])
     points = (state + shifts).detach().requires_grad_()  # [4, maps, 3]
@@ -270,7 +284,7 @@ def _iterate(
         return _differentiate(number, points, numbers, errors, off)
 
     num_pixels = total(inside)
-    num_roundings = num_pixels.clamp(max=num_additions)
+    num_roundings = num_pixels.clamp(max=rules.num_additions)
     center_x, center_y, log_s = (each[..., None, None] for each in points.unbind(-1))
     radius = inside.shape[-1] // 2
     distance = torch.arange(-radius, radius + 1, dtype=points.dtype, device=points.device)
@@ -281,7 +295,7 @@ def _iterate(
     # Two exponentials and their product; distance, square, the quotient with the variance and log2(e) in each argument.
     argument = q / (2 * variance)
     e = (-argument).exp()
-    e = rounded(e, (12 + 8 * argument) * roundoff * e + tiny)
+    e = rounded(e, (12 + 10 * argument) * roundoff * e + rules.tiny)
     first = amplitude_of(inside)
     residuals = residuals_of(first)
     noise = 2 * summed(inside * residuals.clamp(max=0).square(), 6) / num_pixels  # squared
@@ -296,7 +310,7 @@ def _iterate(
     either = torch.where(is_open, torch.maximum(amplitude_off, noise_off)[:, None, None], 0.0)
     tolerated = torch.maximum(by_amplitude, by_noise)  # squared
     tolerated = torch.where(is_open, tolerated.detach(), tolerated)
-    tolerated = rounded(tolerated, either + 8 * roundoff * tolerated)
+    tolerated = rounded(tolerated, either + 12 * roundoff * tolerated)
     weights = inside / (1 + residuals.clamp(min=0).square() / tolerated)
     weights = rounded(weights, 16 * roundoff * weights)
     second = amplitude_of(weights)
@@ -309,11 +323,17 @@ def _iterate(
     matrix = matrix + reference.BLOB_DAMPING * torch.diag_embed(matrix.diagonal(dim1=-2, dim2=-1))
     diagonal = matrix.diagonal(dim1=-2, dim2=-1)
     eliminated = 3 * diagonal.shape[-1] + 1
-    matrix_off = (num_roundings + 14) * product(weighted.abs().mT, terms.abs())
+    sizes, sources = terms.abs(), residuals.abs()
+    if rules.shifts_sums:  # a distance from the centre is made of two, and a residual of a pixel and the model
+        far_x, far_y = distance.abs() + center_x.abs(), distance.abs()[:, None] + center_y.abs()
+        sizes = torch.stack(torch.broadcast_tensors(torch.ones_like(q), far_x, far_y, far_x**2 + far_y**2), -1)
+        sizes, sources = (sizes * e[..., None]).flatten(-3, -2), pixels.abs() + (second * e).abs()
+    weighted_sizes = weights.flatten(-2)[..., None] * sizes
+    matrix_off = (num_roundings + 14) * product(weighted_sizes.mT, sizes)
     matrix_off = roundoff * (matrix_off + eliminated * (diagonal[..., None] * diagonal[..., None, :]).sqrt())
     matrix = rounded(matrix, matrix_off)
     right = product(weighted.mT, residuals.flatten(-2)[..., None])
-    right_off = product(weighted.abs().mT, residuals.abs().flatten(-2)[..., None])
+    right_off = product(weighted_sizes.mT, sources.flatten(-2)[..., None])
     right = rounded(right, (num_roundings + 10) * roundoff * right_off)
     solution = torch.linalg.solve_ex(matrix, right)[0]
     steps = solution[..., 1:, :] * variance / second
