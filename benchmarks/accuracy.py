@@ -4,11 +4,13 @@
     python -m benchmarks.accuracy --report    writes the page and the picture from the file
     python -m benchmarks.accuracy --check     exit code 1 if docs/accuracy.md is not what the file says
 
-Four experiments, seeded, on maps that are made here, so that the truth is known:
+Five experiments, seeded, on maps that are made here, so that the truth is known, and one on real maps:
 
 - blobs: Gaussians of sigma 2 to 3 px with white noise, all recipes on the same maps. *Inside* means that the centre
   is 7 px or more from every border, as far as decoders look; *border*, that it is within 2.4 px of one.
 - distance: the same at a given distance from one border.
+- widths: the same of one sigma. Recipes that expect blobs of some width decode them twice, told of it and not.
+  *Inside* grows with sigma, from 3 px on.
 - jitter: what a network learns where annotators disagree. Each of sixteen clicks beside the keypoint, with a Gaussian
   error of so many pixels on each axis; its click is rounded to a pixel, as usual targets are, and gives a Gaussian of
   sigma 2; the map is the mean of these, with noise.
@@ -16,6 +18,9 @@ Four experiments, seeded, on maps that are made here, so that the truth is known
   two at each pixel, without noise. `find_peaks` finds both; recipes that search the smoothed map are left out, since
   there is one peak in it where two are close. An error is of a peak to the person whose pixel it started from; it is
   astray if it ends nearer to the other one.
+- mirrored: the real maps that the package has of images and of their mirrored twins. What is called an error there is
+  how far a keypoint is from that of the mirrored image, mirrored back, less the mean of these differences, where both
+  peaks exceed a threshold. The networks' part in it is the same for all recipes.
 
 An error is the mean distance in heatmap pixels. The Cramér-Rao bound is that of a decoder without bias which knows that
 there is one round Gaussian in white noise and sees the whole map, but neither its amplitude nor its width.
@@ -23,18 +28,22 @@ there is one round Gaussian in white noise and sees the whole map, but neither i
 accuracy.json:
 
 {
-  "schema": 2, "datetime": ..., "commit": ..., "options": {"maps": a case, "seed"},
+  "schema": 3, "datetime": ..., "commit": ..., "options": {"maps": a case, "seed"},
   "machine": {"device_name", "python", "torch", "numpy"},
   "rows": [{"experiment", "place", "size", "peak": [low, high], "noise", "distance", "jitter": or null where it is not
-            varied, "bound": pixels or null, "annotators": error of the mean of their clicks, or null,
-            "errors": {recipe: pixels}, "astray": {recipe: peaks} or null, "peaks": how many there are}]
+            varied, "sigma": [low, high], "bound": pixels or null, "annotators": error of the mean of their clicks, or
+            null, "errors": {recipe: pixels}, "medians": {recipe: pixels} or null, "astray": {recipe: peaks} or null,
+            "peaks": how many there are}]
 }
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
+import importlib.resources
+import itertools
 import json
 import math
 import os
@@ -57,7 +66,7 @@ from dark_kernels import Recipe, recipes
 
 _ROOT = Path(__file__).resolve().parent.parent
 
-SCHEMA = 2
+SCHEMA = 3
 _NUMBER = (int, float)
 _MAYBE = (int, float, type(None))
 FIELDS: dict[str, Any] = {
@@ -67,7 +76,8 @@ OPTION_FIELDS: dict[str, Any] = {"maps": int, "seed": int}
 MACHINE_FIELDS: dict[str, Any] = {"device_name": str, "python": str, "torch": str, "numpy": str}
 ROW_FIELDS: dict[str, Any] = {
     "experiment": str, "place": str, "size": int, "peak": list, "noise": _NUMBER, "distance": _MAYBE, "jitter": _MAYBE,
-    "bound": _MAYBE, "annotators": _MAYBE, "errors": dict, "astray": (dict, type(None)), "peaks": int,
+    "sigma": list, "bound": _MAYBE, "annotators": _MAYBE, "errors": dict, "medians": (dict, type(None)),
+    "astray": (dict, type(None)), "peaks": int,
 }  # fmt: skip
 
 # Where "inside" begins: the blur of the published decoders sees 5 px, and their stencil 2 more.
@@ -82,6 +92,12 @@ SIZES = (16, 32, 64, 128)
 DISTANCES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
 JITTERS = (0.0, 0.5, 1.0, 1.5, 2.0)
 NEIGHBOURS = (4.0, 5.0, 6.0, 7.0, 8.0, 10.0)
+WEAK = ((0.1, 0.05), (0.05, 0.02))  # peak and noise
+WIDTHS = (1.0, 2.0, 3.0, 4.0, 6.0)
+LEVELS = ((1.0, 0.01), (0.25, 0.05))  # likewise
+THRESHOLDS = (0.7, 0.5, 0.2)
+# COCO's left and right.
+_FLIP = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
 
 
 class Case(NamedTuple):
@@ -94,6 +110,11 @@ class Case(NamedTuple):
     noise: float = 0.01
     distance: float | None = None
     jitter: float | None = None
+    sigma: tuple[float, float] = _SIGMAS
+
+    def fields(self) -> dict[str, Any]:
+        """As a row has them."""
+        return {**self._asdict(), "peak": list(self.peak), "sigma": list(self.sigma)}
 
 
 USUAL = {place: Case("blobs", place) for place in ("inside", "border")}
@@ -114,6 +135,27 @@ def cases() -> Iterator[Case]:
         yield Case("jitter", peak=(1.0, 1.0), jitter=jitter)
     for distance in NEIGHBOURS:
         yield Case("neighbours", peak=(0.9, 1.0), noise=0.0, distance=distance)
+    for place in USUAL:
+        for peak, noise in WEAK:
+            if peak not in PEAKS:
+                yield weak(place, peak, noise)
+    for place, (peak, noise), sigma in itertools.product(USUAL, LEVELS, WIDTHS):
+        yield of_width(place, peak, noise, sigma)
+    for threshold in THRESHOLDS:
+        yield mirrored(threshold)
+
+
+def weak(place: str, peak: float, noise: float) -> Case:
+    return USUAL[place]._replace(peak=(peak, peak), noise=noise)
+
+
+def of_width(place: str, peak: float, noise: float, sigma: float) -> Case:
+    return Case("widths", place, peak=(peak, peak), noise=noise, sigma=(sigma, sigma))
+
+
+def mirrored(threshold: float) -> Case:
+    """Peaks count from the threshold on."""
+    return Case("mirrored", "real", peak=(threshold, 1.0), noise=0.0)
 
 
 class Sample(NamedTuple):
@@ -133,12 +175,13 @@ def make_maps(case: Case, count: int, generator: torch.Generator) -> Sample:
         return low + (high - low) * torch.rand(*shape, generator=generator, dtype=torch.float64)
 
     last = case.size - 1.0
-    centers = uniform(MARGIN, last - MARGIN, count, 2)
+    margin = MARGIN * max(1.0, case.sigma[1] / _SIGMAS[1])
+    centers = uniform(margin, last - margin, count, 2)
     if case.place == "border":
         near = uniform(0.0, BORDER, count) if case.distance is None else torch.full((count,), case.distance).double()
         side, axis = torch.randint(0, 2, (2, count), generator=generator)
         centers[torch.arange(count), axis] = torch.where(side == 0, near, last - near)
-    sigmas, peaks, clicks = uniform(*_SIGMAS, count), uniform(*case.peak, count), None
+    sigmas, peaks, clicks = uniform(*case.sigma, count), uniform(*case.peak, count), None
     if case.jitter is None:
         maps = peaks[:, None, None] * _gaussians(centers, sigmas, case.size)
     else:
@@ -219,40 +262,73 @@ def cramer_rao_bound(sample: Sample, size: int, noise: float) -> Tensor:
     return math.sqrt(math.pi / 2) * variances.sqrt().mean(-1)
 
 
-def decode(heatmaps: Tensor, recipe: Recipe) -> Tensor:
+def decode(heatmaps: Tensor, recipe: Recipe, backend: str = "auto") -> Tensor:
     """Coordinates [N, 2]."""
     scaled = heatmaps * 255 if recipe == recipes.MEGVII else heatmaps
-    return dark_kernels.decode(scaled[None], recipe).coords[0].double()
+    return dark_kernels.decode(scaled[None], recipe, backend=backend).coords[0].double()
 
 
 def _digits(error: Tensor) -> float:
     return float(f"{error.mean().item():.6g}")
 
 
-def measure_pairs(case: Case, count: int, seed: int) -> dict[str, Any]:
+def _recipes(case: Case) -> list[Recipe]:
+    """The recipes of a case, with names of their own."""
+    if case.experiment != "widths":
+        return list(recipes.ALL)
+    told = dataclasses.replace(recipes.MATCHED, blob_sigma=case.sigma[0], name="matched, width given")
+    return [recipes.DARKPOSE, recipes.FIT, recipes.MATCHED, told]
+
+
+def measure_pairs(case: Case, count: int, seed: int, backend: str = "auto") -> dict[str, Any]:
     """One row of the results, of two people in each map."""
     maps, centers = make_pairs(case, count, torch.Generator().manual_seed(seed))
 
     def found(recipe: Recipe) -> Tensor:
-        return dark_kernels.find_peaks(maps[None], 2, threshold=0.3, recipe=recipe).coords[0].double()
+        peaks = dark_kernels.find_peaks(maps[None], 2, threshold=0.3, recipe=recipe, backend=backend)
+        return peaks.coords[0].double()
 
     whose = (found(recipes.ARGMAX)[:, :, None] - centers[:, None]).norm(dim=-1).argmin(-1, keepdim=True)
     errors, astray = {}, {}
     for recipe in recipes.ALL:
-        if recipe.argmax_on == "raw":
+        if recipe.argmax_on != "blurred":
             distances = (found(recipe)[:, :, None] - centers[:, None]).norm(dim=-1)
             own, other = distances.gather(-1, whose), distances.gather(-1, 1 - whose)
             errors[recipe.name], astray[recipe.name] = _digits(own), int((other < own).sum())
-    return {
-        **case._asdict(), "peak": list(case.peak), "bound": None, "annotators": None, "errors": errors,
-        "astray": astray, "peaks": 2 * count,
-    }  # fmt: skip
+    return _as_row(case, errors, 2 * count, astray=astray)
 
 
-def measure(case: Case, count: int, seed: int) -> dict[str, Any]:
+def measure_mirrored(case: Case, backend: str = "auto") -> dict[str, Any]:
+    """One row of the results, of real maps and those of the mirrored images."""
+    with (importlib.resources.files("dark_kernels") / "data" / "real_heatmaps.npz").open("rb") as stream:
+        data = np.load(stream)
+        names, heatmaps = data["names"].tolist(), torch.from_numpy(data["heatmaps"]).float()
+    plain = [names.index(name) for name in names if f"{name}_flip" in names]
+    twins = [names.index(f"{names[index]}_flip") for index in plain]
+    peaks = heatmaps.amax((-2, -1))
+    counts = torch.minimum(peaks[plain], peaks[twins][:, _FLIP]) > case.peak[0]
+    errors, medians = {}, {}
+    for recipe in recipes.ALL:
+        scaled = heatmaps * 255 if recipe == recipes.MEGVII else heatmaps
+        coords = dark_kernels.decode(scaled, recipe, backend=backend).coords.double()
+        back = coords[twins][:, _FLIP] * torch.tensor([-1.0, 1.0]) + torch.tensor([heatmaps.shape[-1], 0.0])
+        off = (coords[plain] - back)[counts]
+        distances = (off - off.mean(0)).norm(dim=-1)
+        errors[recipe.name], medians[recipe.name] = _digits(distances), _digits(distances.median())
+    return _as_row(case, errors, int(counts.sum()), medians=medians)
+
+
+def _as_row(case: Case, errors: dict[str, float], peaks: int, **others: Any) -> dict[str, Any]:
+    row = dict.fromkeys(("bound", "annotators", "errors", "medians", "astray"))
+    return {**case.fields(), **row, "errors": errors, **others, "peaks": peaks}
+
+
+def measure(case: Case, count: int, seed: int, backend: str = "auto") -> dict[str, Any]:
     """One row of the results."""
     if case.experiment == "neighbours":
-        return measure_pairs(case, count, seed)
+        return measure_pairs(case, count, seed, backend)
+    if case.experiment == "mirrored":
+        return measure_mirrored(case, backend)
     sample = make_maps(case, count, torch.Generator().manual_seed(seed))
 
     def error(coords: Tensor) -> float:
@@ -263,14 +339,11 @@ def measure(case: Case, count: int, seed: int) -> dict[str, Any]:
         annotators = error(sample.clicks.mean(1))
     elif case.noise > 0:
         bound = _digits(cramer_rao_bound(sample, case.size, case.noise))
-    errors = {recipe.name: error(decode(sample.heatmaps, recipe)) for recipe in recipes.ALL}
-    return {
-        **case._asdict(), "peak": list(case.peak), "bound": bound, "annotators": annotators, "errors": errors,
-        "astray": None, "peaks": count,
-    }  # fmt: skip
+    errors = {recipe.name: error(decode(sample.heatmaps, recipe, backend)) for recipe in _recipes(case)}
+    return _as_row(case, errors, count, bound=bound, annotators=annotators)
 
 
-def run(count: int, seed: int, chosen: Iterable[Case]) -> dict[str, Any]:
+def run(count: int, seed: int, chosen: Iterable[Case], backend: str = "auto") -> dict[str, Any]:
     """All rows, and where they come from."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
@@ -284,7 +357,7 @@ def run(count: int, seed: int, chosen: Iterable[Case]) -> dict[str, Any]:
             "torch": torch.__version__,
             "numpy": np.__version__,
         },
-        "rows": [measure(case, count, seed + index) for index, case in enumerate(chosen)],
+        "rows": [measure(case, count, seed + index, backend) for index, case in enumerate(chosen)],
     }
 
 
@@ -301,7 +374,9 @@ def check(record: Any, where: str = results.ACCURACY) -> None:
     results.check_fields(record["machine"], MACHINE_FIELDS, f"{where}.machine")
     for i, row in enumerate(record["rows"]):
         results.check_fields(row, ROW_FIELDS, f"{where}.rows[{i}]")
-        results.check_fields(row["errors"], dict.fromkeys(row["errors"], _NUMBER), f"{where}.rows[{i}].errors")
+        for name in ("errors", "medians"):
+            numbers = row[name] or {}
+            results.check_fields(numbers, dict.fromkeys(numbers, _NUMBER), f"{where}.rows[{i}].{name}")
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -324,7 +399,7 @@ def row_of(record: Mapping[str, Any], case: Case) -> dict[str, Any]:
     Raises:
         SchemaError: There is none.
     """
-    wanted = {**case._asdict(), "peak": list(case.peak)}
+    wanted = case.fields()
     for row in record["rows"]:
         if all(row[name] == value for name, value in wanted.items()):
             return dict(row)
@@ -339,6 +414,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--docs", type=Path, default=_ROOT / "docs", help="folder of accuracy.md and its picture")
     parser.add_argument("--maps", type=int, default=2000, help="of a case (2000)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--backend", choices=dark_kernels.backends.BACKENDS, default="auto", help="which measures (auto)"
+    )
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--report", action="store_true", help="measure nothing, write the page from the file")
     action.add_argument("--check", action="store_true", help="exit code 1 if the page is not what the file says")
@@ -347,7 +425,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not options.report and not options.check:
             started = time.perf_counter()
-            record = run(options.maps, options.seed, cases())
+            record = run(options.maps, options.seed, cases(), options.backend)
             check(record)
             options.output.mkdir(parents=True, exist_ok=True)
             rows = ",\n".join(json.dumps(row) for row in record["rows"])

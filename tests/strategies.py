@@ -44,10 +44,11 @@ def any_recipe(draw: st.DrawFn) -> Recipe:
         changes["kernel_size"] = draw(st.sampled_from((1, 3, 5, 7, 9, 11, 13, 17, 23)))
         changes["padding"] = draw(st.sampled_from(("zeros", "reflect", "symmetric")))
         changes["rescale"] = draw(st.booleans())
-        changes["argmax_on"] = draw(st.sampled_from(("raw", "raw", "blurred")))
+    changes["argmax_on"] = draw(st.sampled_from(("raw", "raw", "blurred", "matched")))
     if recipe.stencil == "fit":
         changes["fit_radius"] = draw(st.sampled_from((1, 2, 3, 5, 7, 8, 15)))
-        changes["argmax_on"] = "raw"
+    if "matched" in (changes["argmax_on"], recipe.argmax_on):
+        changes["blob_sigma"] = draw(st.sampled_from((None, 0.7, 2.0, 3.1)))
     changes["max_offset"] = draw(st.sampled_from((None, 0.5, 1.0)))
     changes["invalid"] = draw(st.sampled_from((recipe.invalid, 0.0, -1.0, float("nan"))))
     changes["target_sigma"] = draw(st.sampled_from((None, 1.0)))

@@ -34,7 +34,7 @@ from dark_kernels.integrations import darkpose, transformers
 
 MODULES = [module.name for module in pkgutil.walk_packages(dark_kernels.__path__, "dark_kernels.")]
 ROWS = [
-    "ARGMAX", "DARKPOSE", "FIT", "MEGVII", "MMPOSE_DARK", "MMPOSE_LEGACY_UDP", "MMPOSE_UDP", "QUARTER",
+    "ARGMAX", "DARKPOSE", "FIT", "MATCHED", "MEGVII", "MMPOSE_DARK", "MMPOSE_LEGACY_UDP", "MMPOSE_UDP", "QUARTER",
     "QUARTER_LEGACY", "SAPIENS_HF", "VITPOSE_HF",
 ]  # fmt: skip
 HEATMAP_LOSSES = [
@@ -187,7 +187,7 @@ def test_keypoints_and_recipe() -> None:
     public = [name for name in vars(Recipe) if not name.startswith("_") and isinstance(vars(Recipe)[name], property)]
     assert public == [
         "operator_arguments", "blur_kernel_size", "blur_sigma", "taps", "target_variance", "known_variance",
-        "mass_radius", "has_hessian",
+        "mass_radius", "expected_sigma", "has_hessian",
     ]  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import math
 import pickle
 from pathlib import Path
@@ -23,8 +24,9 @@ ROWS: dict[str, tuple[Any, ...]] = {
     "mmpose_legacy_udp": ("opencv", 11, 2.0, "reflect", False, 1e-3, 50.0, "compact", "raw", -1.0),
     "vitpose_hf": ("gaussian", 11, 0.8, "symmetric", False, 1e-3, 50.0, "compact", "raw", -1.0),
     "sapiens_hf": ("gaussian", 11, 2.0, "zeros", True, 1e-3, 50.0, "compact", "raw", -1.0),
-    # This library's own: mmpose's DARK where nothing can be fitted.
+    # This library's own two: mmpose's DARK where nothing can be fitted.
     "fit": ("opencv", 11, 2.0, "zeros", True, 1e-10, math.inf, "fit", "raw", -1.0),
+    "matched": ("opencv", 11, 2.0, "zeros", True, 1e-10, math.inf, "gaussian", "matched", -1.0),
     "megvii": ("opencv", 11, 2.0, "zeros", True, 1e-10, math.inf, "quarter_legacy", "blurred", -1.0),
 }
 UNSMOOTHED = {"quarter": "quarter", "quarter_legacy": "quarter_legacy", "argmax": "none"}
@@ -32,7 +34,7 @@ UNSMOOTHED = {"quarter": "quarter", "quarter_legacy": "quarter_legacy", "argmax"
 
 def test_every_row_is_listed() -> None:
     assert {recipe.name for recipe in recipes.ALL} == {*ROWS, *UNSMOOTHED}
-    assert len({recipe.name for recipe in recipes.ALL}) == len(recipes.ALL) == 11
+    assert len({recipe.name for recipe in recipes.ALL}) == len(recipes.ALL) == 12
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -84,6 +86,7 @@ def test_fields_and_their_defaults() -> None:
         "activation": "none",
         "score": "peak",
         "score_radius": None,
+        "blob_sigma": None,
     }
 
 
@@ -199,7 +202,38 @@ def test_only_a_fit_is_told_of_its_radius() -> None:
         changed = dataclasses.replace(recipe, fit_radius=7)
         assert (changed.operator_arguments == recipe.operator_arguments) == (recipe is not recipes.FIT)
     fit = dataclasses.replace(recipes.FIT, target_sigma=1.5)
-    assert fit.operator_arguments[-5:-2] == (4.0 + 2.25, 5, 2.25) == (fit.known_variance, 5, fit.target_variance)
+    numbers = fit.operator_arguments
+    assert (numbers.known_variance, numbers.fit_radius, numbers.target_variance) == (4.0 + 2.25, 5, 2.25)
+    assert (fit.known_variance, fit.target_variance) == (4.0 + 2.25, 2.25)
+
+
+def test_only_what_expects_blobs_is_told_of_their_width() -> None:
+    for recipe in recipes.ALL:
+        changed = dataclasses.replace(recipe, blob_sigma=4.0)
+        assert (changed.operator_arguments == recipe.operator_arguments) == (recipe is not recipes.MATCHED)
+    assert recipes.FIT.operator_arguments.blob_sigma == 0.0
+    for recipe in (
+        dataclasses.replace(recipes.MMPOSE_DARK, argmax_on="matched"),
+        dataclasses.replace(recipes.ARGMAX, argmax_on="matched"),
+        dataclasses.replace(recipes.MMPOSE_DARK, stencil="gaussian"),
+    ):
+        assert recipe.operator_arguments.blob_sigma == 2.5
+
+
+def test_the_width_of_blobs_follows_from_the_targets() -> None:
+    for fields, sigma in (
+        ({}, 2.5),
+        ({"target_sigma": 3.0}, 3.0),
+        ({"target_sigma": 3.0, "blob_sigma": 1.5}, 1.5),
+        ({"blob_sigma": 11}, 11.0),
+        ({"target_sigma": 20.0, "blob_sigma": 11.0}, 11.0),
+    ):
+        recipe = dataclasses.replace(recipes.MATCHED, **fields)
+        assert recipe.expected_sigma == recipe.operator_arguments.blob_sigma == sigma
+        assert type(recipe.operator_arguments.blob_sigma) is float
+        # A fit smooths nothing, so of a covariance no more is known than the targets' part.
+        assert recipe.operator_arguments.target_variance == fields.get("target_sigma", 0.0) ** 2
+    assert recipes.MATCHED.summary()["stencil"] == "gaussian s=2.5"
 
 
 def test_the_window_of_a_mass_follows_from_the_targets() -> None:
@@ -212,7 +246,7 @@ def test_the_window_of_a_mass_follows_from_the_targets() -> None:
         ({"target_sigma": 1.2, "score_radius": 7}, 7),
     ):
         assert dataclasses.replace(mass, **fields).mass_radius == radius
-        assert dataclasses.replace(mass, **fields).operator_arguments[-1] == radius
+        assert dataclasses.replace(mass, **fields).operator_arguments.mass_radius == radius
         assert dataclasses.replace(peak, **fields).mass_radius == 0
     # No other kernel is compiled for a radius that nobody looks at.
     assert dataclasses.replace(peak, score_radius=7).operator_arguments == peak.operator_arguments
@@ -222,6 +256,21 @@ def test_a_summary_names_what_published_decoders_do_not_have() -> None:
     assert not {"activation", "score"} & set(recipes.DARKPOSE.summary())
     summary = dataclasses.replace(recipes.DARKPOSE, activation="softmax", score="mass").summary()
     assert list(summary.items())[-2:] == [("activation", "softmax"), ("score", "mass r=4")]
+
+
+def test_a_wide_target_is_refused_only_where_blobs_are_expected() -> None:
+    assert dataclasses.replace(recipes.FIT, target_sigma=12.0).operator_arguments.blob_sigma == 0.0
+    assert dataclasses.replace(recipes.MATCHED, target_sigma=12.0, blob_sigma=9.0).expected_sigma == 9.0
+
+
+def test_every_stencil_goes_with_every_search() -> None:
+    stencils = ("wide", "compact", "fit", "gaussian", "quarter", "quarter_legacy", "none")
+    for stencil, argmax_on in itertools.product(stencils, ("raw", "blurred", "matched")):
+        recipe = Recipe(stencil=stencil, argmax_on=argmax_on)  # type: ignore[arg-type]
+        assert (recipe.operator_arguments.stencil, recipe.operator_arguments.argmax_on) == (stencil, argmax_on)
+    # Without a blur the smoothed map is the raw one.
+    assert Recipe(blur="none", argmax_on="blurred").operator_arguments.argmax_on == "raw"
+    assert Recipe(blur="none", argmax_on="matched").operator_arguments.argmax_on == "matched"
 
 
 def test_get_takes_either_case() -> None:
@@ -271,7 +320,16 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"score_radius": 0}, r"Recipe.score_radius: got 0, expected a positive int or None"),
     ({"score_radius": 2.0}, r"Recipe.score_radius: got 2.0, expected a positive int or None"),
     ({"score_radius": True}, r"Recipe.score_radius: got True, expected a positive int or None"),
-    ({"stencil": "fit", "argmax_on": "blurred"}, r"Recipe.argmax_on: got 'blurred', expected 'raw' with stencil='fit'"),
+    ({"blob_sigma": 0.0}, r"Recipe.blob_sigma: got 0.0, expected a positive number up to 11, or None"),
+    ({"blob_sigma": -1.0}, r"Recipe.blob_sigma: got -1.0, expected a positive number up to 11, or None"),
+    ({"blob_sigma": 11.5}, r"Recipe.blob_sigma: got 11.5, expected a positive number up to 11, or None"),
+    ({"blob_sigma": math.nan}, r"Recipe.blob_sigma: got nan, expected a positive number"),
+    ({"blob_sigma": True}, r"Recipe.blob_sigma: got True, expected a positive number"),
+    (
+        {"argmax_on": "matched", "target_sigma": 12.0},
+        r"Recipe.target_sigma: got 12.0, expected up to 11, or a blob_sig",
+    ),
+    ({"stencil": "gaussian", "target_sigma": 12.0}, r"Recipe.target_sigma: got 12.0, expected up to 11, or a blob_si"),
     ({"score_offset": -math.inf}, r"Recipe.score_offset: got -inf, expected a finite number"),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,15 +13,22 @@ from benchmarks.accuracy import (
     BORDER,
     DISTANCES,
     JITTERS,
+    LEVELS,
     MARGIN,
     NEIGHBOURS,
     NOISES,
     PEAKS,
     SIZES,
     TARGET_SIGMA,
+    THRESHOLDS,
     USUAL,
+    WEAK,
+    WIDTHS,
     Case,
+    mirrored,
+    of_width,
     row_of,
+    weak,
 )
 from benchmarks.publish import charts, tables
 
@@ -57,6 +65,56 @@ def _neighbours(record: Mapping[str, Any]) -> list[str]:
 _BOUND = "Cramér-Rao bound"
 
 
+def _weak_peaks(record: Mapping[str, Any]) -> list[str]:
+    chosen = [weak(place, peak, noise) for place in USUAL for peak, noise in WEAK]
+    header = [f"{place}, {peak:g}, noise {noise:g}" for place in USUAL for peak, noise in WEAK]
+    return [
+        "## Weak peaks",
+        "",
+        "Where a raw map's largest pixel is one of the noise, a step from there leads nowhere.",
+        "",
+        *_columns(record, header, chosen, _BOUND),
+        "",
+    ]
+
+
+def _widths(record: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "## Targets of other widths",
+        "",
+        "Errors over the bound, for Gaussians of one sigma. `matched` expects blobs of a sigma of 2.5 px unless it is",
+        "given another: `target_sigma`, or `blob_sigma`.",
+        "",
+    ]
+    table = []
+    for (peak, noise), sigma in itertools.product(LEVELS, WIDTHS):
+        rows = [row_of(record, of_width(place, peak, noise, sigma)) for place in USUAL]
+        ratios = [tables.times(error / row["bound"]) for row in rows for error in row["errors"].values()]
+        table.append([f"{sigma:g} px", f"peak {peak:g}, noise {noise:g}", *ratios])
+    names = row_of(record, of_width("inside", *LEVELS[0], WIDTHS[0]))["errors"]
+    header = [f"{place}: {name}" for place in USUAL for name in names]
+    return [*lines, *tables.table(["sigma", "maps", *header], table, num_words=2), ""]
+
+
+def _mirrored(record: Mapping[str, Any]) -> list[str]:
+    rows = [row_of(record, mirrored(threshold)) for threshold in THRESHOLDS]
+    table = [
+        [name, *(f"{pixels(row['errors'][name])} / {pixels(row['medians'][name])}" for row in rows)]
+        for name in rows[0]["errors"]
+    ]
+    header = [f"peaks above {threshold:g} ({row['peaks']})" for threshold, row in zip(THRESHOLDS, rows, strict=True)]
+    return [
+        "## Real maps and their mirrored twins",
+        "",
+        "How far a keypoint of a real map is from that of the mirrored image, mirrored back, less the mean of these",
+        "differences: mean / median in px. In brackets stands how many keypoints have such peaks in both maps. The",
+        "networks' own errors are part of all of these numbers.",
+        "",
+        *tables.table(["recipe", *header], table, num_words=1),
+        "",
+    ]
+
+
 def page(record: Mapping[str, Any]) -> str:
     """Write docs/accuracy.md."""
     machine, options = record["machine"], record["options"]
@@ -88,7 +146,7 @@ def page(record: Mapping[str, Any]) -> str:
         f"*Inside*: {MARGIN:g} px or more from every border. *Border*: within {BORDER:g} px of one.",
         "The Cramér-Rao bound is that of a decoder without bias that knows neither amplitude nor width and sees the",
         "whole map; *times* is error over bound. A decoder with a bias may be below it.",
-        "What a network errs is not in these numbers, but for the last table.",
+        "What a network errs is not in these numbers, but for annotators who disagree and for real maps.",
         "",
         f"Commit {record['commit']}, {record['datetime'][:10]}, seed {options['seed']}, Python {machine['python']}, "
         f"torch {machine['torch']}, {machine['device_name']}.",
@@ -114,6 +172,7 @@ def page(record: Mapping[str, Any]) -> str:
         ),
     ):  # fmt: skip
         lines += [f"## {title}", "", *_columns(record, header, chosen, _BOUND), ""]
+    lines += [*_weak_peaks(record), *_widths(record)]
     jitters = [Case("jitter", peak=(1.0, 1.0), jitter=jitter) for jitter in JITTERS]
     lines += [
         "## Annotators who disagree",
@@ -126,6 +185,7 @@ def page(record: Mapping[str, Any]) -> str:
         "",
         *_columns(record, [f"{jitter:g} px" for jitter in JITTERS], jitters, "mean of the clicks"),
         "",
+        *_mirrored(record),
         "## Neighbours",
         "",
         f"Two people in one map, Gaussians of sigma {TARGET_SIGMA:g} and of peaks 1 and 0.9 so many pixels apart, the",
@@ -141,7 +201,7 @@ def page(record: Mapping[str, Any]) -> str:
 # Recipes that differ in the picture; the others lie on one of these.
 _DRAWN = {
     "argmax": "#999999", "quarter": "#E69F00", "darkpose": "#0072B2", "mmpose_udp": "#56B4E9", "vitpose_hf": "#CC79A7",
-    "fit": "#D55E00",
+    "fit": "#D55E00", "matched": "#009E73",
 }  # fmt: skip
 
 

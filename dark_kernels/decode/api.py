@@ -40,7 +40,8 @@ def decode(
     For each map: find the first maximum in row-major order, smooth the map around it, and take one Newton
     step towards the maximum of the log of the smoothed map (DARK: Zhang et al., "Distribution-Aware
     Coordinate Representation for Human Pose Estimation", CVPR 2020, eq. 4 to 12), or what else the recipe
-    says: `recipes.FIT` fits a Gaussian to the pixels around the maximum, and holds at the border of a map.
+    says: `recipes.FIT` fits a Gaussian to the pixels around the maximum, and holds at the border of a map;
+    `recipes.MATCHED`, the most accurate, takes that of a matched filter and fits a round Gaussian from there.
     On CUDA, ROCm and XPU this is one launch that reads each element once; channels_last maps take two.
 
     C is the number of maps of an image and K that of the keypoints asked for, which is C without `keypoint_indices`.
@@ -67,8 +68,8 @@ def decode(
         recipe: Which decoder, a row of `dark_kernels.recipes` or a `Recipe` of your own.
         covariance: Also return the covariance of each keypoint: minus the inverse Hessian of the log of
             the smoothed map at the peak, less what the blur added, or the covariance of the Gaussian that was
-            fitted; less `recipe.target_sigma` squared, if given. NaN where the peak is invalid, was not
-            refined, or is not a maximum with a positive semi-definite rest.
+            fitted (by `stencil="gaussian"` a round one); less `recipe.target_sigma` squared, if given. NaN where the
+            peak is invalid, was not refined, or is not a maximum with a positive semi-definite rest.
         backend: `"auto"` (Triton where the device has it, else eager), `"triton"`, `"eager"` (vectorised
             PyTorch on any device) or `"reference"` (the definition: whole maps, slow). float64 is served by
             eager where Triton is asked for.

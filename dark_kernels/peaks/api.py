@@ -34,8 +34,10 @@ def find_peaks(
     row-major order, and each is refined as `decode` refines the one that it finds (see there for recipes and
     covariances): if that exceeds the threshold it is in the first slot, with `plateau="first"` or "all". A recipe that
     searches the smoothed map (MEGVII, or any with `argmax_on="blurred"`) finds its peaks there: neighbours are compared
-    in the smoothed map, and what has to exceed the threshold is its value after rescaling. On CUDA, ROCm and XPU this
-    is one launch that reads each element once from device memory.
+    in the smoothed map, and what has to exceed the threshold is its value after rescaling. With a matched filter
+    (MATCHED, or any with `argmax_on="matched"`) the raw map is searched, since the filter merges peaks that are close:
+    then the first slot need not be the keypoint of `decode`, and what is refined with `stencil="gaussian"` stays at its
+    own peak. On CUDA, ROCm and XPU this is one launch that reads each element once from device memory.
 
     All shapes are known beforehand and nothing waits for the device. Slots that no peak takes hold `recipe.invalid`
     for both coordinates, 0 for the score and NaN for the covariance; `counts` says how many are taken.

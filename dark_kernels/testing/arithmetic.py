@@ -20,6 +20,8 @@ class Arithmetic:
         subtracts_blurred_peak: The paddings with which it is the distance from the blurred peak.
         narrow_radius: Of a blur up to which it is the distance from the peak where both are named.
         sums_rows_first: Whether a fit sums the rows of its patch and then those sums, which rounds less often.
+        shifts_sums: Whether the equations of a blob are summed over distances from the peak's pixel and over the pixels
+            themselves, all at once, and then shifted to its centre and made those of the residuals, which cancels.
     """
 
     blur: torch.dtype
@@ -30,14 +32,17 @@ class Arithmetic:
     subtracts_blurred_peak: tuple[str, ...] = ()
     narrow_radius: int = 0
     sums_rows_first: bool = False
+    shifts_sums: bool = False
 
 
 _REFLECTED = ("reflect", "symmetric")
 
-EAGER = Arithmetic(torch.float32, torch.float64, subtracts_blurred_peak=_REFLECTED)
+EAGER = Arithmetic(torch.float32, torch.float64, subtracts_blurred_peak=_REFLECTED, shifts_sums=True)
 """eager on CPU: the blur in the precision of the input, the step in float64."""
 
-EAGER_ON_DEVICE = Arithmetic(torch.float32, torch.float32, subtracts_blurred_peak=_REFLECTED, sums_rows_first=True)
+EAGER_ON_DEVICE = Arithmetic(
+    torch.float32, torch.float32, subtracts_blurred_peak=_REFLECTED, sums_rows_first=True, shifts_sums=True
+)
 """eager on other devices, which may lack float64."""
 
 TRITON = Arithmetic(
@@ -56,8 +61,9 @@ TRITON = Arithmetic(
 def arithmetic_of(backend: str, device_type: str, dtype: torch.dtype) -> Arithmetic:
     """Arithmetic of `backend` ("eager", "triton" or "reference") for heatmaps of that device and dtype."""
     if dtype == torch.float64:  # served by eager where Triton is asked for
-        levelled = () if backend == "reference" else _REFLECTED
-        return Arithmetic(torch.float64, torch.float64, subtracts_blurred_peak=levelled)
+        if backend == "reference":
+            return Arithmetic(torch.float64, torch.float64)
+        return Arithmetic(torch.float64, torch.float64, subtracts_blurred_peak=_REFLECTED, shifts_sums=True)
     if backend == "triton":
         return TRITON
     if backend == "reference":

@@ -139,7 +139,7 @@ def _each(keypoints: Keypoints, change: Callable[[Tensor], Tensor]) -> Keypoints
 
 def _searched(heatmaps: Tensor, recipe: Recipe) -> Tensor:
     maps = heatmaps.double()
-    if recipe.argmax_on == "raw":
+    if recipe.argmax_on != "blurred":
         return maps
     maps = reference.activate(maps, recipe.activation)
     blurred = reference.blur(maps, recipe)
@@ -216,7 +216,9 @@ def _decode_at(maps: Tensor, recipe: Recipe, covariance: bool, x: Tensor, y: Ten
     if recipe.rescale:
         blurred = reference.rescale(blurred, maps)
     searched = blurred if recipe.argmax_on == "blurred" else given
-    peaks = reference._read(blurred if searched is blurred else maps, x, y, 0, 0)
+    _, highest_x, highest_y = reference.find_peak(given)
+    valued_at = (highest_x, highest_y) if recipe.argmax_on == "matched" else (x, y)
+    peaks = reference._read(blurred if searched is blurred else maps, *valued_at, 0, 0)
     largest = peaks if recipe.activation == "none" else given.amax((-2, -1))
     valid = largest > (0 if recipe.activation == "none" else -math.inf)
     refinable = valid & (largest < math.inf)

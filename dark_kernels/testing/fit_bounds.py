@@ -160,7 +160,15 @@ def bound_fit(
     covariance_bounds = bound_covariance(
         fit.hessian, fit.hessian_errors, recipe.target_variance, roundoff, out_roundoff
     )
-    return FitBounds(fit.step, fit.step_bounds, covariance_bounds, succeeds & ~is_open, fails & ~is_open)
+    # A smoothed map's peak need not be positive in the raw one.
+    is_positive = peaks[..., 0] > 0
+    return FitBounds(
+        fit.step,
+        fit.step_bounds,
+        covariance_bounds,
+        succeeds & ~is_open & is_positive,
+        (fails & ~is_open) | ~is_positive,
+    )
 
 
 class _Weights(NamedTuple):

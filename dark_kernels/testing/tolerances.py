@@ -40,7 +40,11 @@ blurred one, s the scale of DARK's eq. 12, L = log(clip(s b)), g and H its gradi
 Covariance: d(H^-1) = H^-1 dH H^-1 alike. Whether there is one at all is decided by the sign of the smallest
 eigenvalue of -H^-1 - known variance, which is certain only if it exceeds what the matrix may be off.
 
-A fit: see `fit_bounds.py`.
+A fit: see `fit_bounds.py`, and `blob_bounds.py` for that of a blob.
+
+A matched filter's response is off as a blur is, axis by axis, with the roundings of its normalising factors besides: a
+square, k - 1 additions of positive numbers, a root, which halves what came before, and a quotient make k / 2 + 4 of
+them on each axis.
 
 Logits h: all of the above is of p, whose own error comes first. exp is good to 4 u, and an argument a of it that is
 multiplied by log2(e), which is rounded itself, makes 2 |a| u more. A sigmoid has a sum and a quotient (4 u of a
@@ -59,8 +63,8 @@ above, (2 r + 1)^2 more for a window. A kernel makes its numbers smaller by 2^24
 underflows then is lost.
 
 Signs and choices are exact or undecided: a quarter step on a blurred map may take another sign if the difference of
-the two neighbours is within the rounding of both, and the peak of a blurred map may be another pixel if its value
-is within the rounding of both of the maximum (`other_peaks`).
+the two neighbours is within the rounding of both, and the peak of a blurred map, or of a filter's response, may be
+another pixel if its value is within the rounding of both of the maximum (`other_peaks`).
 """
 
 from __future__ import annotations
@@ -73,8 +77,9 @@ from torch import Tensor
 
 from .._common.products import product
 from ..decode import reference
-from ..recipes import Recipe
+from ..recipes import Recipe, blur_taps
 from .arithmetic import Arithmetic, unit_roundoff
+from .blob_bounds import bound_blob
 from .fit_bounds import bound_fit, choose
 from .systems import bound_covariance, bound_step, matrix_of
 
@@ -128,21 +133,28 @@ def decode_bounds(
     scale, low_scale, high_scale = _scale_interval(maps, blurred, whole_error, recipe, arithmetic.blur, errors)
     low_scale, high_scale = low_scale * (1 - common), high_scale * (1 + common)
     on_blurred = recipe.argmax_on == "blurred" and recipe.blur_kernel_size > 1
+    is_matched = recipe.argmax_on == "matched"
     searched, searched_error = (blurred, whole_error) if on_blurred else (given, torch.zeros_like(maps))
-    if peaks_at is None:
-        _, x, y = reference.find_peak(blurred * scale if on_blurred and recipe.rescale else searched)
-    else:
-        x, y = peaks_at
+    _, highest_x, highest_y = reference.find_peak(blurred * scale if on_blurred and recipe.rescale else searched)
+    x, y = (highest_x, highest_y) if peaks_at is None else peaks_at
+    if is_matched and peaks_at is None:
+        _, matched_x, matched_y = reference.find_peak(reference.match_blobs(maps, recipe.expected_sigma))
+        x, y = (torch.where(raw_is_infinite, a, b) for a, b in ((highest_x, matched_x), (highest_y, matched_y)))
 
     out_roundoff = unit_roundoff(torch.float64 if heatmaps.dtype == torch.float64 else torch.float32)
     of_peaks = (blurred, whole_error) if on_blurred else (maps, errors)
-    peaks, peak_errors = (reference._read(each, x, y, 0, 0) for each in of_peaks)
+    valued_at = (highest_x, highest_y) if is_matched else (x, y)
+    peaks, peak_errors = (reference._read(each, *valued_at, 0, 0) for each in of_peaks)
     peak_errors = peak_errors + common[..., 0, 0] * torch.where(peaks.isinf(), 0.0, peaks.abs())
     certain = (peaks - peak_errors > 0) | (peaks + peak_errors <= 0) | peaks.isnan() | has_logits
     blurred_error = whole_error
     is_narrow = recipe.blur_kernel_size // 2 <= arithmetic.narrow_radius
     if recipe.padding in arithmetic.subtracts_peak and is_narrow:
-        blurred_error = _blur_error(maps, recipe, arithmetic, peaks.clamp(-limit, limit), input_errors=errors)
+        # With a matched filter the level may be that of the maximum or of the pixel that was found.
+        there = [peaks, reference._read(maps, x, y, 0, 0)] if is_matched else [peaks]
+        blurred_error = torch.stack(
+            [_blur_error(maps, recipe, arithmetic, level.clamp(-limit, limit), input_errors=errors) for level in there]
+        ).amax(0)
     elif recipe.padding in arithmetic.subtracts_blurred_peak:
         level_errors = reference._read(whole_error, x, y, 0, 0)
         levels = reference._read(blurred, x, y, 0, 0).clamp(min=0)
@@ -175,11 +187,13 @@ def decode_bounds(
             step_bounds = step_bounds.masked_fill(stays[..., None], 0.0)
             step = step.masked_fill(stays[..., None], 0.0)
             covariance_bounds = covariance_bounds.masked_fill(stays[..., None, None], 0.0)
-        if recipe.stencil == "fit":
-            fit = bound_fit(
-                maps, x, y, recipe, arithmetic, out_roundoff, errors / maps.clamp(min=1.0e-300) if has_logits else None
-            )
-            if has_logits:  # what has underflowed is not fitted to
+        if recipe.stencil in ("fit", "gaussian"):
+            if recipe.stencil == "fit":
+                relative = errors / maps.clamp(min=1.0e-300) if has_logits else None
+                fit = bound_fit(maps, x, y, recipe, arithmetic, out_roundoff, relative)
+            else:
+                fit = bound_blob(maps, x, y, recipe, arithmetic, out_roundoff, errors if has_logits else None)
+            if has_logits and recipe.stencil == "fit":  # what has underflowed is not fitted to
                 lost = ((maps > 0) & (errors >= maps)).double().clamp(max=1.0)
                 lost = reference.sum_around(lost, x, y, recipe.fit_radius) > 0
                 fit = fit._replace(succeeds=fit.succeeds & ~lost, fails=fit.fails & ~lost)
@@ -205,12 +219,13 @@ def decode_bounds(
     unrefined = ~refined[..., None] & certain[..., None]
     coord_bounds = torch.where(unrefined, out_roundoff * abs(_finite(recipe.invalid)), coord_bounds)
     covariance_bounds = covariance_bounds.masked_fill(unrefined[..., None], 0.0)
-    if (
-        recipe.argmax_on == "blurred" and not has_logits
-    ):  # what stands for an infinity there differs between float32 and float64
-        coord_bounds = coord_bounds.masked_fill(infinite[..., None], math.inf)
-        score_errors = score_errors.masked_fill(infinite, math.inf)
-        covariance_bounds = covariance_bounds.masked_fill(infinite[..., None, None], math.inf)
+    # What stands for an infinity where it is averaged differs between float32 and float64.
+    if recipe.argmax_on != "raw" and not has_logits:
+        is_open = infinite & ~raw_is_infinite if is_matched else infinite
+        coord_bounds = coord_bounds.masked_fill(is_open[..., None], math.inf)
+        covariance_bounds = covariance_bounds.masked_fill(is_open[..., None, None], math.inf)
+        if not is_matched:
+            score_errors = score_errors.masked_fill(infinite, math.inf)
     return DecodeBounds(
         coord_bounds.nan_to_num(nan=math.inf, posinf=math.inf),
         # A NaN is to be met by a NaN, and where the scale is open anything may be.
@@ -223,19 +238,23 @@ def decode_bounds(
 def other_peaks(heatmap: Tensor, recipe: Recipe, arithmetic: Arithmetic) -> Tensor:
     """Flat indices of the pixels of one [H, W] map that rounding may take for its maximum, the maximum included.
 
-    On a raw map there is but one. On a blurred one: all whose value, within its rounding, reaches that of the
-    maximum within its own.
+    On a raw map there is but one. On a blurred one, and in a matched filter's response: all whose value, within its
+    rounding, reaches that of the maximum within its own.
     """
     given = heatmap.double()[None, None]
     maps = reference.activate(given, recipe.activation)
     on_blurred = recipe.argmax_on == "blurred" and recipe.blur_kernel_size > 1
-    if not on_blurred or not bool(maps.isfinite().all()):
+    is_finite = bool(maps.isfinite().all())
+    if not is_finite or not (on_blurred or recipe.argmax_on == "matched"):
         _, x, y = reference.find_peak(reference.blur(maps, recipe) if on_blurred else given)
         return (y * maps.shape[-1] + x).flatten()
-    blurred = reference.blur(maps, recipe)
     errors, _ = _activation_errors(given, maps, recipe, arithmetic)
-    error = _blur_error(maps, recipe, arithmetic, input_errors=errors)
-    return (blurred + error >= (blurred - error).amax()).flatten().nonzero().flatten()
+    if on_blurred:
+        searched, error = reference.blur(maps, recipe), _blur_error(maps, recipe, arithmetic, input_errors=errors)
+    else:
+        searched = reference.match_blobs(maps, recipe.expected_sigma)
+        error = _response_error(maps, recipe.expected_sigma, arithmetic, errors)
+    return (searched + error >= (searched - error).amax()).flatten().nonzero().flatten()
 
 
 def _finite(number: float) -> float:
@@ -293,6 +312,20 @@ def _blur_error(
     error = error + reference.blur(input_errors, recipe)
     # n u / (1 - n u) for n u, and products that underflow.
     return 1.01 * error + 2 * kernel_size**2 * torch.finfo(arithmetic.blur).tiny
+
+
+def _response_error(maps: Tensor, sigma: float, arithmetic: Arithmetic, input_errors: Tensor) -> Tensor:
+    """The most that a matched filter's response may be off, [B, K, H, W]."""
+    taps = blur_taps(2 * math.ceil(reference.FILTER_REACH * sigma) + 1, sigma)
+    size = 2 * len(taps) - 1
+    roundoff = unit_roundoff(arithmetic.blur) + unit_roundoff(torch.float64)
+    # Each weight times its own relative error, in the sum and, halved twice, in its normalising factor.
+    relative = [2 * (6 + (i / sigma) ** 2) if arithmetic.computes_taps else 0.0 for i in range(len(taps))]
+    roundings = 2 * (size + 1) + 2 * (size / 2 + 4) + 2 * max(relative)
+    error = roundings * roundoff * reference.match_blobs(maps.abs(), sigma)
+    error = error + reference.match_blobs(input_errors, sigma)
+    smallest = torch.finfo(arithmetic.blur).tiny * size**2
+    return 1.01 * error + smallest * reference.match_blobs(torch.ones_like(maps), sigma)
 
 
 def _scale_interval(

@@ -15,6 +15,7 @@ from benchmarks import accuracy, results
 from benchmarks.publish import accuracy as published
 from dark_kernels import recipes
 
+BACKEND = "reference"
 CASES = [
     *accuracy.USUAL.values(),
     accuracy.Case("distance", "border", 16, distance=0.5),
@@ -25,7 +26,7 @@ CASES = [
 @pytest.fixture(scope="module")
 def record() -> dict[str, Any]:
     """All cases with few maps."""
-    return accuracy.run(12, 0, accuracy.cases())
+    return accuracy.run(12, 0, accuracy.cases(), BACKEND)
 
 
 def test_centres_lie_where_a_case_says() -> None:
@@ -72,6 +73,25 @@ def test_what_a_pair_counts(record: dict[str, Any]) -> None:
         assert 0.2 < row["errors"]["argmax"] < 0.6
 
 
+def test_a_width_is_told_to_one_recipe() -> None:
+    case = accuracy.of_width("inside", 0.25, 0.05, 6.0)
+    sample = accuracy.make_maps(case, 50, torch.Generator().manual_seed(3))
+    assert (sample.sigmas == 6).all()
+    assert torch.minimum(sample.centers, 63 - sample.centers).min() >= 14
+    row = accuracy.measure(case, 60, 0, BACKEND)
+    assert row["errors"]["matched, width given"] < 1.25 * row["bound"] < row["errors"]["darkpose"]
+
+
+def test_twins_count_that_exceed_the_threshold(record: dict[str, Any]) -> None:
+    """A mean shift is no disagreement, which megvii's half a pixel has in either direction."""
+    rows = [row for row in record["rows"] if row["experiment"] == "mirrored"]
+    assert [row["peaks"] for row in rows] == [21, 32, 68]
+    for row in rows:
+        assert list(row["medians"]) == list(row["errors"])
+        assert 0.1 < row["medians"]["matched"] < row["errors"]["matched"] < 1.02 * row["errors"]["darkpose"]
+    assert rows[0]["errors"]["darkpose"] == pytest.approx(0.286, abs=0.001)
+
+
 def test_annotators_clicks_scatter_and_are_rounded() -> None:
     case = accuracy.Case("jitter", peak=(1.0, 1.0), noise=0.0, jitter=0.0)
     sample = accuracy.make_maps(case, 20, torch.Generator().manual_seed(2))
@@ -111,13 +131,14 @@ def test_the_bound_is_the_information_of_numeric_derivatives() -> None:
 
 
 def test_numbers_are_those_that_the_specification_expects() -> None:
-    inside, border, _, jitter = (accuracy.measure(case, 1500, 0) for case in CASES)
+    inside, border, _, jitter = (accuracy.measure(case, 1500, 0, BACKEND) for case in CASES)
     expected = {"argmax": 0.415, "quarter": 0.222, "darkpose": 0.0151, "mmpose_udp": 0.0152, "vitpose_hf": 0.035}
-    for name, error in {**expected, "fit": 0.0142}.items():
+    for name, error in {**expected, "fit": 0.0142, "matched": 0.014}.items():
         assert inside["errors"][name] == pytest.approx(error, rel=0.1)
     assert inside["bound"] == pytest.approx(0.0138, rel=0.05)
     assert border["errors"]["fit"] == pytest.approx(0.027, rel=0.15)
-    assert all(error > 0.25 for name, error in border["errors"].items() if name != "fit")
+    assert border["errors"]["matched"] == pytest.approx(border["bound"], rel=0.06)
+    assert all(error > 0.25 for name, error in border["errors"].items() if name not in ("fit", "matched"))
     # Of a network that has learned from annotators who disagree.
     errors = jitter["errors"]
     assert errors["argmax"] > 1.1 * errors["quarter"] > 1.2 * errors["darkpose"] > jitter["annotators"]
@@ -126,9 +147,12 @@ def test_numbers_are_those_that_the_specification_expects() -> None:
 def test_a_run_is_checked_written_and_read_again(record: dict[str, Any], tmp_path: Path) -> None:
     accuracy.check(record)
     names = [recipe.name for recipe in recipes.ALL]
-    of_raw_maps = [recipe.name for recipe in recipes.ALL if recipe.argmax_on == "raw"]
+    chosen = {
+        "neighbours": [recipe.name for recipe in recipes.ALL if recipe.argmax_on != "blurred"],
+        "widths": ["darkpose", "fit", "matched", "matched, width given"],
+    }
     for row in record["rows"]:
-        assert list(row["errors"]) == (of_raw_maps if row["experiment"] == "neighbours" else names)
+        assert list(row["errors"]) == chosen.get(row["experiment"], names)
     results_folder, docs = tmp_path / "results", tmp_path / "docs"
     arguments = ["--output", str(results_folder), "--docs", str(docs)]
     assert accuracy.main([*arguments, "--check"]) == 2
@@ -138,7 +162,7 @@ def test_a_run_is_checked_written_and_read_again(record: dict[str, Any], tmp_pat
     assert accuracy.main([*arguments, "--report"]) == 0
     assert accuracy.main([*arguments, "--check"]) == 0
     text = (docs / "accuracy.md").read_text(encoding="utf-8")
-    assert text.count("| fit |") == 11
+    assert text.count("| fit |") == text.count("| matched |") == 13
     assert "nan" not in text
     record = copy.deepcopy(record)
     record["rows"].pop()
@@ -148,7 +172,7 @@ def test_a_run_is_checked_written_and_read_again(record: dict[str, Any], tmp_pat
 
 def test_what_is_wrong_with_a_file_is_said(record: dict[str, Any]) -> None:
     for change, message in (
-        ({"schema": 0}, "schema: got 0, expected 2"),
+        ({"schema": 0}, "schema: got 0, expected 3"),
         ({"rows": None}, "rows: got None, expected list"),
         ({"options": {"maps": 2}}, "options: field 'seed' is missing"),
         ({"rows": [{**record["rows"][0], "errors": {"fit": math.inf}}]}, r"rows\[0\].errors.fit: got inf"),
@@ -173,6 +197,9 @@ def test_the_readme_says_what_the_file_says() -> None:
     root = Path(__file__).resolve().parents[2]
     record = accuracy.load(root / "benchmarks" / "results" / results.ACCURACY)
     errors = accuracy.row_of(record, accuracy.USUAL["border"])["errors"]
-    fit, published = errors.pop("fit"), errors.values()
-    sentence = f"err by {min(published):.2f} to {max(published):.2f} pixels in the mean, and `FIT` by {fit:.3f}"
+    fit, matched, published = errors.pop("fit"), errors.pop("matched"), errors.values()
+    sentence = (
+        f"err by {min(published):.2f} to {max(published):.2f} pixels in the mean, `FIT` by {fit:.3f} and `MATCHED` by "
+        f"{matched:.3f}"
+    )
     assert sentence in " ".join((root / "README.md").read_text(encoding="utf-8").split())

@@ -90,8 +90,16 @@ def test_published_outputs(name: str, recipe: Recipe, backend: str, kind: str, d
 # --- covariance ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sigma", [1.5, 2.0, 3.0, (1.5, 2.5), (2.0, 3.0)], ids=str)
-@pytest.mark.parametrize("recipe", WITH_HESSIAN, ids=by_name)
+# A round Gaussian is fitted to round blobs.
+SIGMAS = [
+    pytest.param(recipe, sigma, id=f"{recipe.name}-{sigma}")
+    for recipe in WITH_HESSIAN
+    for sigma in (1.5, 2.0, 3.0, (1.5, 2.5), (2.0, 3.0))
+    if recipe.stencil != "gaussian" or not isinstance(sigma, tuple)
+]
+
+
+@pytest.mark.parametrize(("recipe", "sigma"), SIGMAS)
 @pytest.mark.parametrize("service", SERVICES, indirect=True)
 def test_the_covariance_of_a_gaussian_blob_is_its_own(
     recipe: Recipe, sigma: float | tuple[float, float], service: tuple[str, torch.device]
@@ -324,7 +332,8 @@ def is_interpreted(service: tuple[str, torch.device]) -> bool:
 @pytest.mark.parametrize("recipe", WITH_HESSIAN, ids=by_name)
 def test_max_offset_bounds_each_axis(recipe: Recipe, max_offset: float, service: tuple[str, torch.device]) -> None:
     maps = testing.heatmaps_of_kinds(["noise"], 1, 4 if is_interpreted(service) else 12, 17, 15, seed=13)
-    peaks = decode_all(maps, recipes.ARGMAX, service).coords
+    pixels = dataclasses.replace(recipes.ARGMAX, argmax_on=recipe.argmax_on, blob_sigma=recipe.blob_sigma)
+    peaks = decode_all(maps, pixels, service).coords
     free = decode_all(maps, recipe, service).coords - peaks
     held = decode_all(maps, dataclasses.replace(recipe, max_offset=max_offset), service).coords - peaks
     assert (free.abs() > max_offset).any()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,26 +14,11 @@ from dark_kernels import Keypoints, recipes, testing
 from dark_kernels.decode import reference
 from dark_kernels.testing.fit_bounds import bound_fit
 
-from .cases import assert_agree
+from .cases import assert_agree, gaussians, mirrored_disagreements, off_and_astray, pairs
 
 FIT = recipes.FIT
 # What stands for a fit that fails: all else of the row.
 WIDE = dataclasses.replace(FIT, stencil="wide")
-# The order in which a mirrored person's keypoints come: left and right swap.
-COCO_FLIP = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
-
-
-def gaussians(
-    centers: list[tuple[float, float]], sigmas: tuple[float, float], angle: float, size: tuple[int, int]
-) -> Tensor:
-    """Rotated Gaussian blobs with their centres where one likes: [1, K, H, W] in float64."""
-    y, x = torch.meshgrid(*(torch.arange(length, dtype=torch.float64) for length in size), indexing="ij")
-    maps = []
-    for center_x, center_y in centers:
-        along = math.cos(angle) * (x - center_x) + math.sin(angle) * (y - center_y)
-        across = math.cos(angle) * (y - center_y) - math.sin(angle) * (x - center_x)
-        maps.append(torch.exp(-0.5 * ((along / sigmas[0]) ** 2 + (across / sigmas[1]) ** 2)))
-    return torch.stack(maps)[None]
 
 
 def covariance_of(sigmas: tuple[float, float], angle: float) -> Tensor:
@@ -132,22 +115,7 @@ def test_no_worse_than_dark_on_real_maps(threshold: float, count: int) -> None:
     Keypoints count whose peak is above the threshold in both. These networks' mirrored maps lie about a pixel to the
     side, which adds to all distances alike, whoever decodes: it is taken off, first as a pixel, then as the mean.
     """
-    with (importlib.resources.files("dark_kernels") / "data" / "real_heatmaps.npz").open("rb") as stream:
-        data = np.load(stream)
-        names, heatmaps = data["names"].tolist(), torch.from_numpy(data["heatmaps"]).double()
-    pairs = [(names.index(name), names.index(f"{name}_flip")) for name in names if f"{name}_flip" in names]
-    assert len(pairs) == 4
-    plain, mirrored = (list(side) for side in zip(*pairs, strict=True))
-    width = heatmaps.shape[-1]
-
-    def disagreements(recipe: dark_kernels.Recipe) -> Tensor:
-        coords, scores, _ = dark_kernels.decode(heatmaps, recipe, backend="eager")
-        back = coords[mirrored][:, COCO_FLIP]
-        back[..., 0] = width - 1 - back[..., 0]
-        confident = torch.minimum(scores[plain], scores[mirrored][:, COCO_FLIP]) > threshold
-        return (coords[plain] - back)[confident]
-
-    ours, darks = disagreements(FIT), disagreements(recipes.MMPOSE_DARK)
+    ours, darks = (mirrored_disagreements(recipe, threshold, "eager") for recipe in (FIT, recipes.MMPOSE_DARK))
     assert len(ours) == count
     a_pixel = torch.tensor([1.0, 0.0])
     for of_ours, of_darks in ((a_pixel, a_pixel), (ours.mean(0), darks.mean(0))):
@@ -236,29 +204,6 @@ def test_a_centre_beyond_the_border_is_not_far_beyond(sigma: float, noise: float
 
 
 # --- beside another person ---------------------------------------------------------------------------------
-
-
-def pairs(distance: float, count: int = 300, second: float = 0.9, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Two Gaussians of sigma 2 a map, of peaks 1 and `second`, the larger of the two at each pixel: maps [1, N, H, W]
-    and centres [N, 2, 2]."""
-    generator = torch.Generator().manual_seed(seed)
-    first = 14 + 12 * torch.rand(count, 2, generator=generator, dtype=torch.float64)
-    angle = 2 * math.pi * torch.rand(count, generator=generator, dtype=torch.float64)
-    centers = torch.stack([first, first + distance * torch.stack([angle.cos(), angle.sin()], -1)], 1)
-    pixels = torch.arange(41, dtype=torch.float64)
-    squares = (pixels - centers[..., 0, None, None]) ** 2 + (pixels[:, None] - centers[..., 1, None, None]) ** 2
-    return (torch.tensor([1.0, second])[:, None, None] * torch.exp(-squares / 8)).amax(1)[None], centers
-
-
-def off_and_astray(maps: Tensor, centers: Tensor, recipe: dark_kernels.Recipe) -> tuple[Tensor, int]:
-    """How far the two peaks of each map are from their centres, and how many of them are nearer to the other one."""
-    pixels = dark_kernels.find_peaks(maps, 2, 0.3, recipe=recipes.ARGMAX).coords[0]
-    assert (pixels >= 0).all()
-    coords = dark_kernels.find_peaks(maps, 2, 0.3, recipe=recipe).coords[0]
-    whose = (pixels[:, :, None] - centers[:, None]).norm(dim=-1).argmin(-1, keepdim=True)
-    distances = (coords[:, :, None] - centers[:, None]).norm(dim=-1)
-    own, other = distances.gather(-1, whose)[..., 0], distances.gather(-1, 1 - whose)[..., 0]
-    return own, int((other < own).sum())
 
 
 @pytest.mark.parametrize(("distance", "most_astray"), [(4, 8), (5, 0), (6, 0), (7, 0), (8, 0)])

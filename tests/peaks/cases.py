@@ -143,7 +143,9 @@ def assert_like_reference(
     pixels = find(heatmaps.double(), options._replace(recipe=recipe), ("reference", torch.device("cpu")))
     x, y = pixels.coords.clamp(min=0).long().flatten(1, 2).unbind(-1)
     repeated = heatmaps[:, :, None].expand(-1, -1, options.max_peaks, -1, -1).flatten(1, 2)
-    bounds = testing.decode_bounds(repeated, options.recipe, arithmetic, peaks_at=(x, y))
+    searched = options.recipe.argmax_on.replace("matched", "raw")  # which is what find_peaks searches
+    recipe = dataclasses.replace(options.recipe, argmax_on=searched)  # type: ignore[arg-type]
+    bounds = testing.decode_bounds(repeated, recipe, arithmetic, peaks_at=(x, y))
     shape = (batch, num_keypoints, options.max_peaks)
     is_used = torch.arange(options.max_peaks) < expected.counts[..., None]
 
