@@ -181,7 +181,7 @@ def _bound(patches: _Patches, sigma: float, rules: _Rules) -> _Bound:
     state = new(count, 3)
     state[:, 2] = math.log(reference.BLOB_START * sigma)
     errors = _Errors(new(count, 3, 0), new(count, 0))
-    scales = new(3) + torch.tensor([0.0, 0.0, 1.0])  # a width of its own is relative, whatever its log
+    scales = state.new_tensor([0.0, 0.0, 1.0])  # a width of its own is relative, whatever its log
     errors = _with(errors, errors.sensitivities, 4 * roundoff * (state.abs() + scales))  # the start is rounded
     limits = state.new_tensor([_OPEN * sigma, _OPEN * sigma, _OPEN])
     unknown = state.new_tensor([0.0, 0.0, log_sigma])
