@@ -15,7 +15,7 @@ from benchmarks import accuracy, results
 from benchmarks.publish import accuracy as published
 from dark_kernels import recipes
 
-BACKEND = "reference"
+BACKEND = "auto"
 CASES = [
     *accuracy.USUAL.values(),
     accuracy.Case("distance", "border", 16, distance=0.5),
