@@ -17,6 +17,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 PIP_INTEGRATIONS := $(VENV_INTEGRATIONS)/bin/python -m pip install --quiet --disable-pip-version-check
 # Tritons that the limits of registers are for as well, besides the installed one: the oldest, and PyTorch 2.11's.
 OLDER_TRITONS := $(shell sed -n 's/^triton==//p' requirements/oldest.txt) 3.6.0
+OLDER_TARGETS ?= sm_80,sm_90
 OLDER_REPORTS := $(OLDER_TRITONS:%=compile-report-%)
 # Where `make gpu` and `make bench` leave their results.
 OUT    ?= benchmarks/results
@@ -49,7 +50,7 @@ compile-report: $(VENV)/.dev $(OLDER_REPORTS)
 	$(BIN)/python -m benchmarks.compile_report
 
 $(OLDER_REPORTS): compile-report-%: $(VENV)/.dev .triton-%/.done
-	PYTHONPATH=.triton-$* $(BIN)/python -m benchmarks.compile_report --limited --targets sm_80,sm_90
+	PYTHONPATH=.triton-$* $(BIN)/python -m benchmarks.compile_report --limited --targets $(OLDER_TARGETS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.run --device cpu --output $(OUT)

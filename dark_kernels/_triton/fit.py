@@ -132,7 +132,7 @@ def fit_step(maps, peak, RECIPE: tl.constexpr):
     for _ in range(3):
         near = tl.exp(sharpness * (v2 + u2[None, :]))
         sharpness *= 0.0  # the first fit alone starts in a window
-        fit = _fit_round(weights * near, window.logs, u, RADIUS)
+        fit = _fit_round(tl.fma(weights, near, 0.0), window.logs, u, RADIUS)  # rounded, see sums.py
         fitted = tl.exp(fit.logs)
         share = tl.where(fit.guides, _share_of_peak(window, tl.exp(fit.maximum), fitted), share)
         weights = tl.where(fit.guides, tl.where(window.is_positive, fitted * fitted * share, 0.0), weights)
