@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from .blur import LIMIT, blur_points, gain, source_index
-from .maps import activated, clamped, load_pixels, load_step, row_of
+from .maps import Maps, activated, clamped, load_pixels, load_step, row_of
 
 
 class Maximum(NamedTuple):
@@ -172,7 +172,7 @@ def _where_at_least(maps, level, SCAN: tl.constexpr, READING: tl.constexpr):
     FAR: tl.constexpr = 0x7FFFFFFF
     STEP: tl.constexpr = SCAN.BLOCK_SIZE * SCAN.LOADS
     zero = tl.full([], 0, dtype=tl.int64 if SCAN.WIDE_INDEX else tl.int32)
-    num_pixels = zero + maps.height * maps.width
+    num_pixels = (zero + maps.height) * maps.width
     extremes = Extremes(tl.full([], float("inf"), dtype=tl.float32), tl.full([], float("-inf"), dtype=tl.float32))
     far = tl.full([], FAR, dtype=tl.int32)
     near = Rectangle(far, -far, far, -far)
@@ -327,6 +327,10 @@ def scan_blurred_map(maps, largest, first_y, first_x, SCAN: tl.constexpr, BLUR: 
     if BLUR.WEIGHTS == ():
         found = scan_tiles(maps, largest, first_y, first_x, BLUR)
     else:
+        # Rows and columns count in 32 bits, whatever the arguments are: constants, or of 64.
+        height = (tl.full([], 0, dtype=tl.int64) + maps.height).to(tl.int32)
+        width = (tl.full([], 0, dtype=tl.int64) + maps.width).to(tl.int32)
+        maps = Maps(maps.plain, maps.flipped, height, width, maps.softmax)
         place = tl.zeros([1], dtype=tl.int32)
         known = tl.maximum(tl.max(blur_points(maps, place + first_y, place + first_x, BLUR), axis=0), largest)
         level = known * (1 - MARGIN)

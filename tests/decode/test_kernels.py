@@ -91,8 +91,8 @@ def test_equals_the_reference_for_any_map() -> None:
     device = require_service("triton", "cpu")
     tally: Counter[str] = Counter()
 
-    @settings(max_examples=100)
-    @given(cases(sizes=TINY_SIZES, max_maps=4, dtypes=(torch.float32, torch.float32, torch.float16, torch.bfloat16)))
+    @settings(max_examples=80)
+    @given(cases(sizes=TINY_SIZES, max_maps=2, dtypes=(torch.float32, torch.float32, torch.float16, torch.bfloat16)))
     def check(case: Case) -> None:
         check_case(case, device, tally)
 
