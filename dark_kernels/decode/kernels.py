@@ -473,14 +473,18 @@ def decode_fwd(
         num_channels, height, width = shape[1:]
         recipe = recipe_constants(fields, covariance)
         searched = {"raw": None, "blurred": recipe.BLUR, "matched": recipe.FILTER}[fields.argmax_on]
-        in_tiles = searched is not None and not searched.WEIGHTS
+        # Strips of two maps of logits would take more registers than a thread has.
+        is_two_of_logits = extras.flip != "none" and fields.activation != "none"
+        in_tiles = searched is not None and (is_two_of_logits or not searched.WEIGHTS)
         about = (lanes_of(device), in_tiles, recipe.BLUR.WINDOW, extras.flipped is not None)
         program = launch_shape(
             height * width, heatmaps.element_size(), *about, fit_window=recipe.FIT_WINDOW, total=total_of(fields)
         )
         reading = recipe.BLUR.READING._replace(SHIFTS_FLIPPED=extras.flip == "shifted")
         strip = lanes_of(device) * program["num_warps"]
-        about_blur = {"POINTS_AT_ONCE": program["POINTS_AT_ONCE"], "STRIP": strip, "READING": reading}
+        about_blur: dict[str, Any] = {"POINTS_AT_ONCE": program["POINTS_AT_ONCE"], "STRIP": strip, "READING": reading}
+        if is_two_of_logits:
+            about_blur["WEIGHTS"] = ()
         blur = recipe.BLUR._replace(**about_blur)
         matched = None if recipe.FILTER is None else recipe.FILTER._replace(**about_blur)
         offsets = None if extras.offsets is None else Offsets(extras.offsets, *extras.offsets.stride())

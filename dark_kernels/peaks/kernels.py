@@ -437,7 +437,7 @@ def launch_shape(
     if window > 64:  # 16 rows of which fill the registers of a warp
         num_warps = max(num_warps, min(window // 32, 16))
     if fit_window > 16:
-        num_warps = max(num_warps, (fit_window // 16) ** 2)
+        num_warps = max(num_warps, min((fit_window // 16) ** 2, 8))
     return {
         "BLOCK_SIZE": lanes * num_warps * 16 // element_size,  # loads of 16 bytes a thread
         "LOADS": 8,
@@ -451,8 +451,8 @@ def _work_of(recipe: Recipe, wide_index: bool) -> str:
     is_activated = recipe.FIELDS.activation != "none"
     if recipe.FIELDS.stencil == "fit":
         return "find_peaks, fit of logits" if is_activated else "find_peaks, fit"
-    if recipe.FIELDS.stencil == "gaussian":  # sixteen warps, of a wide one, have no more than 128
-        return "find_peaks, blob" if recipe.FIT_WINDOW < 64 else "find_peaks"
+    if recipe.FIELDS.stencil == "gaussian":
+        return "find_peaks, blob" if recipe.FIT_WINDOW < 64 else "find_peaks, wide blob"
     if wide_index:
         return "find_peaks, wide index"
     return "find_peaks of logits" if is_activated else "find_peaks"
