@@ -26,7 +26,7 @@ class Limit(NamedTuple):
 LIMITS = {
     "decode": Limit(96, before_3_7=128),
     "decode, wide stencil": Limit(96, before_3_7=176),
-    "decode, wide search": Limit(128, before_3_7=136),
+    "decode, wide search": Limit(128, before_3_7=168),
     "decode, search of logits": Limit(128),
     "decode, fit": Limit(128, before_3_7=136),
     "decode, matched search": Limit(128),
