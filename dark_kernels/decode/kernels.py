@@ -522,15 +522,17 @@ def _work_of(recipe: Recipe, flip: str) -> str:
     if flip != "none":
         if is_activated or fields.mass_radius > 0:
             return "decode, flip test of logits or masses"
+        if fields.argmax_on == "matched":
+            return "decode, flip test, matched search"
         return "decode, flip test, fit or wide search" if is_fit or is_wide_search else "decode, flip test"
     if is_fit:
         return "decode, fit"
     if fields.argmax_on == "matched":
         return "decode, matched search"
-    if fields.argmax_on == "blurred" and is_activated:
-        return "decode, search of logits"
-    if is_wide_search:
+    if is_wide_search and not is_activated:
         return "decode, wide search"
+    if fields.argmax_on == "blurred":
+        return "decode, search"
     return "decode, wide stencil" if recipe.BLUR.WINDOW > 64 else "decode"
 
 

@@ -74,7 +74,9 @@ def _call(
         module.find_peaks_fwd(*outputs, heatmaps, *options)
 
     label = f"{recipe.name} {max_peaks} peaks, {plateau} of {window} {workload.name} {dtype}{ending(layout)}"
-    everywhere = layout == "contiguous" and workload is not HUGE
+    # A search in strips, and a fit of a blob, take ten times as long to compile as others.
+    is_quick = recipe.argmax_on == "raw" or recipe in (recipes.MEGVII, recipes.MATCHED)
+    everywhere = layout == "contiguous" and workload is not HUGE and is_quick
     return Call(label, launch, layout == "contiguous", everywhere)
 
 
