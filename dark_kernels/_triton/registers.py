@@ -29,7 +29,7 @@ LIMITS = {
     "decode, wide search": Limit(128, before_3_7=168),
     "decode, search": Limit(128),
     "decode, fit": Limit(128, before_3_7=136),
-    "decode, matched search": Limit(128),
+    "decode, matched search": Limit(168),
     "decode, flip test": Limit(120, before_3_7=144),
     "decode, flip test, fit or wide search": Limit(136, before_3_7=224),
     "decode, flip test, matched search": Limit(168, before_3_7=224),
