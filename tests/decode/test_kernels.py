@@ -97,8 +97,9 @@ def test_equals_the_reference_for_any_map() -> None:
         check_case(case, device, tally)
 
     check()
-    assert tally["refined"] > 50
-    assert tally["bounded"] > 0.6 * tally["refined"]
+    # Half a dozen draws and their mutants are most of these few: a share of them says nothing. Eager, which the same
+    # maps are bounded for, has enough of them for a share.
+    assert tally["bounded"] > 20
 
 
 @pytest.mark.gpu
