@@ -304,7 +304,7 @@ class Recipe:
             return 0.0
         if self._uses_table:
             taps = _OPENCV_TABLES[self.kernel_size]
-            return math.sqrt(2.0 * math.fsum(weight * i * i for i, weight in enumerate(taps)))
+            return math.sqrt(2.0 * math.fsum([weight * i * i for i, weight in enumerate(taps)]))
         return opencv_sigma(self.kernel_size) if self.sigma is None else self.sigma
 
     @property

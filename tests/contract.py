@@ -280,13 +280,17 @@ ROWS = (
     _decode("decode-vitpose", recipes.VITPOSE_HF),
     _decode("decode-megvii", dataclasses.replace(recipes.MEGVII, kernel_size=3), _BLURS),
     _decode("decode-fit", recipes.FIT),
+    _decode("decode-matched", dataclasses.replace(recipes.MATCHED, blob_sigma=1.0)),
     _decode("decode-softmax", dataclasses.replace(recipes.DARKPOSE, activation="softmax", score="mass")),
     Row(
         "decode-flip_test", _flip_test, {"recipe": recipes.MMPOSE_UDP, "covariance": True, "shift_flipped": True},
         operators=("decode",), parameters=("flip_indices", "keypoint_indices"),
         without={**NO_GRADIENT, "mixed": "both maps have one dtype"},
     ),
-    Row("decode_offsets", _offset_maps, operators=("decode",), without={**NO_GRADIENT, **_ONE_FLOAT, **_BLURS}),
+    Row(
+        "decode_offsets", _offset_maps, {"kernel_size": 3}, operators=("decode",),
+        without={**NO_GRADIENT, **_ONE_FLOAT, **_BLURS},
+    ),
     Row(
         "find_peaks", lambda batch, keypoints: {"heatmaps": _peaks(batch, keypoints)},
         {"max_peaks": 2, "threshold": 0.0625, "recipe": recipes.MMPOSE_UDP, "covariance": True},
@@ -295,6 +299,11 @@ ROWS = (
     Row(
         "find_peaks-quarter", lambda batch, keypoints: {"heatmaps": _peaks(batch, keypoints)},
         {"max_peaks": 7, "recipe": recipes.QUARTER},
+        operators=("find_peaks",), without={**NO_GRADIENT, **_ONE_FLOAT, **VARIANT},
+    ),
+    Row(
+        "find_peaks-matched", lambda batch, keypoints: {"heatmaps": _peaks(batch, keypoints)},
+        {"max_peaks": 2, "threshold": 0.0625, "recipe": dataclasses.replace(recipes.MATCHED, blob_sigma=1.0)},
         operators=("find_peaks",), without={**NO_GRADIENT, **_ONE_FLOAT, **VARIANT},
     ),
     Row(

@@ -485,18 +485,20 @@ def match_blobs(maps: Tensor, sigma: float) -> Tensor:
         S(y, x) = sum_ij g_i g_j h(y + i, x + j) / sqrt(sum_ij g_i^2 g_j^2)
 
     over the pixels inside the map, with a Gaussian g. In white noise that is the likelihood ratio of a blob at (y, x)
-    to none, at the border as well: what lies beyond counts in neither sum.
+    to none, at the border as well: what lies beyond counts in neither sum. The lower sum is relative to that of a
+    filter that lies inside the map, and the weights g add up to 1: so no response exceeds the largest pixel.
     """
     limit = torch.finfo(maps.dtype).max / 4  # as in `blur`
     radius = math.ceil(FILTER_REACH * sigma)
     weights = blur_taps(2 * radius + 1, sigma)
+    squares = tuple(weight**2 for weight in weights)
     responses = maps.clamp(-limit, limit)
     for axis in (-1, -2):
         size = maps.shape[axis]
         shape = [1] * maps.dim()
         shape[axis] = size
         seen = torch.ones(shape, dtype=maps.dtype, device=maps.device)
-        power = _blur_axis(seen, tuple(weight**2 for weight in weights), "zeros", axis)
+        power = _blur_axis(seen, squares, "zeros", axis) / (2 * sum(squares) - squares[0])
         responses = _blur_axis(responses, weights, "zeros", axis) / power.sqrt()
     return responses
 
