@@ -39,6 +39,8 @@ SOFT_ARGMAX = "kornia soft-argmax"
 SOFTMAX = dataclasses.replace(recipes.DARKPOSE, name="darkpose softmax", activation="softmax")
 MASS = dataclasses.replace(recipes.DARKPOSE, name="darkpose mass", score="mass")
 RECIPES = {recipe.name: recipe for recipe in (*recipes.ALL, SOFTMAX, MASS)}
+# Those that search a smoothed map, of which less can be passed over where all is noise.
+_SMOOTHED = (recipes.MEGVII, recipes.MATCHED)
 # Decoders that the recipes are named after, on their own recipe.
 _PUBLISHED = {recipes.VITPOSE_HF: VITPOSE, recipes.SAPIENS_HF: SAPIENS}
 
@@ -81,6 +83,10 @@ CPU_CASES = (
     case_of(W1, *_MINIMUM, recipe=recipes.FIT),
     case_of(W2, recipe=recipes.FIT),
     case_of(W1, *_MINIMUM, recipe=recipes.MEGVII),
+    case_of(W2, recipe=recipes.MEGVII),
+    *(case_of(workload, *_MINIMUM, recipe=recipes.MATCHED) for workload in (W1, W4)),
+    *(case_of(workload, recipe=recipes.MATCHED) for workload in (W2, W3)),
+    *(case_of(W2, values="noise", recipe=recipe) for recipe in _SMOOTHED),
     case_of(W2, recipe=SOFTMAX),
     case_of(W2, recipe=MASS),
     *_published_cases(W1, W2),
@@ -107,6 +113,9 @@ CUDA_CASES = (
     ),
     case_of(W2, *_MINIMUM, memory_format="channels_last", recipe=SOFTMAX),
     *(case_of(workload, *_MINIMUM, recipe=recipes.FIT) for workload in (W1, W2, W3)),
+    *(case_of(workload, *_MINIMUM, recipe=recipes.MATCHED) for workload in (W1, W2, W3, W4)),
+    *(case_of(W2, *_MINIMUM, dtype=dtype, recipe=recipes.MATCHED) for dtype in _HALF),
+    *(case_of(W2, values="noise", recipe=recipe) for recipe in _SMOOTHED),
     *_published_cases(W1, W2, W3),
 )
 
