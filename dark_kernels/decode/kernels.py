@@ -551,7 +551,7 @@ def _tensors_of(extras: Extras) -> tuple[Tensor | None, ...]:
 
 
 def _present(*tensors: Tensor | None) -> tuple[Tensor, ...]:
-    return tuple(tensor for tensor in tensors if tensor is not None)
+    return tuple([tensor for tensor in tensors if tensor is not None])
 
 
 def _properties(extras: Extras) -> Hashable:
