@@ -256,7 +256,7 @@ class Recipe:
         require(isinstance(self.rescale, bool), "rescale", "a bool")
         for field in ("sigma", "max_offset", "target_sigma"):
             value = getattr(self, field)
-            is_length = value is None or (_is_number(value) and math.isfinite(value) and value > 0)
+            is_length = value is None or (_is_number(value) and 0 < value < math.inf)
             require(is_length, field, "a positive finite number or None")
         require(
             self.sigma is None or self.blur == "gaussian", "sigma", f"None with blur={self.blur!r}, or blur='gaussian'"
@@ -266,7 +266,7 @@ class Recipe:
         require(_is_number(self.invalid), "invalid", "a number")
         for field in ("extra_shift", "score_scale", "score_offset"):
             value = getattr(self, field)
-            require(_is_number(value) and math.isfinite(value), field, "a finite number")
+            require(_is_number(value) and -math.inf < value < math.inf, field, "a finite number")
         radius = self.fit_radius
         is_int = isinstance(radius, Integral) and not isinstance(radius, bool)
         require(is_int and 1 <= radius <= _LARGEST_FIT_RADIUS, "fit_radius", f"an int from 1 to {_LARGEST_FIT_RADIUS}")

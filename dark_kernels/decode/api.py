@@ -199,9 +199,15 @@ def _offsets_recipe(kernel_size: int) -> Recipe:
         raise TypeError(f"kernel_size: got {type(kernel_size).__name__} {kernel_size!r}, expected an int")
     if kernel_size < 1:
         raise ValueError(f"kernel_size: got {kernel_size}, expected a positive int")
-    if kernel_size == 11:
-        return UDP_COMBINED
+    return _OFFSETS_RECIPES.get(kernel_size) or _recipe_of(kernel_size)
+
+
+def _recipe_of(kernel_size: int) -> Recipe:
     return dataclasses.replace(UDP_COMBINED, kernel_size=2 * kernel_size + 1)
+
+
+# Made beforehand: torch.compile reads a recipe, but cannot follow how one is made where all numbers are symbols.
+_OFFSETS_RECIPES = {kernel_size: _recipe_of(kernel_size) for kernel_size in range(1, 33)}
 
 
 def _check_flip(
