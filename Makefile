@@ -6,7 +6,7 @@
 # make compile-report   every kernel for every target: registers, spills, load widths; with older Tritons the kernels
 #                       whose registers are limited; needs no GPU
 # make bench  CPU benchmarks
-# make gpu    gpu tests, GPU benchmarks and compute-sanitizer, with the python on the PATH and nothing installed
+# make gpu    all that needs a GPU, for MINUTES, with the python on the PATH and nothing installed; again to go on
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -21,6 +21,8 @@ OLDER_TARGETS ?= sm_80,sm_90
 OLDER_REPORTS := $(OLDER_TRITONS:%=compile-report-%)
 # Where `make gpu` and `make bench` leave their results.
 OUT    ?= benchmarks/results
+# How long `make gpu` begins anything.
+MINUTES ?= 60
 
 .PHONY: demo test test-integrations test-oldest lint compile-report $(OLDER_REPORTS) bench gpu clean
 
@@ -55,11 +57,8 @@ $(OLDER_REPORTS): compile-report-%: $(VENV)/.dev .triton-%/.done
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.run --device cpu --output $(OUT)
 
-# The tests are short, and share a GPU well: with pytest-xdist they take an eighth of the time.
 gpu:
-	$(PYTHON) -m pytest tests -m gpu $(shell $(PYTHON) -c 'import xdist' 2>/dev/null && echo --numprocesses auto --dist worksteal)
-	$(PYTHON) -m benchmarks.run --device cuda --output $(OUT)
-	$(PYTHON) -m benchmarks.sanitize --output $(OUT)
+	$(PYTHON) -m benchmarks.gpu_day --minutes $(MINUTES) --output $(OUT)
 
 $(VENV)/.cli: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
