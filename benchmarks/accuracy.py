@@ -42,7 +42,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
-import importlib.resources
 import itertools
 import json
 import math
@@ -97,7 +96,7 @@ WIDTHS = (1.0, 2.0, 3.0, 4.0, 6.0)
 LEVELS = ((1.0, 0.01), (0.25, 0.05))  # likewise
 THRESHOLDS = (0.7, 0.5, 0.2)
 # COCO's left and right.
-_FLIP = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
+_FLIP = list(dark_kernels.data.COCO_FLIP_INDICES)
 
 
 class Case(NamedTuple):
@@ -300,11 +299,9 @@ def measure_pairs(case: Case, count: int, seed: int, backend: str = "auto") -> d
 
 def measure_mirrored(case: Case, backend: str = "auto") -> dict[str, Any]:
     """One row of the results, of real maps and those of the mirrored images."""
-    with (importlib.resources.files("dark_kernels") / "data" / "real_heatmaps.npz").open("rb") as stream:
-        data = np.load(stream)
-        names, heatmaps = data["names"].tolist(), torch.from_numpy(data["heatmaps"]).float()
-    plain = [names.index(name) for name in names if f"{name}_flip" in names]
-    twins = [names.index(f"{names[index]}_flip") for index in plain]
+    example = dark_kernels.data.load()
+    heatmaps = example.heatmaps.float()
+    plain, twins = example.pairs()
     peaks = heatmaps.amax((-2, -1))
     counts = torch.minimum(peaks[plain], peaks[twins][:, _FLIP]) > case.peak[0]
     errors, medians = {}, {}

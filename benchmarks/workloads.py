@@ -8,10 +8,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -135,9 +133,7 @@ def blobs(shape: tuple[int, int, int, int], generator: torch.Generator, dtype: t
 
 def tiled_real_heatmaps(shape: tuple[int, int, int, int], seed: int = 0) -> Tensor:
     """The packaged network outputs, resized (bilinear) to H x W and repeated over B x K: float32, on CPU."""
-    path = Path(dark_kernels.__file__).parent / "data" / "real_heatmaps.npz"
-    with np.load(path) as archive:
-        maps = torch.from_numpy(archive["heatmaps"].astype(np.float32))
+    maps = dark_kernels.data.load().heatmaps.float()
     batch, num_keypoints, height, width = shape
     if maps.shape[-2:] != (height, width):
         maps = torch.nn.functional.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)

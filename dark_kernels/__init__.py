@@ -1,6 +1,6 @@
 """Fused Triton kernels for pose estimation: heatmaps to keypoints, and losses for their training."""
 
-from . import metrics, nn, recipes, transforms
+from . import data, metrics, nn, recipes, transforms
 from .decode import decode, decode_offsets
 from .encode import encode
 from .heatmap_loss import (
@@ -29,6 +29,7 @@ __all__ = [
     "Recipe",
     "SimCCKeypoints",
     "__version__",
+    "data",
     "decode",
     "decode_offsets",
     "decode_simcc",

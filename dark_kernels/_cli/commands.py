@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from typer.core import TyperGroup
 
-from .. import __version__, decode
+from .. import __version__, data, decode
 from ..backends import Choice, check_backend, choose
 from ..recipes import ALL, ARGMAX, DARKPOSE, Recipe
 from ..recipes import get as get_recipe
@@ -118,10 +118,7 @@ def demo(
     """Decode the heatmaps in the package and draw them."""
     files.check_output(output, _PICTURES)
     files.require("matplotlib")
-    with (importlib.resources.files("dark_kernels") / "data" / "real_heatmaps.npz").open("rb") as file:
-        data = dict(np.load(file, allow_pickle=False))
-    names = [str(name) for name in data["names"]]
-    heatmaps = torch.from_numpy(data["heatmaps"])
+    heatmaps, names, crops = data.load()
 
     decoder = _Decoder(recipe, device, backend, heatmaps.dtype)
     keypoints = decoder(heatmaps, covariance=decoder.recipe.has_hessian)
@@ -134,8 +131,8 @@ def demo(
     scenes = [
         picture.Scene(
             name,
-            data["crops"][unmirrored.index(name)],
-            data["heatmaps"][entry].astype(np.float32),
+            crops[unmirrored.index(name)],
+            heatmaps[entry].float().numpy(),
             peaks.coords[entry],
             keypoints.coords[entry],
             None if keypoints.covariances is None else keypoints.covariances[entry],

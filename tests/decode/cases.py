@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
 import dark_kernels
 from dark_kernels import Keypoints, Recipe, recipes, testing
 
-# The order in which a mirrored person's keypoints come: left and right swap.
-COCO_FLIP = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
+COCO_FLIP = list(dark_kernels.data.COCO_FLIP_INDICES)
 
 
 def is_compiled(service: tuple[str, torch.device]) -> bool:
@@ -72,12 +69,10 @@ def mirrored_disagreements(recipe: Recipe, threshold: float, backend: str) -> Te
 
     Keypoints count whose peak is above the threshold in both.
     """
-    with (importlib.resources.files("dark_kernels") / "data" / "real_heatmaps.npz").open("rb") as stream:
-        data = np.load(stream)
-        names, heatmaps = data["names"].tolist(), torch.from_numpy(data["heatmaps"]).double()
-    both = [(names.index(name), names.index(f"{name}_flip")) for name in names if f"{name}_flip" in names]
-    assert len(both) == 4
-    plain, mirrored = (list(side) for side in zip(*both, strict=True))
+    example = dark_kernels.data.load()
+    heatmaps = example.heatmaps.double()
+    plain, mirrored = example.pairs()
+    assert len(plain) == 4
     coords, scores, _ = dark_kernels.decode(heatmaps, recipe, backend=backend)
     back = coords[mirrored][:, COCO_FLIP]
     back[..., 0] = heatmaps.shape[-1] - 1 - back[..., 0]

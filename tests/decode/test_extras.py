@@ -5,7 +5,6 @@ Each against doing that before or after decoding.
 
 from __future__ import annotations
 
-import importlib.resources
 import math
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,9 @@ from dark_kernels import Keypoints, Recipe, recipes, testing
 from dark_kernels.decode.reference import merge_flipped
 
 from ..conftest import SERVICES
-from .cases import assert_agree, is_compiled
+from .cases import COCO_FLIP, assert_agree, is_compiled
 
 DATA = Path(__file__).parent.parent / "data"
-COCO_FLIP = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
 KINDS = ["noisy_blob", "weak_blob", "noise", "negative", "blob"]
 # Recipes that differ in how they read a map: at its peak, beside it, in a window, everywhere.
 SOME_RECIPES = [recipes.DARKPOSE, recipes.VITPOSE_HF, recipes.FIT, recipes.QUARTER, recipes.MEGVII, recipes.ARGMAX]
@@ -146,11 +144,9 @@ def test_published_flip_test(service: tuple[str, torch.device]) -> None:
 def test_real_mirrored_heatmaps(service: tuple[str, torch.device]) -> None:
     """A network's outputs for photographs and for the mirrored photographs."""
     backend, device = service
-    with (importlib.resources.files("dark_kernels") / "data" / "real_heatmaps.npz").open("rb") as stream:
-        file = np.load(stream)
-        maps, names = torch.from_numpy(file["heatmaps"]).float().to(device), file["names"].tolist()
-    straight = [i for i, name in enumerate(names) if not name.endswith("_flip")]
-    mirrored = [names.index(f"{names[i]}_flip") for i in straight]
+    example = dark_kernels.data.load()
+    maps = example.heatmaps.float().to(device)
+    straight, mirrored = example.pairs()
     if backend == "triton" and device.type == "cpu":
         straight, mirrored = straight[:1], mirrored[:1]
     heatmaps, flipped = maps[straight], maps[mirrored]
