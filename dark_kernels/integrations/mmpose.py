@@ -1,10 +1,13 @@
 """Codecs for MMPose 1.x: its own, with a decoding of whole batches on the device that the network's output is on.
 
-A config names one of them by `type`, and imports this module:
+A config names one of them by `type`, with this module in front, which it imports; or by its name alone, where
+`custom_imports` of a config file or an `import` has done so:
 
-    custom_imports = dict(imports=["dark_kernels.integrations.mmpose"], allow_failed_imports=False)
     # codec = dict(type="MSRAHeatmap", input_size=(192, 256), heatmap_size=(48, 64), sigma=2, unbiased=True)
-    codec = dict(type="DarkKernelsMSRAHeatmap", input_size=(192, 256), heatmap_size=(48, 64), sigma=2, unbiased=True)
+    codec = dict(
+        type="dark_kernels.integrations.mmpose.DarkKernelsMSRAHeatmap",
+        input_size=(192, 256), heatmap_size=(48, 64), sigma=2, unbiased=True,
+    )
 
 | type | in place of |
 |---|---|

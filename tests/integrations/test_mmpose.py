@@ -56,20 +56,29 @@ def models(codecs: Any) -> Any:
     return require("mmpose.registry").MODELS
 
 
-CONFIG_FILE = """
+IMPORTED = """
 custom_imports = dict(imports=["dark_kernels.integrations.mmpose"], allow_failed_imports=False)
 codec = dict(type="DarkKernelsUDPHeatmap", input_size=(192, 256), heatmap_size=(48, 64), sigma=2)
 """
+NAMED = """
+codec = dict(
+    type="dark_kernels.integrations.mmpose.DarkKernelsUDPHeatmap", input_size=(192, 256), heatmap_size=(48, 64), sigma=2
+)
+"""
 
 
-def test_a_config_file(tmp_path: Path) -> None:
-    """In a fresh process, where nothing but the config imports our codecs."""
-    (tmp_path / "config.py").write_text(CONFIG_FILE)
+@pytest.mark.parametrize("config", [IMPORTED, NAMED])
+def test_a_config_file(tmp_path: Path, config: str) -> None:
+    """And a dict, of one that imports nothing: in a fresh process, where nothing else imports our codecs."""
+    (tmp_path / "config.py").write_text(config)
     program = """
 import sys
 from mmengine.config import Config
 from mmpose.registry import KEYPOINT_CODECS
-codec = KEYPOINT_CODECS.build(Config.fromfile(sys.argv[1]).codec)
+config = Config.fromfile(sys.argv[1])
+if "custom_imports" not in config:
+    config = Config({"codec": dict(config.codec)})
+codec = KEYPOINT_CODECS.build(config.codec)
 print(type(codec).__name__, codec.support_batch_decoding)
 """
     command = [sys.executable, "-W", "ignore", "-c", program, str(tmp_path / "config.py")]
