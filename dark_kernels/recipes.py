@@ -1,9 +1,9 @@
 """Decoders as rows of data.
 
-A `Recipe` says how one decoder turns a heatmap into a keypoint: how it smooths, where it looks for the
-maximum, how it refines it, and what it returns where there is nothing to find. The rows at the end of this
-file reproduce published decoders to within 1e-4 heatmap pixels, but for `FIT` and `MATCHED`, which are this
-library's own; `dataclasses.replace` makes new ones.
+A `Recipe` says how one decoder turns a heatmap into a keypoint: how it smooths, where it looks for the maximum, how it
+refines it, and what it returns where there is nothing to find. The rows at the end of this file reproduce published
+decoders to within 1e-4 heatmap pixels on maps with a peak (on nearly flat ones rounding decides, there as here), but
+for `FIT` and `MATCHED`, which are this library's own; `dataclasses.replace` makes new ones.
 
     >>> import dataclasses
     >>> from dark_kernels import recipes

@@ -26,10 +26,10 @@ def get_final_preds(config: Any, hm: Any, center: Any, scale: Any) -> tuple[Any,
     """Keypoints in the image, from heatmaps and the crops that these are of.
 
     The arguments and results of the function it is named after, for all heatmaps with a positive peak within 1e-4
-    heatmap pixels. A map without one gives what is published as well: the upper left corner of the crop, (0, 0) in
-    heatmap pixels. What differs: `hm` is not overwritten; a map with a NaN is such a map, and no NaN comes out; a map
-    whose smoothed maximum is not positive is not rescaled (the published division by it gives NaN or another sign);
-    and tensors are taken as well, on any device.
+    heatmap pixels (but for nearly flat ones, where rounding decides: docs/decoders.md). A map without one gives what is
+    published as well: the upper left corner of the crop, (0, 0) in heatmap pixels. What differs: `hm` is not
+    overwritten; a map with a NaN is such a map, and no NaN comes out; a map whose smoothed maximum is not positive is
+    not rescaled (the published division by it gives NaN or another sign); and tensors are taken as well, on any device.
 
     Args:
         config: Its `config.TEST.BLUR_KERNEL` is the size of the blur, an odd number; yacs or anything with attributes.

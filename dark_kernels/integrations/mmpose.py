@@ -19,7 +19,8 @@ A config names one of them by `type`, with this module in front, which it import
 Arguments, attributes and `encode` are those of the codec in place of which they stand. Heads hand their whole batch to
 `batch_decode`, which copies keypoints to the host and no maps; `decode` of one sample is a batch of one.
 
-Keypoints are within 1e-4 heatmap pixels of the original's where the score is positive. Where it is not, MMPose means -1
+Keypoints are within 1e-4 heatmap pixels of the original's where the score is positive and the map is not nearly flat
+(docs/decoders.md). Where it is not positive, MMPose means -1
 in heatmap pixels, scaled to the input as all others, and that is what is returned here; its UDPHeatmap and, for empty
 maps, its MegviiHeatmap return something else. Inputs are not overwritten, half precision (bfloat16 too) is decoded as
 it is, and scores are float32 for it.

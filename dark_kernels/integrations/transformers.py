@@ -61,12 +61,13 @@ def post_process_vitpose(
 ) -> list[list[Pose]]:
     """`VitPoseImageProcessor.post_process_pose_estimation`.
 
-    Equal to it to within 1e-4 heatmap pixels where the score is positive, but for these, where the published function
-    is wrong: with one keypoint (K = 1) several boxes are served, where it raises, and `scores` stays [1]; batches of
-    more than 2^24 padded heatmap pixels are read at the right places; and `target_sizes` are (height, width), as its
-    documentation says, where its code swaps them. Keypoints without a positive score, for which it returns what the
-    neighbouring map holds, are at (-1, -1). `bbox` is what is published: the centre of the crop, and the centre plus
-    the crop's size in units of 200 pixels less 1, which is not the box.
+    Equal to it to within 1e-4 heatmap pixels where the score is positive and the map is not nearly flat
+    (docs/decoders.md), but for these, where the published function is wrong: with one keypoint (K = 1) several boxes
+    are served, where it raises, and `scores` stays [1]; batches of more than 2^24 padded heatmap pixels are read at the
+    right places; and `target_sizes` are (height, width), as its documentation says, where its code swaps them.
+    Keypoints without a positive score, for which it returns what the neighbouring map holds, are at (-1, -1). `bbox` is
+    what is published: the centre of the crop, and the centre plus the crop's size in units of 200 pixels less 1, which
+    is not the box.
 
     Args:
         processor: Its `size["width"]` and `size["height"]` give the aspect ratio of the crops.
@@ -118,8 +119,9 @@ def post_process_sapiens2(
 ) -> list[list[Pose]]:
     """`Sapiens2ImageProcessor.post_process_pose_estimation`.
 
-    Equal to it to within 1e-4 heatmap pixels where the score is positive. Keypoints without a positive score, for
-    which the published function returns what the neighbouring map holds, are at (-1, -1).
+    Equal to it to within 1e-4 heatmap pixels where the score is positive and the map is not nearly flat
+    (docs/decoders.md). Keypoints without a positive score, for which the published function returns what the
+    neighbouring map holds, are at (-1, -1).
 
     Args:
         processor: Its `size["width"]` and `size["height"]` give the aspect ratio of the crops.
