@@ -181,7 +181,7 @@ def _launch_compiled(
     keeps = _keeps(kernel)
     if keeps:
         properties, addressed = _described(arguments, _loose_places(kernel))
-        key = (kernel.fn, _driver().get_current_device(), properties, *constants.items())
+        key = (kernel.fn, properties, *constants.items())
         known = _compiled.get(key)
         if known is not None:
             known.launch(grid, addressed if known.takes_addresses else arguments)
@@ -210,15 +210,15 @@ def _loose_places(kernel: Any) -> frozenset[int]:
 def _described(arguments: Sequence[Any], loose: frozenset[int] = frozenset()) -> tuple[Hashable, list[Any]]:
     """All that a kernel is compiled for of its arguments, and the arguments with addresses in place of tensors.
 
-    That is a tensor's dtype and whether its address divides by 16, that a number is a float, and of integers more than
-    it need be: their values, but for how many bits those take that are loose.
+    That is a tensor's device, its dtype and whether its address divides by 16, that a number is a float, and of
+    integers more than it need be: their values, but for how many bits those take that are loose.
     """
     properties: list[Hashable] = []
     addressed: list[Any] = []
     for place, argument in enumerate(arguments):
         if isinstance(argument, Tensor):
             address = argument.data_ptr()
-            properties.append((argument.dtype, address % 16 == 0))
+            properties.append((argument.device, argument.dtype, address % 16 == 0))
             addressed.append(address)
             continue
         addressed.append(argument)
