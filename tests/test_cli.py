@@ -678,3 +678,73 @@ def test_without_typer_or_rich(missing: str) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert re.fullmatch(rf"dark-kernels: error: .*{missing}.*pip install 'dark-kernels\[cli\]'\n", done.stderr)
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path, run: Callable[..., Run], heatmaps: torch.Tensor) -> None:
+    source, pipe = write_heatmaps(tmp_path / "in.npy", heatmaps), tmp_path / "out.csv"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True)
+    assert run("decode", source, pipe).code == 0
+    text, _ = reader.communicate(timeout=60)
+    assert text.splitlines()[0] == "batch,keypoint,x,y,score"
+    assert len(text.splitlines()) == 1 + BATCH * KEYPOINTS
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("extension", [".npy", ".npz", ".pt", ".safetensors"])
+def test_no_memory_is_said_and_no_damage(
+    tmp_path: Path,
+    run: Callable[..., Run],
+    heatmaps: torch.Tensor,
+    extension: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whether a file is read, or its maps are decoded."""
+    source, target = write_heatmaps(tmp_path / f"in{extension}", heatmaps), tmp_path / "out.csv"
+
+    def fails(*arguments: Any, **options: Any) -> Any:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    for place in ("_from_numpy" if extension.startswith(".np") else "_from_tensor", None):
+        with monkeypatch.context() as patched:
+            if place is None:
+                patched.setattr(commands._Decoder, "__call__", fails)
+            elif extension == ".safetensors":
+                patched.setattr(files, "_pick", fails)
+            else:
+                patched.setattr(files, place, fails)
+            done = run("decode", source, target)
+        assert done.code == 2
+        assert "out of memory" in done.err
+        assert "damaged" not in done.err
+        assert len(done.err.splitlines()) == 1
+        assert not target.exists()
+
+
+def test_what_an_encoding_lacks_is_escaped(tmp_path: Path, heatmaps: torch.Tensor) -> None:
+    source = write_heatmaps(tmp_path / "in.npy", heatmaps)
+    target = tmp_path / "schl\u00fcssel.csv"
+    command = [sys.executable, "-m", "dark_kernels", "decode", str(source), str(target)]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert b"schl\\xfcssel.csv" in done.stdout
+    assert target.exists()
+
+
+def test_recipes_in_a_narrow_terminal(run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands.Console, "is_terminal", True)
+    monkeypatch.setenv("COLUMNS", "60")
+    done = run("recipes")
+    assert done.code == 0
+    assert max(map(len, done.out.splitlines())) <= 60
+    for recipe in recipes.ALL:
+        assert re.search(rf"^{recipe.name}: ", done.out, re.MULTILINE)
+
+
+def test_maps_of_one_image_in_a_file(tmp_path: Path, run: Callable[..., Run], heatmaps: torch.Tensor) -> None:
+    source = write_heatmaps(tmp_path / "in.npy", heatmaps[0])
+    done = run("decode", source, tmp_path / "out.csv")
+    assert done.code == 2
+    assert "[1, K, H, W]" in done.err
+    assert "[None]" not in done.err

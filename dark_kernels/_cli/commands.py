@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.resources
 import platform
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -28,6 +29,7 @@ from . import files
 from .files import UserError
 
 _BATCH_BYTES = 64 << 20  # heatmaps decoded at a time unless --batch-size says otherwise
+_TABLE_WIDTH = 130  # columns of the recipes' table
 _PICTURES = (".png", ".jpg", ".pdf", ".svg")
 
 
@@ -38,17 +40,20 @@ class _Commands(TyperGroup):
         if not options.get("standalone_mode", True):
             return super().main(*args, **options)
         options["standalone_mode"] = False  # errors come here as exceptions
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # what an encoding lacks is escaped
+                stream.reconfigure(errors="backslashreplace")
         try:
             code = super().main(*args, **options)
         except UserError as error:
             _fail(str(error))
         except (KeyboardInterrupt, typer.Abort):
             raise SystemExit(130) from None
-        except (MemoryError, torch.cuda.OutOfMemoryError) as error:
-            _fail(f"out of memory: {files.one_line(error)}; try a smaller --batch-size")
         except OSError as error:  # of stdout: those of files have been told already
             _fail(files.one_line(error))
         except Exception as error:
+            if files.is_out_of_memory(error):
+                _fail(f"out of memory: {files.one_line(error)}; try a smaller --batch-size")
             # Typer's own usage errors, told by their method: their class moved between its versions.
             if not hasattr(error, "format_message"):
                 raise
@@ -210,6 +215,9 @@ def decode_file(
     files.check_output(target, tuple(files.WRITERS))
     heatmaps = files.open_heatmaps(source, key)
     files.check_distinct(source, target)
+    if len(heatmaps.shape) != 4:
+        shape, hint = list(heatmaps.shape), " (those of one image are [1, K, H, W])" if len(heatmaps.shape) == 3 else ""
+        raise UserError(f"{files.shown(source)}: got shape {shape}, expected 4 dimensions [B, K, H, W]{hint}")
     decoder = _Decoder(recipe, device, backend, heatmaps.dtype)
     try:
         # decode() judges shape, dtype and recipe; on "meta" it does so without any data.
@@ -288,13 +296,20 @@ def info() -> None:
 @app.command("recipes")
 def recipes() -> None:
     """Show the decoders and their fields."""
+    console = Console()
+    if console.is_terminal and console.width < _TABLE_WIDTH:
+        for recipe in ALL:
+            name, *fields = [(field, value) for field, value in recipe.summary().items() if value]
+            line = f"{name[1]}: {', '.join(f'{field} {value}' for field, value in fields)}"
+            print(textwrap.fill(line, console.width, subsequent_indent="    ", break_on_hyphens=False))
+        return
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for column in ALL[0].summary():
         table.add_column(column, no_wrap=True)
     for recipe in ALL:
         table.add_row(*(escape(cell) for cell in recipe.summary().values()))
-    # A narrow terminal wraps the lines: cut names could not be copied.
-    Console(width=max(Console().width, 130)).print(table, soft_wrap=True)
+    # In a file lines are as long as they are: cut names could not be copied.
+    Console(width=max(console.width, _TABLE_WIDTH)).print(table, soft_wrap=True)
 
 
 # ------------------------------------------------------------------------------------------------ what they share

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import pickle
 import secrets
@@ -66,6 +67,13 @@ def require(module: str) -> Any:
         raise UserError(f"{module} is needed here: pip install 'dark-kernels[cli]' ({one_line(error)})") from error
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """True of what NumPy and PyTorch raise where there is no memory. On a CPU that of PyTorch is of no class of its
+    own, and only its text tells."""
+    is_told = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return is_told or isinstance(error, (MemoryError, torch.OutOfMemoryError))
+
+
 def one_line(error: BaseException | str) -> str:
     """The first sentence or so of a message, on one line."""
     text = " ".join((str(error).strip() or type(error).__name__).splitlines()[0].split())
@@ -107,6 +115,8 @@ def open_heatmaps(path: Path, key: str | None) -> HeatmapFile:
     except OSError as error:
         raise UserError(f"{shown(path)}: cannot be read: {one_line(error.strerror or error)}") from error
     except Exception as error:  # what parsers raise on damaged files can't be listed
+        if is_out_of_memory(error):
+            raise
         raise UserError(
             f"{shown(path)}: not a {path.suffix.lower()} file of plain arrays, or damaged: {one_line(error)}"
         ) from error
@@ -159,6 +169,8 @@ def _open_pt(path: Path, key: str | None) -> HeatmapFile:
         # Mapped where the format allows it, so that only what is decoded is read.
         content = torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=is_archive)
     except (pickle.UnpicklingError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise UserError(
             f"{shown(path)}: holds more than tensors, or is damaged; expected what "
             "torch.load(weights_only=True) reads: a tensor, or a dict, list or tuple of tensors"
@@ -261,12 +273,20 @@ def check_distinct(source: Path, target: Path) -> None:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A new file that takes the place of `path` when the block ends well, and else leaves no trace.
 
+    A pipe or a device stays what it is, and is written to when the block has ended well.
+
     Raises:
         UserError: The file cannot be written.
     """
     partial: Path | None = None
     try:
         path = Path(os.path.realpath(path))  # a link keeps pointing to where it did
+        if path.exists() and not path.is_file():
+            whole = io.BytesIO()
+            yield whole
+            with path.open("wb") as file:
+                file.write(whole.getbuffer())
+            return
         # Beside the target, for a move within a file system is all or nothing.
         partial = path.with_name(f".dark-kernels-{secrets.token_hex(8)}.part")
         with _termination_raises():

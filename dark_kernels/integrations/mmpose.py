@@ -77,14 +77,14 @@ class _BatchDecoding:
 
     def batch_decode(
         self,
-        batch_encoded: Tensor,  # [B, C, H, W]
+        batch_encoded: Tensor | Array,  # [B, C, H, W]
     ) -> tuple[list[Array], list[Array]]:
         """For each sample, its keypoints [1, K, 2] in input pixels and their scores [1, K].
 
         Args:
-            batch_encoded: Heatmaps [B, C, H, W] on any device.
+            batch_encoded: Heatmaps [B, C, H, W], a tensor on any device or an array.
         """
-        coords, scores = self._decode_heatmaps(batch_encoded)
+        coords, scores = self._decode_heatmaps(_tensor(batch_encoded))
         # On the host, like the rest of a head's results, and so that what is no keypoint is scaled as well.
         return _per_sample(self._to_input(coords.cpu().numpy())), _per_sample(scores.cpu().numpy())
 
@@ -97,7 +97,7 @@ class _BatchDecoding:
         Args:
             encoded: Heatmaps [C, H, W].
         """
-        keypoints, scores = self.batch_decode(torch.from_numpy(np.array(encoded))[None])
+        keypoints, scores = self.batch_decode(_tensor(encoded)[None])
         return keypoints[0], scores[0]
 
 
@@ -156,19 +156,19 @@ class DarkKernelsSimCCLabel(SimCCLabel):
 
     def batch_decode(
         self,
-        simcc_x: Tensor,  # [B, K, Wx]
-        simcc_y: Tensor,  # [B, K, Wy]
+        simcc_x: Tensor | Array,  # [B, K, Wx]
+        simcc_y: Tensor | Array,  # [B, K, Wy]
     ) -> tuple[list[Array], list[Array] | tuple[list[Array], list[Array]]]:
         """For each sample, its keypoints [1, K, 2] in input pixels and their scores [1, K]; with `decode_visibility`,
         a pair of scores and visibilities [1, K].
 
         Args:
-            simcc_x, simcc_y: Predictions for both axes, on any device.
+            simcc_x, simcc_y: Predictions for both axes, tensors on any device or arrays.
         """
         sigma_x, sigma_y = (float(sigma) for sigma in self.sigma)
         coords, scores, visibility = decode_simcc(
-            simcc_x,
-            simcc_y,
+            _tensor(simcc_x),
+            _tensor(simcc_y),
             sigma=(sigma_x, sigma_y),
             dark=self.use_dark,
             visibility=self.decode_visibility,
@@ -193,11 +193,16 @@ class DarkKernelsSimCCLabel(SimCCLabel):
         Args:
             simcc_x, simcc_y: Predictions for both axes.
         """
-        axes = [torch.from_numpy(np.array(axis)) for axis in (simcc_x, simcc_y)]
+        axes = [_tensor(axis) for axis in (simcc_x, simcc_y)]
         keypoints, scores = self.batch_decode(*(axis[None] if axis.dim() == 2 else axis for axis in axes))
         if isinstance(scores, tuple):
             return np.concatenate(keypoints), (np.concatenate(scores[0]), np.concatenate(scores[1]))
         return np.concatenate(keypoints), np.concatenate(scores)
+
+
+def _tensor(values: Tensor | Array) -> Tensor:
+    """A tensor as it is, and an array, also a reversed view of one, as a tensor of its own."""
+    return values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
 
 
 def _per_sample(

@@ -46,6 +46,11 @@ def post_process_pose_estimation(
     Raises:
         TypeError, ValueError: As those functions.
     """
+    if not hasattr(processor, "size"):
+        raise TypeError(
+            f"processor: got {type(processor).__name__}, which has no size; expected the image processor first, then "
+            "the outputs of the model"
+        )
     is_sapiens = any(kind.__name__ == "Sapiens2ImageProcessor" for kind in type(processor).__mro__)
     post_process = post_process_sapiens2 if is_sapiens else post_process_vitpose
     return post_process(processor, outputs, boxes, *args, **kwargs)

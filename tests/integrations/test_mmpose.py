@@ -127,7 +127,9 @@ def test_decoding(codecs: Any, real_heatmaps: Tensor, config: Config, device: to
     for sample in range(8):
         published = stock.decode(heatmaps[sample].numpy().copy())
         assert_same((keypoints[sample], scores[sample]), published, 1e-4 * factor(config))
+        (from_array,), _ = codec.batch_decode(heatmaps[sample : sample + 1].numpy())
         single = codec.decode(heatmaps[sample].numpy())
+        np.testing.assert_array_equal(from_array, single[0])
         assert_same((keypoints[sample], scores[sample]), single, 1e-4 * factor(config))
     assert torch.equal(on_device.cpu(), heatmaps)
 

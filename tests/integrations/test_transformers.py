@@ -263,3 +263,9 @@ def test_what_is_refused() -> None:
         post_process_sapiens2(processor(), outputs(heatmaps), two, source_sizes=[TARGET], target_sizes=[TARGET] * 2)
     with pytest.raises(ValueError, match=r"kernel_size: got 4, expected an odd positive int"):
         post_process_sapiens2(processor(), outputs(heatmaps), two, kernel_size=4)
+
+
+def test_swapped_arguments_are_told() -> None:
+    processor = SimpleNamespace(size={"width": 192, "height": 256})
+    with pytest.raises(TypeError, match="processor: got .*, which has no size; expected the image processor first"):
+        post_process_pose_estimation(outputs(torch.rand(8, 17, 64, 48)), processor, BOXES)
