@@ -267,5 +267,5 @@ def test_what_is_refused() -> None:
 
 def test_swapped_arguments_are_told() -> None:
     processor = SimpleNamespace(size={"width": 192, "height": 256})
-    with pytest.raises(TypeError, match="processor: got .*, which has no size; expected the image processor first"):
+    with pytest.raises(TypeError, match=r"processor: got .*, which has no size; expected the image processor first"):
         post_process_pose_estimation(outputs(torch.rand(8, 17, 64, 48)), processor, BOXES)
