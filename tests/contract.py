@@ -389,7 +389,7 @@ ROWS = (
         operators=("oks", "oks"), kernels=(2, 0), others=None, without={**NO_GRADIENT, **_KAPPAS},
     ),
     Row(
-        "oks_nms", _poses, {"kappas": KAPPAS[:2]}, operators=("oks_nms",),
+        "oks_nms", _poses, {"kappas": KAPPAS[:2]}, operators=("oks_nms",), kernels=(2, 0),
         without={**NO_GRADIENT, **_KAPPAS, **_ONE_BY_ONE},
     ),
     Row(

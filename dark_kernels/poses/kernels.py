@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._triton.launch import on_device_of
+from .._triton.launch import launch, on_device_of
 from .._triton.registers import register_limit
 from .._triton.tickets import counter, finishes_last
 
@@ -362,6 +362,133 @@ def _oks_nms_fwd_kernel(
         tl.store(kept.counts_ptr + program, num_kept)
 
 
+# --- suppression of whole images at once -----------------------------------------------------------------
+
+# Poses of an image whose rivals are a bit each, and bits of a number.
+MOST_RIVALS = 512
+WORD = tl.constexpr(32)
+
+
+@triton.jit
+def _is_better(score, place, other_score, other_place):
+    """Compare poses as suppression goes through them: by score, of equal ones the first."""
+    return (score > other_score) | ((score == other_score) & (place < other_place))
+
+
+@triton.jit(do_not_specialize=["num_poses", "num_keypoints"])
+def _rivals_kernel(
+    rivals_ptr,  # [B, N, ceil(N / 32)], int32, contiguous
+    poses,  # Poses
+    scores,  # PerPose
+    mask,  # PerPose, or None
+    kappas,  # Kappas
+    num_poses,
+    num_keypoints,
+    threshold,
+):
+    """Compare 32 poses of an image with 32 others: of each, a bit for every better one that it is like.
+
+    Pairs are compared once. Reads N poses a row of tiles, from cache after the first, and writes N^2 bits an image.
+    """
+    num_words = tl.cdiv(num_poses, WORD)
+    tile = tl.program_id(0) % (num_words * num_words)
+    batch = (tl.program_id(0) // (num_words * num_words)).to(tl.int64)
+    row = tile // num_words
+    column = tile % num_words
+    if row <= column:
+        bit = tl.arange(0, WORD)
+        a = (row * WORD + bit).to(tl.int64)
+        b = (column * WORD + bit).to(tl.int64)
+        score_a = _load_scores(scores, mask, batch, a, a < num_poses)
+        score_b = _load_scores(scores, mask, batch, b, b < num_poses)
+        has_a = (score_a > NOTHING)[:, None]
+        has_b = (score_b > NOTHING)[None, :]
+        similarity = _similarity(poses, a[:, None], has_a, poses, b[None, :], has_b, batch, kappas, num_keypoints)
+        is_like = has_a & has_b & (similarity > threshold)
+        a_is_better = _is_better(score_a[:, None], a[:, None], score_b[None, :], b[None, :])
+        b_is_better = _is_better(score_b[None, :], b[None, :], score_a[:, None], a[:, None])
+        # Of distinct bits the sum is the union.
+        of_a = tl.sum(tl.where(is_like & b_is_better, 1 << bit[None, :], 0), axis=1)
+        of_b = tl.sum(tl.where(is_like & a_is_better, 1 << bit[:, None], 0), axis=0)
+        rivals_ptr += batch * num_poses * num_words
+        tl.store(rivals_ptr + a * num_words + column, of_a, mask=a < num_poses)
+        if row < column:
+            tl.store(rivals_ptr + b * num_words + row, of_b, mask=b < num_poses)
+
+
+@triton.jit
+def _packed(flags, NUM_WORDS: tl.constexpr):
+    """Flags of poses [NUM_WORDS * 32] as bits: [1, NUM_WORDS]."""
+    bits = tl.reshape(flags.to(tl.int32), [NUM_WORDS, WORD]) << tl.arange(0, WORD)[None, :]
+    return tl.sum(bits, axis=1)[None, :]
+
+
+@triton.jit
+def _has_any(rivals, packed):
+    """Find the poses of whose rivals one at least is among the packed ones."""
+    return tl.max(((rivals & packed) != 0).to(tl.int32), axis=1) > 0
+
+
+@triton.jit(do_not_specialize=["num_poses", "max_poses"])
+def _keep_unrivalled_kernel(
+    kept,  # Kept
+    rivals_ptr,  # [B, N, ceil(N / 32)], int32, contiguous
+    scores,  # PerPose
+    mask,  # PerPose, or None
+    num_poses,
+    max_poses,
+    NUM_WORDS: tl.constexpr,
+):
+    """Keep the poses of an image of whose rivals none is kept, which is what a pass from the best to the worst keeps.
+
+    In a round all poses are settled whose rivals are: those without one that is kept or open are kept, those with a
+    kept one are dropped. So there are as many rounds as there are poses in the longest chain of rivals, which are few,
+    and not as many as poses that are kept.
+    """
+    BLOCK_SIZE: tl.constexpr = NUM_WORDS * WORD
+    batch = tl.program_id(0).to(tl.int64)
+    place = tl.arange(0, BLOCK_SIZE)
+    exists = place < num_poses
+    num_words = tl.cdiv(num_poses, WORD)
+    word = tl.arange(0, NUM_WORDS)[None, :]
+    pointers = rivals_ptr + (batch * num_poses + place.to(tl.int64)[:, None]) * num_words + word
+    rivals = tl.load(pointers, mask=exists[:, None] & (word < num_words), other=0)
+    score = _load_scores(scores, mask, batch, place.to(tl.int64), exists)
+
+    is_open = score > NOTHING
+    is_kept = is_open & False
+    num_open = tl.sum(is_open.to(tl.int32), axis=0)
+    while num_open > 0:
+        is_dropped = _has_any(rivals, _packed(is_kept, NUM_WORDS))
+        waits = _has_any(rivals, _packed(is_open, NUM_WORDS))
+        is_kept = is_kept | (is_open & ((is_dropped | waits) == 0))
+        is_open = is_open & waits & (is_dropped == 0)
+        num_open = tl.sum(is_open.to(tl.int32), axis=0)
+
+    # Where each stands among those that are kept, of which there may be too many.
+    packed = _packed(is_kept, NUM_WORDS)
+    rank = tl.zeros([BLOCK_SIZE], dtype=tl.int32)
+    bit = tl.arange(0, WORD)
+    for i in range(0, num_words):
+        other = i * WORD + bit
+        other_score = _load_scores(scores, mask, batch, other.to(tl.int64), other < num_poses)
+        is_other_kept = (tl.sum(tl.where(word == i, packed, 0)) >> bit) & 1
+        is_before = _is_better(other_score[None, :], other[None, :], score[:, None], place[:, None])
+        rank += tl.sum(tl.where(is_before, is_other_kept[None, :], 0), axis=1)
+    is_kept = is_kept & (rank < max_poses)
+    num_kept = tl.sum(is_kept.to(tl.int32), axis=0)
+
+    tl.store(kept.keep_ptr + batch * num_poses + place, is_kept, mask=exists)
+    tl.store(kept.scores_ptr + batch * num_poses + place, tl.where(is_kept, score, 0.0), mask=exists)
+    indices_ptr = kept.indices_ptr + batch * max_poses
+    tl.store(indices_ptr + rank, place.to(tl.int64), mask=is_kept)
+    for start in range(0, max_poses, BLOCK_SIZE):
+        index = start + place
+        is_left = (index >= num_kept) & (index < max_poses)
+        tl.store(indices_ptr + index, tl.full([BLOCK_SIZE], -1, dtype=tl.int64), mask=is_left)
+    tl.store(kept.counts_ptr + batch, num_kept)
+
+
 # --- launchers -------------------------------------------------------------------------------------------
 
 
@@ -387,19 +514,20 @@ def oks_fwd(
     """Fill `similarity` (float32, contiguous)."""
     batch, num_a, num_b = similarity.shape
     block_size = min(32, triton.next_power_of_2(max(num_a, num_b)))
-    grid = (batch * triton.cdiv(num_a, block_size) * triton.cdiv(num_b, block_size),)
     with on_device_of(similarity):
-        _oks_fwd_kernel[grid](
-            similarity,
-            _poses_of(poses_a, areas_a, visible_a),
-            _poses_of(poses_b, areas_b, visible_b),
-            Kappas(kappas, *kappas.stride()),
-            num_a,
-            num_b,
-            poses_a.shape[2],
-            BLOCK_SIZE=block_size,
-            num_warps=8 if block_size == 32 else 1,
-            **register_limit("oks"),
+        launch(
+            _oks_fwd_kernel,
+            (batch * triton.cdiv(num_a, block_size) * triton.cdiv(num_b, block_size), 1, 1),
+            (
+                similarity,
+                _poses_of(poses_a, areas_a, visible_a),
+                _poses_of(poses_b, areas_b, visible_b),
+                Kappas(kappas, *kappas.stride()),
+                num_a,
+                num_b,
+                poses_a.shape[2],
+            ),
+            {"BLOCK_SIZE": block_size, "num_warps": 8 if block_size == 32 else 1, **register_limit("oks")},
         )
 
 
@@ -427,25 +555,43 @@ def oks_nms_fwd(
 ) -> None:
     """Fill the outputs (contiguous)."""
     batch, num_poses = scores.shape
+    kept = Kept(keep, indices, counts, kept_scores)
+    per_pose = _per_pose(scores), _per_pose(mask)
+    inputs = (_poses_of(poses, areas, visible), *per_pose, Kappas(kappas, *kappas.stride()))
     with on_device_of(scores):
+        if method == "hard" and image_ids is None and num_poses <= MOST_RIVALS:
+            num_words = triton.cdiv(num_poses, WORD.value)
+            rivals = torch.empty((batch, num_poses, num_words), dtype=torch.int32, device=scores.device)
+            launch(
+                _rivals_kernel,
+                (batch * num_words**2, 1, 1),
+                (rivals, *inputs, num_poses, poses.shape[2], threshold),
+                {"num_warps": 8, **register_limit("oks")},
+            )
+            num_words = triton.next_power_of_2(num_words)
+            # A warp for 32 poses: fewer hold more rivals a thread than it has registers, or wait longer.
+            launch(
+                _keep_unrivalled_kernel,
+                (batch, 1, 1),
+                (kept, rivals, *per_pose, num_poses, max_poses),
+                {"NUM_WORDS": num_words, "num_warps": num_words},
+            )
+            return
         images = None
         if image_ids is not None:
             order = image_ids.new_empty((2, num_poses), dtype=torch.int32)
             images = Images(image_ids, image_ids.stride(0), order, counter(scores.device))
-        _oks_nms_fwd_kernel[(batch if images is None else num_poses,)](
-            Kept(keep, indices, counts, kept_scores),
-            torch.empty_like(kept_scores),
-            _poses_of(poses, areas, visible),
-            _per_pose(scores),
-            _per_pose(mask),
-            Kappas(kappas, *kappas.stride()),
-            images,
-            num_poses,
-            poses.shape[2],
-            max_poses,
-            threshold,
-            METHOD=method,
-            BLOCK_IDS=BLOCK_IDS,
-            **nms_shape(num_poses if images is None else 128),
-            **register_limit("oks_nms"),
+        launch(
+            _oks_nms_fwd_kernel,
+            (batch if images is None else num_poses, 1, 1),
+            (
+                *(kept, torch.empty_like(kept_scores), *inputs, images),
+                *(num_poses, poses.shape[2], max_poses, threshold),
+            ),
+            {
+                "METHOD": method,
+                **nms_shape(num_poses if images is None else 128),
+                "BLOCK_IDS": BLOCK_IDS,
+                **register_limit("oks_nms"),
+            },
         )

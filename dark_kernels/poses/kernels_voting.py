@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._triton.launch import on_device_of
+from .._triton.launch import launch, on_device_of
 from .._triton.registers import register_limit
 from .._triton.sums import sum_of_products
 
@@ -212,15 +212,18 @@ def vote_fwd(
     batch, num_keypoints, num_samples, _ = samples.shape
     weights = "heatmap" if heatmaps is not None else "none" if bandwidth is None else "density"
     with on_device_of(samples):
-        _vote_fwd_kernel[(batch * num_keypoints,)](
-            coords,
-            scores,
-            covariances,
-            Samples(samples, *samples.stride()),
-            None if heatmaps is None else Maps(heatmaps, *heatmaps.stride(), *heatmaps.shape[2:]),
-            None if bandwidth is None else 0.5**0.5 / bandwidth,
-            num_keypoints,
-            num_samples,
-            **vote_shape(num_samples, weights),
-            **register_limit("vote"),
+        launch(
+            _vote_fwd_kernel,
+            (batch * num_keypoints, 1, 1),
+            (
+                coords,
+                scores,
+                covariances,
+                Samples(samples, *samples.stride()),
+                None if heatmaps is None else Maps(heatmaps, *heatmaps.stride(), *heatmaps.shape[2:]),
+                None if bandwidth is None else 0.5**0.5 / bandwidth,
+                num_keypoints,
+                num_samples,
+            ),
+            {**vote_shape(num_samples, weights), **register_limit("vote")},
         )

@@ -208,6 +208,35 @@ def test_suppression_is_the_plain_loop(method: str, visible: bool, service: Serv
     assert_kept(suppress(scenes.to(device), backend), scenes.expected)
 
 
+@pytest.mark.parametrize("service", [SERVICES[2], SERVICES[4]], indirect=True)
+def test_more_poses_than_are_settled_at_once(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such an image is gone through from its best pose on, as all are with image ids."""
+    from dark_kernels.poses import kernels
+
+    monkeypatch.setattr(kernels, "MOST_RIVALS", 2)
+    backend, device = service
+    scenes = taken(scenes_of("hard", True), slice(0, 12))
+    assert_kept(suppress(scenes.to(device), backend), scenes.expected)
+
+
+@EVERY
+def test_a_chain_of_poses_like_their_neighbours(service: Service) -> None:
+    """Each is dropped by the one before it, unless that is dropped itself: every other one is kept, whatever the order
+    of scores, in which equal ones count by their places."""
+    backend, device = service
+    num = 37
+    x = torch.arange(num) * 1.0
+    poses = torch.stack([x, torch.zeros(num)], -1)[:, None, :].expand(-1, 2, -1)
+    scores = torch.stack([torch.linspace(1, 0.1, num), torch.full((num,), 0.5), torch.linspace(0.1, 1, num)])
+    areas = torch.full((3, num), 50.0)
+    kept = oks_nms(
+        poses.expand(3, -1, -1, -1).to(device), scores.to(device), areas.to(device), 0.5, (0.1, 0.1), backend=backend
+    )
+    assert kept.counts.tolist() == [19, 19, 19]
+    assert kept.indices[0, :19].tolist() == kept.indices[1, :19].tolist() == list(range(0, num, 2))
+    assert kept.indices[2, :19].tolist() == list(range(num - 1, -1, -2))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_eager_in_float64_is_the_plain_loop(method: str) -> None:
     scenes = scenes_of(method, True)

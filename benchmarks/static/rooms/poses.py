@@ -16,6 +16,7 @@ from benchmarks.workloads import W1, W3, W4, Workload
 
 def _calls(full: bool) -> Iterator[Call]:
     yield _call(30, 17, "float32", "hard", optional=True)
+    yield _call(512, 17, "float32", "hard")
     yield _call(100, 17, "float16", "gaussian")
     yield _call(1000, 133, "bfloat16", "linear", optional=True)
     yield _call(2000, 17, "float32", "hard", is_flat=True)
