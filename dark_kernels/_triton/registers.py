@@ -45,6 +45,7 @@ LIMITS = {
     "soft_argmax": Limit(96),
     "linear_gaussian_nll": Limit(128),
     "heatmap_loss of several people": Limit(96),
+    "heatmap_loss of several people, interleaved": Limit(128),
     "oks": Limit(96),
     "oks_nms": Limit(96),
     "vote": Limit(96),

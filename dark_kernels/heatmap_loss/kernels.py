@@ -348,9 +348,10 @@ def _heatmap_loss_bwd_kernel(
 
 # --- launchers ---------------------------------------------------------------------------------------------
 
-# Bytes that a thread reads at a time, and warps a program; what decode reads its maps with.
+# Bytes that a thread reads at a time, and warps a program; what decode reads its maps with. A program of several
+# interleaved maps has more, since there are few of them, but not so many that registers are too few.
 _BYTES_A_THREAD = 32
-_NUM_WARPS = 4
+_NUM_WARPS, _WARPS_INTERLEAVED, _FEWER_INTERLEAVED = 4, 16, 8
 # More pixels a thread than these do not fit into the registers: of a softmax or of several people, and of several
 # keypoints at once.
 _MOST_PIXELS, _MOST_INTERLEAVED = 8, 4
@@ -362,15 +363,17 @@ def launch_shape(heatmaps: Tensor, kind: str, num_people: int) -> dict[str, int]
     a sector."""
     _, num_keypoints, height, width = heatmaps.shape
     pixels = _BYTES_A_THREAD // heatmaps.element_size()
-    if num_people > 1 or kind in ("cross_entropy", "js"):
+    takes_registers = num_people > 1 or kind in ("cross_entropy", "js")
+    if takes_registers:
         pixels = min(pixels, _MOST_PIXELS)
-    block_keypoints = 1
+    block_keypoints, num_warps = 1, _NUM_WARPS
     if heatmaps.stride(1) < heatmaps.stride(3):
         block_keypoints = min(_SECTOR // heatmaps.element_size(), triton.next_power_of_2(num_keypoints))
         pixels = _MOST_INTERLEAVED
-    block_size = lanes_of(heatmaps.device) * _NUM_WARPS * pixels
+        num_warps = _FEWER_INTERLEAVED if takes_registers else _WARPS_INTERLEAVED
+    block_size = lanes_of(heatmaps.device) * num_warps * pixels
     block_pixels = min(triton.next_power_of_2(height * width), block_size // block_keypoints)
-    return {"BLOCK_KEYPOINTS": block_keypoints, "BLOCK_PIXELS": block_pixels, "num_warps": _NUM_WARPS}
+    return {"BLOCK_KEYPOINTS": block_keypoints, "BLOCK_PIXELS": block_pixels, "num_warps": num_warps}
 
 
 def heatmap_loss_fwd(
@@ -446,5 +449,6 @@ def _arguments(
         "num_warps": shape["num_warps"],
     }
     if num_people > 1:  # a loop in a loop, which would spill
-        constants.update(register_limit("heatmap_loss of several people"))
+        interleaved = ", interleaved" if shape["BLOCK_KEYPOINTS"] > 1 else ""
+        constants.update(register_limit(f"heatmap_loss of several people{interleaved}"))
     return (heatmaps_of(heatmaps), targets, given_weight, wing, num_people, num_keypoints), constants

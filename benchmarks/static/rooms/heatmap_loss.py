@@ -26,7 +26,11 @@ def _calls(full: bool) -> Iterator[Call]:
                 yield _call(W2, dtype, kind, "udp", layout="channels_last")
     for kind in ("mse", "adaptive_wing", "focal", "js"):
         yield _call(W3, "bfloat16", kind, "biased")
+    # A program of interleaved maps has more warps, which leave fewer registers to each.
+    for kind in ("mse", "adaptive_wing", "focal", "cross_entropy", "js"):
+        yield _call(W2, "float32", kind, "udp", 4, layout="channels_last")
     yield _call(W2, "float16", "mse", "unbiased", layout="channels_last")
+    yield _call(W2, "float16", "js", "unbiased", layout="channels_last")
     yield _call(W2, "float32", "mse", "unbiased", given="")  # by default
     yield _call(W2, "float32", "focal", "biased", given="sigmas")
     yield _call(LARGE, "float32", "mse", "udp", 4)
@@ -61,7 +65,7 @@ def _call(
     tensors = "" if given == _WEIGHTS else f" with {given or 'no weights'}"
     label = f"{kind} {encoding} {workload.name} {dtype}{people}{tensors}{ending(layout)}"
     everywhere = (encoding == "unbiased" and layout == "contiguous") or (encoding == "biased" and kind == "mse")
-    everywhere |= kind == "js" and num_people > 1  # whose registers are limited
+    everywhere |= kind in ("cross_entropy", "js") and num_people > 1  # whose registers are limited
     return Call(label, launch, layout == "contiguous", everywhere)
 
 
