@@ -6,7 +6,7 @@ which no derivative sees, so the whole map is blurred only for the rare map wher
 
 The blur is computed in the precision of the input; from there on CPU computes in float64 whatever the input,
 since a step is a quotient of differences of nearly equal logs. A fit is moments of a patch, as matrix products, and
-an elimination that all maps go through together.
+an elimination that all maps go through together. That of a blob takes no logs, and the precision of the input.
 """
 
 from __future__ import annotations

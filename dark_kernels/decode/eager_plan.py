@@ -210,7 +210,9 @@ def _make_stencil_plan(
         left_factors=left_factors,
         right_factors=right_factors,
         fit=_make_fit_plan(shape, strides, recipe.fit_radius, step_dtype, device) if stencil == "fit" else None,
-        blob=_make_blob_plan(shape, strides, recipe.blob_sigma, step_dtype, device) if stencil == "gaussian" else None,
+        blob=_make_blob_plan(shape, strides, recipe.blob_sigma, window_dtype, device)
+        if stencil == "gaussian"
+        else None,
     )
 
 
