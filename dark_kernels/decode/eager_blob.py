@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._common.products import product
-from .eager_plan import BlobPlan, StencilPlan
+from .eager_plan import BlobPlan, StencilPlan, evenly
 from .eager_scores import Activation
 from .eager_steps import eliminate
 
@@ -22,9 +22,9 @@ _ITERATIONS, _LOG_STEP, _DAMPING = 8, 0.3, 1 + 1e-3
 # What a pixel may exceed the blob by before it counts less: a share of the amplitude, or so many deviations of the
 # noise.
 _TOLERATED, _TOLERATED_NOISE = 0.025, 2.6
-# Pixels that are fitted to at once on CPU, and peaks whose pixels are gone through at once, in the cache. Rows of 16
-# floats or a multiple begin with a line of it, and stores then take a third less.
-_FIT_BLOCK, _PASS_PEAKS = 2**20, 384
+# Pixels that are fitted to at once on CPU, and peaks whose pixels are gone through at once, in the cache. Rows of as
+# many as a line of it holds, or a multiple, begin with a line: stores then take a third less.
+_FIT_BLOCK, _PASS_PEAKS, _IN_LINE = 2**20, 384, 16
 
 
 class _Pass(NamedTuple):
@@ -60,7 +60,7 @@ def fit_blob(
     """
     count = y.shape[0]
     if heatmaps.device.type == "cpu":
-        count = min(count, max(1, _FIT_BLOCK // blob.patch.rows.shape[1] ** 2))
+        count = evenly(count, max(1, _FIT_BLOCK // blob.patch.rows.shape[1] ** 2))
     parts = []
     for first in range(0, y.shape[0], count):
         peaks = slice(first, first + count)
@@ -95,11 +95,13 @@ def _read_patches(
 ) -> list[Tensor]:
     """The pixels around peaks, over the map's maximum and 0 outside the map: [side * side, n] for each pass."""
     (_, side, num_peaks), dtype = exist.shape, exist.dtype
-    size = min(_PASS_PEAKS, num_peaks) if heatmaps.device.type == "cpu" else num_peaks
+    size = min(num_peaks, evenly(num_peaks, _PASS_PEAKS, _IN_LINE)) if heatmaps.device.type == "cpu" else num_peaks
     pixels = heatmaps.as_strided((plan.extent,), (1,), heatmaps.storage_offset())
-    rows = blob.patch.rows.index_select(0, y).add_(starts.unsqueeze(1)).t()
-    columns = blob.patch.columns.index_select(0, x).t()
-    memory = torch.empty(side * side * size, dtype=torch.int64, device=y.device)
+    # Pixels are read in half the time by numbers of half the size.
+    counts = torch.int32 if plan.extent < 2**31 else torch.int64
+    rows = blob.patch.rows.index_select(0, y).add_(starts.unsqueeze(1)).t().to(counts).contiguous()
+    columns = blob.patch.columns.index_select(0, x).t().to(counts).contiguous()
+    memory = torch.empty(side * side * size, dtype=counts, device=y.device)
     patches = []
     for first in range(0, num_peaks, size):
         some = slice(first, first + size)

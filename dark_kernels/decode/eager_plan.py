@@ -319,3 +319,12 @@ def reflected(index: Tensor, size: int, padding: str) -> Tensor:
         index = index.remainder(2 * size)
         return torch.minimum(index, 2 * size - 1 - index)
     return index.clamp(0, size - 1)
+
+
+def evenly(count: int, most: int, multiple: int = 1) -> int:
+    """How many are in each part where as few parts as possible have no more than `most`, a multiple of another number.
+
+    At least one multiple; the last part takes what is left.
+    """
+    parts = max(1, math.ceil(count / most))
+    return max(1, math.ceil(count / (parts * multiple))) * multiple

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .._common.lines import argmax_of_lines
 from ..recipes import OperatorRecipe
-from .eager_plan import on_device, reflected, rows_per_group
+from .eager_plan import evenly, on_device, reflected, rows_per_group
 from .eager_scores import Activation
 
 # How far a matched filter reaches, in standard deviations of the blob that it expects.
@@ -104,7 +104,7 @@ def _smoothed_blocks(
         [n, H, W + 2 radius] with -inf in the last columns. Each block lies where the last one did.
     """
     height, width = maps.shape[1:]
-    block = _evenly(maps.shape[0] if chosen is None else chosen.shape[0], buffers.num_maps)
+    block = evenly(maps.shape[0] if chosen is None else chosen.shape[0], buffers.num_maps)
     memory = _arrange(buffers, block, height, width, smoothing)
     limit, norms_y, norms_x = _limit(maps), *(_norms_of(size, smoothing, maps) for size in (height, width))
     norms_y = None if norms_y is None else norms_y.unsqueeze(1).expand(block, height, 1)
@@ -116,11 +116,6 @@ def _smoothed_blocks(
         torch.clamp(part, -limit, limit, out=inside[: part.shape[0]])
         _fill_border(memory.columns, 1, border)
         yield _smooth(memory, smoothing, norms_y, norms_x)[: part.shape[0]]
-
-
-def _evenly(count: int, most: int) -> int:
-    """Of how many each part is where as few as possible have no more than `most`."""
-    return math.ceil(count / max(1, math.ceil(count / most)))
 
 
 def _limit(maps: Tensor) -> float:
@@ -416,7 +411,7 @@ def _search_bands(
     norms_y, norms_x = (_norms_of(size, smoothing, maps) for size in (height, width))
     norms_of_rows = None if norms_y is None else norms_y[rows].unsqueeze(2)
 
-    count = _evenly(num_maps, buffers.num_bands)
+    count = evenly(num_maps, buffers.num_bands)
     memory = _arrange(buffers, count, side, width, smoothing)
     seen_maxima, places, blocks = maps.new_empty(seen.shape), _places(width, radius, device), []
     for begin in range(0, num_maps, count):
