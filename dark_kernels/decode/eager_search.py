@@ -29,7 +29,7 @@ _MARGIN = 4
 _BOUND_MARGIN = 1e-5
 # Pixels of the maps that are searched at once, and of those that are smoothed whole at once.
 _SEARCH_BLOCK = 2**22
-_SMOOTH_BLOCK = 2**16
+_SMOOTH_BLOCK = 3 * 2**15
 # Bands are tried for all maps once they were enough for this share of those before, else for a few.
 _WORTHWHILE, _FEW_MAPS = 0.25, 32
 
