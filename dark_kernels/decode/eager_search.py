@@ -181,7 +181,7 @@ class _Memory(NamedTuple):
     rows: Tensor  # [N, H, W + 2 radius]: padded
     of_rows: _Pairs
     inside_rows: Tensor  # [N, H, W]
-    border: Tensor | None  # of the rows
+    border: list[tuple[Tensor, Tensor]]  # before and behind the rows: where it is, and the pixels seen there
     sums: tuple[Tensor, Tensor]  # over columns, [N, H, W], and over rows, as one long one
     pairs: tuple[Tensor, Tensor]
     smoothed: Tensor  # [N, H, W + 2 radius]: where the sums over rows lie
@@ -201,14 +201,18 @@ def _arrange(buffers: _Buffers, num_maps: int, height: int, width: int, smoothin
             padded.narrow(axis, padded.shape[axis] - radius, radius).zero_()
     # As one long row, of which the pixels between two maps' rows are not looked at: long rows are what vectors like.
     shape, length = (num_maps, height, width), (rows.numel() - 2 * radius,)
-    smoothed = view(2, *rows.shape)
+    smoothed, seen = view(2, *rows.shape), _border(width, smoothing, rows.device)
+    border = []
+    if seen is not None:
+        places = rows.narrow(2, 0, radius), rows.narrow(2, radius + width, radius)
+        border = [(place, part.expand_as(place)) for place, part in zip(places, seen.split(radius), strict=True)]
     return _Memory(
         columns,
         _pairs(columns, 1, radius),
         rows,
         _pairs(rows.view(-1), 0, radius),
         rows.narrow(2, radius, width),
-        _border(width, smoothing, rows.device),
+        border,
         (view(2, *shape), view(2, *length)),
         (view(3, *shape), view(3, *length)),
         smoothed,
@@ -228,7 +232,8 @@ def _smooth(
     if norms_y is not None:
         columns[: norms_y.shape[0]].div_(norms_y)
     memory.inside_rows.copy_(columns)
-    _fill_border(memory.rows, 2, memory.border)
+    for place, seen in memory.border:
+        torch.gather(columns, 2, seen, out=place)
     _add(memory.of_rows, taps, memory.sums[1], memory.pairs[1])
     if norms_x is not None:
         memory.smoothed.narrow(2, 0, norms_x.shape[0]).div_(norms_x)
@@ -237,20 +242,21 @@ def _smooth(
 
 
 def _border(size: int, smoothing: Smoothing, device: torch.device) -> Tensor | None:
-    """The pixels of a padded axis that are seen before and behind it, [2 radius]; None where zeros are, and stay."""
+    """The pixels of an axis that are seen before and behind it, [2 radius]; None where zeros are, and stay."""
     radius = smoothing.radius
     if smoothing.padding == "zeros" or radius == 0:
         return None
     seen = torch.arange(2 * radius, device=device)
     seen += (seen >= radius) * size - radius
-    return reflected(seen, size, smoothing.padding).add_(radius)
+    return reflected(seen, size, smoothing.padding)
 
 
 def _fill_border(padded: Tensor, axis: int, border: Tensor | None) -> None:
     """Mirror pixels into the border of padded maps."""
     if border is not None:
         radius, size = border.shape[0] // 2, padded.shape[axis]
-        before, behind = padded.index_select(axis, border).split(radius, axis)
+        inside = padded.narrow(axis, radius, size - 2 * radius)
+        before, behind = inside.index_select(axis, border).split(radius, axis)
         padded.narrow(axis, 0, radius).copy_(before)
         padded.narrow(axis, size - radius, radius).copy_(behind)
 
@@ -375,8 +381,9 @@ def _search_block(
         append(found, some)
         share, first = 1 - whole.numel() / is_certain.numel(), some.stop
         if share < _WORTHWHILE and first < num_maps:
-            some = slice(first, first := num_maps)
-            append(_search_whole(maps[some], smoothing, buffers), some)
+            rest = slice(first, num_maps)
+            append(_search_whole(maps[rest], smoothing, buffers), rest)
+            break
     return share
 
 
