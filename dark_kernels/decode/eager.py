@@ -6,7 +6,7 @@ which no derivative sees, so the whole map is blurred only for the rare map wher
 
 The blur is computed in the precision of the input; from there on CPU computes in float64 whatever the input,
 since a step is a quotient of differences of nearly equal logs. A fit is moments of a patch, as matrix products, and
-an elimination that all maps go through together.
+an elimination that all maps go through together. That of a blob takes no logs, and the precision of the input.
 """
 
 from __future__ import annotations
@@ -128,6 +128,12 @@ class Found(NamedTuple):
     differences: Tensor | None = None  # [2, N]: of neighbours, see `quarter_step`; None: those of the maps as they are
     map_index: Tensor | None = None  # [N]: which of the B K maps each is in; None: one in each map, in their order
 
+    def of(self, chosen: Tensor) -> Found:
+        """Select some of the peaks."""
+        peaks, y, x, raw_maxima = (each.index_select(0, chosen) for each in self[:4])
+        scale, differences, map_index = (None if each is None else each.index_select(-1, chosen) for each in self[4:])
+        return Found(peaks, y, x, raw_maxima, scale, differences, chosen if map_index is None else map_index)
+
 
 def _find(
     heatmaps: Tensor, recipe: OperatorRecipe, plan: Plan, dtype: torch.dtype
@@ -186,29 +192,16 @@ def refine(
         return None, None
     covariances = None
     if plan is not None:
-        activate_peaks = activate
-        if found.map_index is not None:
-            plan = plan._replace(window_starts=plan.window_starts.index_select(0, found.map_index))
-            activate_peaks = None if activate is None else activate.of(found.map_index)
-        values = _blur_at_stencil(heatmaps, found.y, found.x, recipe.padding, plan, activate_peaks)
-        scale = found.scale
-        if recipe.rescale and scale is None:
-            scale = _scale_where_a_clip_binds(values, heatmaps, found, recipe, activate)
-        if scale is not None:
-            values = values * scale[:, None]
-        logs = values.clamp_(recipe.clip_min, recipe.clip_max).log_()
-        derivatives = product(plan.derivative_weights, logs.t())
-        fitted, is_peak = None, None
-        if plan.fit is not None:
-            fitted, is_peak = fit_gaussian(
-                heatmaps, found.y, found.x, recipe.fit_radius, plan, plan.fit, activate_peaks
-            )
-        elif plan.blob is not None:
-            fitted, is_peak = fit_blob(
-                heatmaps, found.raw_maxima, found.y, found.x, recipe.blob_sigma, plan, plan.blob, activate_peaks
-            )
-        if fitted is not None and is_peak is not None:
-            derivatives = torch.where(is_peak, fitted, derivatives)
+        fitted, is_peak = _fit(heatmaps, found, recipe, plan, activate)
+        if fitted is None or is_peak is None:
+            derivatives = _log_derivatives(heatmaps, found, recipe, plan, activate)
+        elif heatmaps.device.type == "cpu":
+            derivatives, others = fitted, is_peak.logical_not().nonzero().squeeze(1)
+            if others.numel() > 0:
+                of_others = _log_derivatives(heatmaps, found.of(others), recipe, plan, activate)
+                derivatives = fitted.index_copy(1, others, of_others)
+        else:  # the host would have to wait to learn which peaks are fitted
+            derivatives = torch.where(is_peak, fitted, _log_derivatives(heatmaps, found, recipe, plan, activate))
         if covariance:
             known_variances = derivatives.new_full((1,), recipe.known_variance)
             if is_peak is not None:
@@ -227,6 +220,46 @@ def refine(
     if recipe.max_offset != math.inf:
         offset = offset.clamp_(-recipe.max_offset, recipe.max_offset)
     return offset, covariances
+
+
+def _of_peaks(found: Found, plan: StencilPlan, activate: Activation | None) -> tuple[StencilPlan, Activation | None]:
+    """The plan and the activation of each peak's map."""
+    if found.map_index is None:
+        return plan, activate
+    starts = plan.window_starts.index_select(0, found.map_index)
+    return plan._replace(window_starts=starts), None if activate is None else activate.of(found.map_index)
+
+
+def _fit(
+    heatmaps: Tensor, found: Found, recipe: OperatorRecipe, plan: StencilPlan, activate: Activation | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Derivatives [5, N] of the log of what is fitted around each peak, and where that is a peak: [N].
+
+    Both None for a stencil that fits nothing.
+    """
+    if plan.fit is None and plan.blob is None:
+        return None, None
+    of_peaks, activate_peaks = _of_peaks(found, plan, activate)
+    y, x = found.y, found.x
+    if plan.blob is not None:
+        return fit_blob(heatmaps, found.raw_maxima, y, x, recipe.blob_sigma, of_peaks, plan.blob, activate_peaks)
+    assert plan.fit is not None
+    return fit_gaussian(heatmaps, y, x, recipe.fit_radius, of_peaks, plan.fit, activate_peaks)
+
+
+def _log_derivatives(
+    heatmaps: Tensor, found: Found, recipe: OperatorRecipe, plan: StencilPlan, activate: Activation | None
+) -> Tensor:
+    """Derivatives of the log of the smoothed map at each peak, as the stencil has them: [5, N]."""
+    of_peaks, activate_peaks = _of_peaks(found, plan, activate)
+    values = _blur_at_stencil(heatmaps, found.y, found.x, recipe.padding, of_peaks, activate_peaks)
+    scale = found.scale
+    if recipe.rescale and scale is None:
+        scale = _scale_where_a_clip_binds(values, heatmaps, found, recipe, activate)
+    if scale is not None:
+        values = values * scale[:, None]
+    logs = values.clamp_(recipe.clip_min, recipe.clip_max).log_()
+    return product(plan.derivative_weights, logs.t())
 
 
 # --- what a call may take besides ------------------------------------------------------------------------

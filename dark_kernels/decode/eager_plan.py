@@ -193,10 +193,10 @@ def _make_stencil_plan(
     vertical = _window_weights(rows, reach, needs_room, taps, padding, window_dtype)
     horizontal = _window_weights(columns, reach, needs_room, taps, padding, window_dtype)
     weights = [weight for row in points.values() for weight in row]
-    left_factors, right_factors = (_on_device(factors, torch.int64, device) for factors in _CRAMER)
+    left_factors, right_factors = (on_device(factors, torch.int64, device) for factors in _CRAMER)
     epsilon = None
     if stencil == "compact":
-        epsilon = _on_device([0.0, 0.0, _COMPACT_EPSILON, _COMPACT_EPSILON, 0.0], step_dtype, device).view(5, 1)
+        epsilon = on_device([0.0, 0.0, _COMPACT_EPSILON, _COMPACT_EPSILON, 0.0], step_dtype, device).view(5, 1)
     return StencilPlan(
         extent=1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)),
         window_starts=map_starts,
@@ -204,13 +204,15 @@ def _make_stencil_plan(
         window_columns=columns[:, 0] * strides[3],
         vertical=vertical,
         horizontal=horizontal,
-        points=_on_device([(dy + reach) * side + dx + reach for dy, dx in points], torch.int64, device),
-        derivative_weights=_on_device(weights, step_dtype, device).view(len(points), 5).t().contiguous(),
+        points=on_device([(dy + reach) * side + dx + reach for dy, dx in points], torch.int64, device),
+        derivative_weights=on_device(weights, step_dtype, device).view(len(points), 5).t().contiguous(),
         epsilon=epsilon,
         left_factors=left_factors,
         right_factors=right_factors,
         fit=_make_fit_plan(shape, strides, recipe.fit_radius, step_dtype, device) if stencil == "fit" else None,
-        blob=_make_blob_plan(shape, strides, recipe.blob_sigma, step_dtype, device) if stencil == "gaussian" else None,
+        blob=_make_blob_plan(shape, strides, recipe.blob_sigma, window_dtype, device)
+        if stencil == "gaussian"
+        else None,
     )
 
 
@@ -263,13 +265,13 @@ def _make_equations(terms: list[Tensor]) -> Equations:
     for i in range(count):
         places += [pairs.index((min(i, j), max(i, j))) for j in range(count)] + [len(pairs) + i]
     products = torch.stack([terms[i] * terms[j] for i, j in pairs], 1)
-    return Equations(torch.stack(terms, 1), products, _on_device(places, torch.int64, products.device))
+    return Equations(torch.stack(terms, 1), products, on_device(places, torch.int64, products.device))
 
 
 _kept_plan = functools.lru_cache(maxsize=32)(_make_plan)
 
 
-def _on_device(numbers: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
+def on_device(numbers: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
     """A small constant tensor. Filled on the device: a copy from the host would make it wait."""
     return torch.cat([torch.full((1,), number, dtype=dtype, device=device) for number in numbers])
 
@@ -297,7 +299,7 @@ def _window_weights(
     peak = torch.arange(size, device=device)
     points = (peak[:, None] + torch.arange(-reach, reach + 1, device=device)).clamp_(0, size - 1)
     seen = points[..., None] + torch.arange(-radius, radius + 1, device=device)
-    weights = _on_device([*taps[:0:-1], *taps], dtype, device).expand(seen.shape)
+    weights = on_device([*taps[:0:-1], *taps], dtype, device).expand(seen.shape)
     if padding == "zeros":
         weights = weights * ((seen >= 0) & (seen < size))
     index = (reflected(seen, size, padding) - windows[:, :1, None]).clamp_(0, window - 1)
@@ -317,3 +319,12 @@ def reflected(index: Tensor, size: int, padding: str) -> Tensor:
         index = index.remainder(2 * size)
         return torch.minimum(index, 2 * size - 1 - index)
     return index.clamp(0, size - 1)
+
+
+def evenly(count: int, most: int, multiple: int = 1) -> int:
+    """How many are in each part where as few parts as possible have no more than `most`, a multiple of another number.
+
+    At least one multiple; the last part takes what is left.
+    """
+    parts = max(1, math.ceil(count / most))
+    return max(1, math.ceil(count / (parts * multiple))) * multiple

@@ -1,12 +1,13 @@
-"""The first maximum of smoothed maps, for decode in eager: of most maps only a crop is smoothed.
+"""The first maximum of smoothed maps, for decode in eager: of most maps only a band of rows is smoothed.
 
-No smoothed pixel of a row exceeds the smoothed maxima of the rows around it, nor one of a column those of the columns.
-Where these two bounds lie below what a crop around the raw maximum has, the maximum is in that crop; the other maps are
-smoothed whole. All is added up in one order: a crop's numbers are those of the whole map.
+No smoothed pixel of a row exceeds what the filter makes of all rows' maxima there. Where this lies below what a band
+around the raw maximum has, the maximum is in that band; the other maps are smoothed whole. All is added up in one
+order: a band's numbers are those of the whole map.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -16,19 +17,21 @@ from torch import Tensor
 
 from .._common.lines import argmax_of_lines
 from ..recipes import OperatorRecipe
-from .eager_plan import reflected, rows_per_group
+from .eager_plan import evenly, on_device, reflected, rows_per_group
 from .eager_scores import Activation
 
 # How far a matched filter reaches, in standard deviations of the blob that it expects.
 _FILTER_REACH = 2.4
-# How far from the raw maximum, in pixels on each axis, the smoothed one is looked for: what nearly all blobs need, and
-# those smoothed more need more.
+# How far from the raw maximum's row the smoothed one is looked for: what nearly all blobs need, and those smoothed more
+# need more.
 _MARGIN = 4
 # Share by which rounding may push a smoothed pixel over its bound. Generous: what it costs is time.
 _BOUND_MARGIN = 1e-5
 # Pixels of the maps that are searched at once, and of those that are smoothed whole at once.
-_SEARCH_BLOCK = 2**21
-_SMOOTH_BLOCK = 2**17
+_SEARCH_BLOCK = 2**22
+_SMOOTH_BLOCK = 3 * 2**15
+# Bands are tried for all maps once they were enough for this share of those before, else for a few.
+_WORTHWHILE, _FEW_MAPS = 0.25, 32
 
 
 class Smoothing(NamedTuple):
@@ -45,8 +48,13 @@ class Smoothing(NamedTuple):
 
     @property
     def margin(self) -> int:
-        """How far from the raw maximum the smoothed one is looked for."""
+        """How far from the raw maximum's row the smoothed one is looked for."""
         return max(_MARGIN, (self.radius + 3) // 2)
+
+    @property
+    def side(self) -> int:
+        """Of how many rows a band has the numbers of the whole map."""
+        return 2 * self.margin + 1
 
 
 class SmoothedMaxima(NamedTuple):
@@ -79,73 +87,40 @@ def matched_filter_of(recipe: OperatorRecipe) -> Smoothing:
 def smooth(maps: Tensor, smoothing: Smoothing) -> Tensor:
     """Smooth whole [N, H, W] maps."""
     smoothed = torch.empty_like(maps)
+    buffers = _allocate(maps.shape[0], maps, smoothing)
     first = 0
-    for part in _smoothed_blocks(maps, smoothing):
-        smoothed[first : first + part.shape[0]].copy_(part)
+    for part in _smoothed_blocks(maps, smoothing, buffers):
+        smoothed[first : first + part.shape[0]].copy_(part[..., : maps.shape[2]])
         first += part.shape[0]
     return smoothed
 
 
-def _smoothed_blocks(maps: Tensor, smoothing: Smoothing, chosen: Tensor | None = None) -> Iterator[Tensor]:
-    """Smooth whole [N, H, W] maps, or the chosen ones.
+def _smoothed_blocks(
+    maps: Tensor, smoothing: Smoothing, buffers: _Buffers, chosen: Tensor | None = None
+) -> Iterator[Tensor]:
+    """Smooth whole [N, H, W] maps, or the chosen ones, on CPU in blocks that stay in the cache.
 
-    On CPU in blocks that stay in the cache, of which each lies where the last one did: each is passed over twenty
-    times, and fresh memory is handed out page by page.
+    Yields:
+        [n, H, W + 2 radius] with -inf in the last columns. Each block lies where the last one did.
     """
     height, width = maps.shape[1:]
-    taps, radius = smoothing.taps, smoothing.radius
-    block = maps.shape[0] if chosen is None else chosen.shape[0]
-    if maps.device.type == "cpu":
-        block = min(block, max(1, _SMOOTH_BLOCK // (height * width)))
-    limit, stride = _limit(maps), width + 2 * radius
-    norms_y, norms_x = (_norms(size, smoothing, maps) if smoothing.is_matched else None for size in (height, width))
-    rows, columns = maps.new_zeros(block, height, stride), maps.new_zeros(block, height + 2 * radius, width)
-    # As one long row, of which the pixels between two maps' rows are not looked at: long rows are what vectors like.
-    of_rows, of_columns = _pairs(rows.view(-1), 0, radius), _pairs(columns, 1, radius)
-    sums, memory = torch.empty_like(of_rows.center), rows.new_empty(rows.numel())
-    smoothed, pair = torch.empty_like(of_columns.center), memory[: block * height * width].view(block, height, width)
-    inside_rows, inside_columns = rows.narrow(2, radius, width), columns.narrow(1, radius, height)
-    along_x = sums.as_strided(smoothed.shape, (height * stride, stride, 1))
+    block = evenly(maps.shape[0] if chosen is None else chosen.shape[0], buffers.num_maps)
+    memory = _arrange(buffers, block, height, width, smoothing)
+    limit, norms_y, norms_x = _limit(maps), *(_norms_of(size, smoothing, maps) for size in (height, width))
+    norms_y = None if norms_y is None else norms_y.unsqueeze(1).expand(block, height, 1)
+    inside = memory.columns.narrow(1, smoothing.radius, height)
+    border = _border(height, smoothing, maps.device)
     parts = maps.split(block) if chosen is None else (maps.index_select(0, each) for each in chosen.split(block))
     for part in parts:
         # What the block before has left fills up the last one.
-        torch.clamp(part, -limit, limit, out=inside_rows[: part.shape[0]])
-        _fill_border(rows, 2, smoothing)
-        _add(of_rows, taps, sums, memory[: sums.shape[0]])
-        if norms_x is not None:
-            along_x.div_(norms_x)
-        inside_columns.copy_(along_x)
-        _fill_border(columns, 1, smoothing)
-        _add(of_columns, taps, smoothed, pair)
-        if norms_y is not None:
-            smoothed.div_(norms_y[:, None])
-        yield smoothed[: part.shape[0]]
+        torch.clamp(part, -limit, limit, out=inside[: part.shape[0]])
+        _fill_border(memory.columns, 1, border)
+        yield _smooth(memory, smoothing, norms_y, norms_x)[: part.shape[0]]
 
 
 def _limit(maps: Tensor) -> float:
     """The number that stands for infinity: which would make NaN of zeros, and two of the largest make another."""
     return torch.finfo(maps.dtype).max / 4
-
-
-def _fill_border(padded: Tensor, axis: int, smoothing: Smoothing) -> None:
-    """Mirror pixels into the border of maps that are padded by the filter's radius, with zeros so far."""
-    radius = smoothing.radius
-    size = padded.shape[axis] - 2 * radius
-    if smoothing.padding == "zeros" or radius == 0:
-        return
-    beyond = torch.arange(radius, device=padded.device)
-    for first in (-radius, size):
-        index = reflected(beyond + first, size, smoothing.padding).add_(radius)
-        padded.narrow(axis, first + radius, radius).copy_(padded.index_select(axis, index))
-
-
-def _pad(maps: Tensor, axis: int, smoothing: Smoothing) -> Tensor:
-    shape = list(maps.shape)
-    shape[axis] += 2 * smoothing.radius
-    padded = maps.new_zeros(shape)
-    padded.narrow(axis, smoothing.radius, maps.shape[axis]).copy_(maps)
-    _fill_border(padded, axis, smoothing)
-    return padded
 
 
 class _Pairs(NamedTuple):
@@ -156,8 +131,10 @@ class _Pairs(NamedTuple):
 
 
 def _pairs(padded: Tensor, axis: int, radius: int) -> _Pairs:
-    size = padded.shape[axis] - 2 * radius
-    around = [padded.narrow(axis, first, size) for first in range(2 * radius + 1)]
+    shape, strides = list(padded.shape), padded.stride()
+    shape[axis] -= 2 * radius
+    # One view, which is taken apart, costs less than so many.
+    around = padded.as_strided((2 * radius + 1, *shape), (strides[axis], *strides), padded.storage_offset()).unbind(0)
     return _Pairs(around[radius], [(around[radius - i], around[radius + i]) for i in range(1, radius + 1)])
 
 
@@ -174,6 +151,125 @@ def _add(pairs: _Pairs, taps: tuple[float, ...], total: Tensor, pair: Tensor) ->
     return total
 
 
+class _Buffers(NamedTuple):
+    """Memory that all blocks of a search are smoothed in: fresh memory is handed out page by page."""
+
+    flat: tuple[Tensor, Tensor, Tensor, Tensor]
+    num_maps: int  # so many maps have room
+    num_bands: int  # and so many bands
+
+
+def _allocate(num_maps: int, like: Tensor, smoothing: Smoothing) -> _Buffers:
+    (height, width), radius, side = like.shape[1:], smoothing.radius, smoothing.side
+    stride = width + 2 * radius
+    counts = [num_maps, num_maps]
+    if like.device.type == "cpu":
+        counts = [min(num_maps, max(1, _SMOOTH_BLOCK // (rows * stride))) for rows in (height, side)]
+    padded, others = (
+        max(count * (rows + beyond) * length for count, rows in zip(counts, (height, side), strict=True))
+        for beyond, length in ((2 * radius, width), (0, stride))
+    )
+    flat = like.new_empty(padded), like.new_empty(others), like.new_empty(others), like.new_empty(others)
+    return _Buffers(flat, *counts)
+
+
+class _Memory(NamedTuple):
+    """Views of buffers for so many maps, or bands, of that height."""
+
+    columns: Tensor  # [N, H + 2 radius, W]: padded
+    of_columns: _Pairs
+    rows: Tensor  # [N, H, W + 2 radius]: padded
+    of_rows: _Pairs
+    inside_rows: Tensor  # [N, H, W]
+    border: list[tuple[Tensor, Tensor]]  # before and behind the rows: where it is, and the pixels seen there
+    sums: tuple[Tensor, Tensor]  # over columns, [N, H, W], and over rows, as one long one
+    pairs: tuple[Tensor, Tensor]
+    smoothed: Tensor  # [N, H, W + 2 radius]: where the sums over rows lie
+    beyond: Tensor  # [N, H, 2 radius]: pixels between two rows of it
+
+
+def _arrange(buffers: _Buffers, num_maps: int, height: int, width: int, smoothing: Smoothing) -> _Memory:
+    radius = smoothing.radius
+
+    def view(buffer: int, *shape: int) -> Tensor:
+        return buffers.flat[buffer][: math.prod(shape)].view(shape)
+
+    columns, rows = view(0, num_maps, height + 2 * radius, width), view(1, num_maps, height, width + 2 * radius)
+    if smoothing.padding == "zeros":
+        for padded, axis in ((columns, 1), (rows, 2)):
+            padded.narrow(axis, 0, radius).zero_()
+            padded.narrow(axis, padded.shape[axis] - radius, radius).zero_()
+    # As one long row, of which the pixels between two maps' rows are not looked at: long rows are what vectors like.
+    shape, length = (num_maps, height, width), (rows.numel() - 2 * radius,)
+    smoothed, seen = view(2, *rows.shape), _border(width, smoothing, rows.device)
+    border = []
+    if seen is not None:
+        places = rows.narrow(2, 0, radius), rows.narrow(2, radius + width, radius)
+        border = [(place, part.expand_as(place)) for place, part in zip(places, seen.split(radius), strict=True)]
+    return _Memory(
+        columns,
+        _pairs(columns, 1, radius),
+        rows,
+        _pairs(rows.view(-1), 0, radius),
+        rows.narrow(2, radius, width),
+        border,
+        (view(2, *shape), view(2, *length)),
+        (view(3, *shape), view(3, *length)),
+        smoothed,
+        smoothed.narrow(2, width, 2 * radius),
+    )
+
+
+def _smooth(
+    memory: _Memory,
+    smoothing: Smoothing,
+    norms_y: Tensor | None,  # [n, H, 1]
+    norms_x: Tensor | None,  # [W]
+) -> Tensor:
+    """Smooth what lies in the padded columns: [N, H, W + 2 radius], the last columns -inf."""
+    taps = smoothing.taps
+    columns = _add(memory.of_columns, taps, memory.sums[0], memory.pairs[0])
+    if norms_y is not None:
+        columns[: norms_y.shape[0]].div_(norms_y)
+    memory.inside_rows.copy_(columns)
+    for place, seen in memory.border:
+        torch.gather(columns, 2, seen, out=place)
+    _add(memory.of_rows, taps, memory.sums[1], memory.pairs[1])
+    if norms_x is not None:
+        memory.smoothed.narrow(2, 0, norms_x.shape[0]).div_(norms_x)
+    memory.beyond.fill_(-math.inf)
+    return memory.smoothed
+
+
+def _border(size: int, smoothing: Smoothing, device: torch.device) -> Tensor | None:
+    """The pixels of an axis that are seen before and behind it, [2 radius]; None where zeros are, and stay."""
+    radius = smoothing.radius
+    if smoothing.padding == "zeros" or radius == 0:
+        return None
+    seen = torch.arange(2 * radius, device=device)
+    seen += (seen >= radius) * size - radius
+    return reflected(seen, size, smoothing.padding)
+
+
+def _fill_border(padded: Tensor, axis: int, border: Tensor | None) -> None:
+    """Mirror pixels into the border of padded maps."""
+    if border is not None:
+        radius, size = border.shape[0] // 2, padded.shape[axis]
+        inside = padded.narrow(axis, radius, size - 2 * radius)
+        before, behind = inside.index_select(axis, border).split(radius, axis)
+        padded.narrow(axis, 0, radius).copy_(before)
+        padded.narrow(axis, size - radius, radius).copy_(behind)
+
+
+def _pad(maps: Tensor, axis: int, smoothing: Smoothing) -> Tensor:
+    shape = list(maps.shape)
+    shape[axis] += 2 * smoothing.radius
+    padded = maps.new_zeros(shape)
+    padded.narrow(axis, smoothing.radius, maps.shape[axis]).copy_(maps)
+    _fill_border(padded, axis, _border(maps.shape[axis], smoothing, maps.device))
+    return padded
+
+
 def _filter(padded: Tensor, axis: int, taps: tuple[float, ...]) -> Tensor:
     """Filter along an axis, on both sides of which the radius is lost."""
     pairs = _pairs(padded, axis, len(taps) - 1)
@@ -181,15 +277,27 @@ def _filter(padded: Tensor, axis: int, taps: tuple[float, ...]) -> Tensor:
     return _add(pairs, taps, padded.new_empty(shape), padded.new_empty(shape))
 
 
-def _norms(size: int, smoothing: Smoothing, like: Tensor) -> Tensor:
-    """What a matched filter is divided by at each pixel of an axis: [size].
+def _norms_of(size: int, smoothing: Smoothing, like: Tensor) -> Tensor | None:
+    """What a matched filter is divided by at each pixel of an axis, [size]; None for a blur."""
+    if not smoothing.is_matched:
+        return None
+    # A tensor made while a CUDA graph is captured belongs to that graph, so only those on CPU are kept.
+    make = _kept_norms if like.device.type == "cpu" else _norms
+    return make(size, smoothing, like.dtype, like.device)
 
-    The root of the sum of the squared weights inside the map, but for a factor that makes of ones no more than 1: large
-    numbers do not overflow, and a bound on a map is one on what is made of it.
+
+def _norms(size: int, smoothing: Smoothing, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The root of the sum of the squared weights inside the map: [size].
+
+    But for a factor that makes of ones no more than 1: large numbers do not overflow, and a bound on a map is one on
+    what is made of it.
     """
-    padded = _pad(like.new_ones(size), 0, smoothing)
+    padded = _pad(torch.ones(size, dtype=dtype, device=device), 0, smoothing)
     norms = _filter(padded, 0, tuple(tap**2 for tap in smoothing.taps)).sqrt_()
     return norms.mul_((_filter(padded, 0, smoothing.taps) / norms).amax())
+
+
+_kept_norms = functools.lru_cache(maxsize=32)(_norms)
 
 
 # --- the search ------------------------------------------------------------------------------------------
@@ -205,12 +313,16 @@ def search_smoothed(
 
     Computed in float64 for float64 maps, else in float32. NaN is the largest value.
     """
-    blocks = [_search_block(maps, smoothing) for maps in _blocks(heatmaps, activate, chosen)]
-    return SmoothedMaxima(*(torch.cat(fields, -1) for fields in zip(*blocks, strict=True)))
+    parts: list[SmoothedMaxima] = []
+    buffers, share = None, 0.0
+    for maps in _blocks(heatmaps, activate, chosen):
+        buffers = buffers or _allocate(maps.shape[0], maps, smoothing)
+        share = _search_block(maps, smoothing, buffers, share, parts)
+    return SmoothedMaxima(*(torch.cat(fields, -1) for fields in zip(*parts, strict=True)))
 
 
 def _blocks(heatmaps: Tensor, activate: Activation | None, chosen: Tensor | None) -> Iterator[Tensor]:
-    """Contiguous maps [n, H, W], activated. On CPU so many at once as stay in the cache."""
+    """Maps [n, H, W] of which each is contiguous, activated. On CPU so many at once as stay in the cache."""
     batch, num_keypoints, height, width = heatmaps.shape
     size = batch * num_keypoints if chosen is None else chosen.shape[0]
     if heatmaps.device.type == "cpu":
@@ -228,113 +340,114 @@ def _blocks(heatmaps: Tensor, activate: Activation | None, chosen: Tensor | None
         )
     dtype = torch.float64 if heatmaps.dtype == torch.float64 else torch.float32
     for maps, index in parts:
-        maps = maps.contiguous().to(dtype)
+        maps = (maps if maps.stride()[1:] == (width, 1) else maps.contiguous()).to(dtype)
         yield maps if activate is None else activate.of(index)(maps)
 
 
-def _search_block(maps: Tensor, smoothing: Smoothing) -> SmoothedMaxima:
+def _search_block(
+    maps: Tensor, smoothing: Smoothing, buffers: _Buffers, share: float, parts: list[SmoothedMaxima]
+) -> float:
+    """Append what is found in [N, H, W] maps, and return for which share of the last ones a band was enough.
+
+    `share`: of those before.
+    """
     num_maps, height, width = maps.shape
     rows = rows_per_group(height, width, maps.dtype)
     group_maxima = maps.view(num_maps, height // rows, rows * width).amax(2)
     raw_maxima, group = group_maxima.max(1)
-    lines = maps.view(-1, rows * width).index_select(
-        0, torch.arange(num_maps, device=maps.device) * (height // rows) + group
-    )
-    index = argmax_of_lines(lines).add_(group, alpha=rows * width)
+    starts = torch.arange(num_maps, device=maps.device) * maps.stride(0)
+    index = argmax_of_lines(_select_lines(maps, starts + group * (rows * width), rows * width))
+    index.add_(group, alpha=rows * width)
     raw_y = index.div(width, rounding_mode="floor")
     raw_x = index - raw_y * width
 
-    crop_side = 2 * (smoothing.margin + smoothing.radius) + 1
-    is_small = 2 * min(crop_side, height) * min(crop_side, width) > height * width
-    # Elsewhere than on CPU the host would have to wait to learn which maps a crop is not enough for.
-    if is_small or maps.device.type != "cpu":
-        return SmoothedMaxima(*_search_whole(maps, smoothing), raw_maxima, raw_y, raw_x)
-    row_maxima = group_maxima.t().repeat_interleave(rows, 0)
-    found, is_certain = _search_crops(maps, raw_y, raw_x, row_maxima, smoothing)
-    whole = is_certain.logical_not_().nonzero().squeeze(1)
-    if whole.numel() > 0:
-        for field, of_whole in zip(found, _search_whole(maps, smoothing, whole), strict=True):
-            field.index_copy_(-1, whole, of_whole)
-    return SmoothedMaxima(*found, raw_maxima, raw_y, raw_x)
+    def append(found: _Found, some: slice) -> None:
+        parts.append(SmoothedMaxima(*found, raw_maxima[some], raw_y[some], raw_x[some]))
+
+    # Elsewhere than on CPU the host would have to wait to learn which maps a band is not enough for.
+    if 2 * smoothing.side > height or maps.device.type != "cpu":
+        append(_search_whole(maps, smoothing, buffers), slice(None))
+        return share
+    first = 0
+    while first < num_maps:
+        some = slice(first, num_maps if share >= _WORTHWHILE else min(first + _FEW_MAPS, num_maps))
+        found, is_certain = _search_bands(
+            maps[some], raw_y[some], group_maxima[some].repeat_interleave(rows, 1), smoothing, buffers
+        )
+        whole = is_certain.logical_not_().nonzero().squeeze(1)
+        if whole.numel() > 0:
+            for field, of_whole in zip(found, _search_whole(maps[some], smoothing, buffers, whole), strict=True):
+                field.index_copy_(-1, whole, of_whole)
+        append(found, some)
+        share, first = 1 - whole.numel() / is_certain.numel(), some.stop
+        if share < _WORTHWHILE and first < num_maps:
+            rest = slice(first, num_maps)
+            append(_search_whole(maps[rest], smoothing, buffers), rest)
+            break
+    return share
 
 
-def _search_whole(maps: Tensor, smoothing: Smoothing, chosen: Tensor | None = None) -> _Found:
-    parts = [_find_first(smoothed) for smoothed in _smoothed_blocks(maps, smoothing, chosen)]
-    return _Found(*(torch.cat(fields, -1) for fields in zip(*parts, strict=True)))
+def _select_lines(maps: Tensor, starts: Tensor, length: int, out: Tensor | None = None) -> Tensor:
+    """`length` elements from each of `starts`, in elements from the first: [len(starts), length]."""
+    extent = (maps.shape[0] - 1) * maps.stride(0) + maps.shape[1] * maps.shape[2]
+    lines = maps.as_strided((extent - length + 1, length), (1, 1))
+    return torch.index_select(lines, 0, starts, out=out)
 
 
-def _search_crops(
+def _search_whole(maps: Tensor, smoothing: Smoothing, buffers: _Buffers, chosen: Tensor | None = None) -> _Found:
+    places = _places(maps.shape[2], smoothing.radius, maps.device)
+    blocks = [_find_first(smoothed, places) for smoothed in _smoothed_blocks(maps, smoothing, buffers, chosen)]
+    return _found_of(blocks, maps.shape[1], maps.shape[2], smoothing.radius)
+
+
+def _search_bands(
     maps: Tensor,  # [N, H, W]
     raw_y: Tensor,  # [N]
-    raw_x: Tensor,
-    row_maxima: Tensor,  # [H, N]: no pixel of a row is larger
+    row_maxima: Tensor,  # [N, H]: no pixel of a row is larger
     smoothing: Smoothing,
+    buffers: _Buffers,
 ) -> tuple[_Found, Tensor]:
-    """The first maximum of a crop around each raw maximum, and whether it is the map's: [N]. Maps lie innermost."""
-    (num_maps, height, width), radius, taps = maps.shape, smoothing.radius, smoothing.taps
-    sizes = height, width
-    side_y, side_x = (min(2 * smoothing.margin + 1, size) for size in sizes)
-    crop_y, crop_x = (
-        (center - smoothing.margin).clamp_(0, size - side)
-        for center, size, side in ((raw_y, height, side_y), (raw_x, width, side_x))
-    )
-    # The rows that the crop's pixels can see, whole.
-    band_rows = min(side_y + 2 * radius, height)
-    first_row = (crop_y - radius).clamp_(0, height - band_rows)
-    starts = (torch.arange(num_maps, device=maps.device) * height + first_row) * width
-    num_pixels = band_rows * width
-    lines = maps.as_strided((maps.numel() - num_pixels + 1, num_pixels), (1, 1)).index_select(0, starts)
-    stored = lines.new_empty(num_pixels * num_maps + 1)
-    stored[-1] = 0.0  # what lies beyond the border
-    band = stored[:-1].view(band_rows, width, num_maps)
-    band.view(num_pixels, num_maps).copy_(lines.t())
+    """The first maximum of the rows around each raw maximum, and whether it is the map's: [N]."""
+    (num_maps, height, width), radius, side = maps.shape, smoothing.radius, smoothing.side
+    device, limit = maps.device, _limit(maps)
+    first = (raw_y - smoothing.margin).clamp_(0, height - side).unsqueeze(1)
+    rows = first + torch.arange(side, device=device)
+    seen = first + torch.arange(-radius, side + radius, device=device)
+    shown = reflected(seen, height, smoothing.padding)
+    starts = (torch.arange(num_maps, device=device) * maps.stride(0)).unsqueeze(1).add(shown, alpha=width)
+    norms_y, norms_x = (_norms_of(size, smoothing, maps) for size in (height, width))
+    norms_of_rows = None if norms_y is None else norms_y[rows].unsqueeze(2)
 
-    lane = torch.arange(num_maps, device=maps.device)
-    seen_y = _seen(crop_y, side_y, smoothing)
-    seen_x = _seen(crop_x, side_x, smoothing)
-    rows = ((reflected(seen_y, height, smoothing.padding) - first_row) * (width * num_maps)).add_(lane)
-    columns = reflected(seen_x, width, smoothing.padding) * num_maps
-    beyond = num_pixels * num_maps
-    if smoothing.padding == "zeros":
-        rows.masked_fill_((seen_y < 0) | (seen_y >= height), beyond)
-        columns.masked_fill_((seen_x < 0) | (seen_x >= width), beyond)
-    index = rows.unsqueeze(1) + columns
-    if smoothing.padding == "zeros":
-        index.clamp_(max=beyond)
-    limit = _limit(maps)
-    crops = stored.index_select(0, index.view(-1)).clamp_(-limit, limit).view(index.shape)
-    norms_y, norms_x = (_norms(size, smoothing, maps) if smoothing.is_matched else None for size in sizes)
-    crops = _filter(crops, 1, taps)
-    if norms_x is not None:
-        crops = crops / norms_x[crop_x + torch.arange(side_x, device=maps.device).unsqueeze(1)]
-    crops = _filter(crops, 0, taps)
-    if norms_y is not None:
-        crops = crops / norms_y[crop_y + torch.arange(side_y, device=maps.device).unsqueeze(1)].unsqueeze(1)
-    found = _find_first(crops.view(-1, num_maps).t().contiguous().view(num_maps, side_y, side_x))
+    count = evenly(num_maps, buffers.num_bands)
+    memory = _arrange(buffers, count, side, width, smoothing)
+    seen_maxima, places, blocks = maps.new_empty(seen.shape), _places(width, radius, device), []
+    for begin in range(0, num_maps, count):
+        some = slice(begin, begin + count)
+        bands = memory.columns[: num_maps - begin]
+        lines = bands.view(-1, width)
+        _select_lines(maps, starts[some].reshape(-1), width, lines)
+        torch.amax(bands, 2, out=seen_maxima[some])
+        if smoothing.padding == "zeros":
+            lines.index_fill_(0, (seen[some] != shown[some]).view(-1).nonzero().squeeze(1), 0.0)
+        bands.clamp_(-limit, limit)
+        smoothed = _smooth(memory, smoothing, None if norms_of_rows is None else norms_of_rows[some], norms_x)
+        blocks.append(_find_first(smoothed[: bands.shape[0]], places))
+    found = _found_of(blocks, side, width, radius)
 
     # An average of rows is no larger than that of their maxima; but for the share of zeros these are not negative.
-    lowest = found.peaks * (1 - _BOUND_MARGIN)
-    row_maxima = row_maxima.scatter(
-        0, first_row + torch.arange(band_rows, device=maps.device).unsqueeze(1), band.amax(1)
-    )
-    column_maxima = band.amax(0)
+    bounds = row_maxima.scatter(1, shown, seen_maxima).clamp_(0, limit)
+    bounds = _filter(_pad(bounds, 1, smoothing), 1, smoothing.taps)
+    if norms_y is not None:
+        bounds.div_(norms_y)
+    bounds.scatter_(1, rows, 0.0)
     info = torch.finfo(maps.dtype)
     is_certain = found.peaks > info.tiny / info.eps
-    y, x = found.y, found.x
-    for maxima, norms, first, side, place in (
-        (row_maxima, norms_y, crop_y, side_y, y),
-        (column_maxima, norms_x, crop_x, side_x, x),
-    ):
-        size = maxima.shape[0]
-        bounds = _filter(_pad(maxima.clamp(0, limit), 0, smoothing), 0, taps)
-        if norms is not None:
-            bounds.div_(norms.unsqueeze(1))
-        bounds.scatter_(0, first + torch.arange(side, device=maps.device).unsqueeze(1), 0.0)
-        is_certain &= bounds.amax(0) < lowest
-        # Its neighbours are read as well.
-        is_certain &= (place > 0) | (first == 0)
-        is_certain &= (place < side - 1) | (first == size - side)
-    return found._replace(y=y + crop_y, x=x + crop_x), is_certain
+    is_certain &= bounds.amax(1) < found.peaks * (1 - _BOUND_MARGIN)
+    # Its neighbours are read as well.
+    first = first.squeeze(1)
+    is_certain &= (found.y > 0) | (first == 0)
+    is_certain &= (found.y < side - 1) | (first == height - side)
+    return found._replace(y=found.y + first), is_certain
 
 
 class _Found(NamedTuple):
@@ -346,19 +459,25 @@ class _Found(NamedTuple):
     differences: Tensor  # [2, N]
 
 
-def _find_first(maps: Tensor) -> _Found:
-    num_maps, height, width = maps.shape
-    lines = maps.view(num_maps, height * width)
+def _find_first(smoothed: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the maximum is in each of N maps, [N], and what lies around it in the given places, [N, 5]."""
+    lines = smoothed.view(smoothed.shape[0], -1)
     index = argmax_of_lines(lines)
-    y = index.div(width, rounding_mode="floor")
-    x = index - y * width
-    right, left = (x + 1).clamp_(max=width - 1), (x - 1).clamp_(min=0)
-    below, above = (y + 1).clamp_(max=height - 1), (y - 1).clamp_(min=0)
-    places = torch.stack([index, index - x + right, below * width + x, index - x + left, above * width + x])
-    values = lines.gather(1, places.t()).t()
-    return _Found(values[0], y, x, values[1:3] - values[3:])
+    return index, lines.gather(1, (index.unsqueeze(1) + places).clamp_(0, lines.shape[1] - 1))
 
 
-def _seen(first: Tensor, side: int, smoothing: Smoothing) -> Tensor:
-    """Pixels of an axis that a crop's are smoothed from: [side + 2 radius, N]."""
-    return first + torch.arange(-smoothing.radius, side + smoothing.radius, device=first.device).unsqueeze(1)
+def _places(width: int, radius: int, device: torch.device) -> Tensor:
+    """Of a pixel, and those right of it, below, left and above, in maps whose rows are 2 radius longer than that."""
+    stride = width + 2 * radius
+    return on_device([0, 1, stride, -1, -stride], torch.int64, device)
+
+
+def _found_of(blocks: list[tuple[Tensor, Tensor]], height: int, width: int, radius: int) -> _Found:
+    """Put together what was found in maps whose rows are 2 radius longer than their width."""
+    index, values = (torch.cat(each) for each in zip(*blocks, strict=True))
+    y = index.div(width + 2 * radius, rounding_mode="floor")
+    x = index - y * (width + 2 * radius)
+    peaks, around = values[:, :1], values[:, 1:]
+    is_border = torch.stack([x == width - 1, y == height - 1, x == 0, y == 0], 1)
+    around = torch.where(is_border, peaks, around)
+    return _Found(peaks.squeeze(1), y, x, (around[:, :2] - around[:, 2:]).t())

@@ -104,12 +104,12 @@ def eliminate(equations: Tensor, least_pivot: float) -> tuple[Tensor, Tensor]:
     diagonals = equations.diagonal(dim1=0, dim2=1).t()  # [M, N]
     lowest_pivots = diagonals * least_pivot
     for i in range(count):
-        row = equations[i, i + 1 :]
-        row /= equations[i, i]
-        equations[i + 1 :, i + 1 :] -= equations[i + 1 :, i : i + 1] * row
+        row = equations[i, i + 1 :].div_(equations[i, i])
+        # `rows -= ...` of a part would be stored a second time.
+        equations[i + 1 :, i + 1 :].addcmul_(equations[i + 1 :, i : i + 1], row, value=-1)
     solutions = equations[:, count]
     for i in range(count - 1, 0, -1):
-        solutions[:i] -= equations[:i, i] * solutions[i]
+        solutions[:i].addcmul_(equations[:i, i], solutions[i], value=-1)
     return solutions, (diagonals > lowest_pivots).all(0)
 
 

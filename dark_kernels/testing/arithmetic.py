@@ -20,8 +20,9 @@ class Arithmetic:
         subtracts_blurred_peak: The paddings with which it is the distance from the blurred peak.
         narrow_radius: Of a blur up to which it is the distance from the peak where both are named.
         sums_rows_first: Whether a fit sums the rows of its patch and then those sums, which rounds less often.
-        shifts_sums: Whether the equations of a blob are summed over distances from the peak's pixel and over the pixels
-            themselves, all at once, and then shifted to its centre and made those of the residuals, which cancels.
+        shifts_sums: Whether the equations of a blob are summed over distances from the peak's pixel and over residuals
+            of the first amplitude, all at once, and then shifted to its centre and made those of the second.
+        blob: dtype of the fit of a blob; None for that of the step.
     """
 
     blur: torch.dtype
@@ -33,12 +34,15 @@ class Arithmetic:
     narrow_radius: int = 0
     sums_rows_first: bool = False
     shifts_sums: bool = False
+    blob: torch.dtype | None = None
 
 
 _REFLECTED = ("reflect", "symmetric")
 
-EAGER = Arithmetic(torch.float32, torch.float64, subtracts_blurred_peak=_REFLECTED, shifts_sums=True)
-"""eager on CPU: the blur in the precision of the input, the step in float64."""
+EAGER = Arithmetic(
+    torch.float32, torch.float64, subtracts_blurred_peak=_REFLECTED, shifts_sums=True, blob=torch.float32
+)
+"""eager on CPU: the blur and a blob's fit in the precision of the input, the step in float64."""
 
 EAGER_ON_DEVICE = Arithmetic(
     torch.float32, torch.float32, subtracts_blurred_peak=_REFLECTED, sums_rows_first=True, shifts_sums=True

@@ -14,9 +14,10 @@ an error there makes of the step is the derivative of the step by it, which auto
 
 over all numbers. Their sizes: n u sum |addends| for a sum of n, with the roundings of its products besides (as in
 `fit_bounds.py`); 4 u for exp, and 2 |a| u for its argument a; 4 u for a quotient; (3 m + 1) u sqrt(G_ii G_jj) for the
-elimination of m equations with the matrix G. Where a backend sums over distances from the peak's pixel and over pixels,
-and has the equations of the centre and of the residuals from these (`Arithmetic.shifts_sums`), the addends are larger
-than what is left of them: |u| + |x| for u - x, and |p| + a e for p - a e. Beyond first order in these the equations are
+elimination of m equations with the matrix G. Where a backend sums over distances from the peak's pixel and over the
+residuals of the first amplitude, and has the equations of the centre and of the second amplitude from these
+(`Arithmetic.shifts_sums`), the addends are larger than what is left of them: |u| + |x| for u - x, and |r| + |da| e for
+r - da e, with the difference da of the amplitudes. Beyond first order in these the equations are
 off by rho / (1 - rho) of it, rho being the norm of |G^-1| dG. Signs count: the error of an amplitude, for one, hardly
 moves the centre.
 
@@ -68,8 +69,9 @@ def bound_blob(
 ) -> FitBounds:
     """Bound the fit of a blob as derived above. `errors`: of the pixels that a backend fits to."""
     side = 2 * math.ceil(reference.BLOB_REACH * recipe.expected_sigma) + 1
-    roundoff = unit_roundoff(arithmetic.step) + unit_roundoff(torch.float64)
-    tiny = torch.finfo(arithmetic.step).tiny
+    dtype = arithmetic.step if arithmetic.blob is None else arithmetic.blob
+    roundoff = unit_roundoff(dtype) + unit_roundoff(torch.float64)
+    tiny = torch.finfo(dtype).tiny
     patches = _cut(maps, x, y, side // 2, roundoff, tiny, errors)
     sums_rows_first = arithmetic.sums_rows_first and not arithmetic.shifts_sums
     rules = _Rules(2 * side if sums_rows_first else side * side, arithmetic.shifts_sums, roundoff, tiny)
@@ -313,8 +315,16 @@ def _iterate(patches: _Patches, state: Tensor, errors: _Errors, rules: _Rules) -
     tolerated = rounded(tolerated, either + 12 * roundoff * tolerated)
     weights = inside / (1 + residuals.clamp(min=0).square() / tolerated)
     weights = rounded(weights, 16 * roundoff * weights)
-    second = amplitude_of(weights)
-    residuals = residuals_of(second)
+    if rules.shifts_sums:
+        change = summed(weights * e * residuals, 6) / summed(weights * e * e, 6)
+        change = rounded(change, 4 * roundoff * change.abs())
+        second = rounded(first + change, roundoff * (first + change).abs())
+        sources = residuals.abs() + (change * e).abs()
+        residuals = residuals - change * e
+    else:
+        second = amplitude_of(weights)
+        residuals = residuals_of(second)
+        sources = residuals.abs()
 
     terms = torch.stack(torch.broadcast_tensors(torch.ones_like(q), u, v, q), -1) * e[..., None]
     terms = terms.flatten(-3, -2)  # [4, maps, pixels, 4]
@@ -323,17 +333,17 @@ def _iterate(patches: _Patches, state: Tensor, errors: _Errors, rules: _Rules) -
     matrix = matrix + reference.BLOB_DAMPING * torch.diag_embed(matrix.diagonal(dim1=-2, dim2=-1))
     diagonal = matrix.diagonal(dim1=-2, dim2=-1)
     eliminated = 3 * diagonal.shape[-1] + 1
-    sizes, sources = terms.abs(), residuals.abs()
-    if rules.shifts_sums:  # a distance from the centre is made of two, and a residual of a pixel and the model
+    sizes, sources = terms.abs(), sources.flatten(-2)
+    if rules.shifts_sums:  # a distance from the centre is made of two
         far_x, far_y = distance.abs() + center_x.abs(), distance.abs()[:, None] + center_y.abs()
         sizes = torch.stack(torch.broadcast_tensors(torch.ones_like(q), far_x, far_y, far_x**2 + far_y**2), -1)
-        sizes, sources = (sizes * e[..., None]).flatten(-3, -2), pixels.abs() + (second * e).abs()
+        sizes = (sizes * e[..., None]).flatten(-3, -2)
     weighted_sizes = weights.flatten(-2)[..., None] * sizes
     matrix_off = (num_roundings + 14) * product(weighted_sizes.mT, sizes)
     matrix_off = roundoff * (matrix_off + eliminated * (diagonal[..., None] * diagonal[..., None, :]).sqrt())
     matrix = rounded(matrix, matrix_off)
     right = product(weighted.mT, residuals.flatten(-2)[..., None])
-    right_off = product(weighted_sizes.mT, sources.flatten(-2)[..., None])
+    right_off = product(weighted_sizes.mT, sources[..., None])
     right = rounded(right, (num_roundings + 10) * roundoff * right_off)
     solution = torch.linalg.solve_ex(matrix, right)[0]
     steps = solution[..., 1:, :] * variance / second

@@ -1,4 +1,4 @@
-"""eager's search of smoothed maps: what it finds in a crop is what it finds in the whole map, to the last bit."""
+"""eager's search of smoothed maps: what it finds in a band is what it finds in the whole map, to the last bit."""
 
 from __future__ import annotations
 
@@ -62,16 +62,16 @@ def assert_finds_what_the_whole_map_has(heatmaps: Tensor, smoothing: Smoothing) 
 
 @pytest.fixture
 def certain(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """For how many maps a crop was enough, for each block that was searched by crops."""
+    """For how many maps a band was enough, for each block that was searched in bands."""
     shares = []
-    search = eager_search._search_crops
+    search = eager_search._search_bands
 
     def counted(*arguments: object) -> object:
         found, is_certain = search(*arguments)  # type: ignore[arg-type]
         shares.append(is_certain.float().mean().item())
         return found, is_certain
 
-    monkeypatch.setattr(eager_search, "_search_crops", counted)
+    monkeypatch.setattr(eager_search, "_search_bands", counted)
     return shares
 
 
@@ -124,7 +124,7 @@ def test_of_equal_maxima_the_first(smoothing: Smoothing) -> None:
 
 @pytest.mark.parametrize("smoothing", SMOOTHINGS[6:], ids=lambda one: f"{one.padding}-{one.radius}-{one.is_matched}")
 def test_a_wide_blob_beats_a_high_one(smoothing: Smoothing) -> None:
-    """The smoothed maximum is far from the raw one: what a crop around that shows is not enough."""
+    """The smoothed maximum is far from the raw one: what a band around that shows is not enough."""
     maps = torch.zeros(1, 1, 96, 72)
     maps[0, 0, 10, 10] = 1.0
     maps[0, 0, 60:75, 40:55] = 0.5
@@ -135,7 +135,7 @@ def test_a_wide_blob_beats_a_high_one(smoothing: Smoothing) -> None:
 
 
 @pytest.mark.parametrize("shift", [0, 3, 6, 9, 12])
-def test_just_outside_a_crop_nothing_is_missed(shift: int) -> None:
+def test_just_outside_a_band_nothing_is_missed(shift: int) -> None:
     """Two pixels, of which the second is lower and wins with its neighbour: at each distance from the first."""
     for padding in PADDINGS:
         maps = torch.zeros(40, 1, 64, 48)
@@ -144,6 +144,24 @@ def test_just_outside_a_crop_nothing_is_missed(shift: int) -> None:
             maps[dy, 0, 10 + dy, 10 + shift] += 0.8
             maps[dy, 0, 11 + dy, 10 + shift] += 0.8
         assert_finds_what_the_whole_map_has(maps, blur(11, padding))
+
+
+def test_noise_is_tried_on_few_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each block, once bands were in vain; where they are enough again, all that follow are tried."""
+    tried = []
+    search = eager_search._search_bands
+
+    def counted(maps: Tensor, *arguments: object) -> object:
+        tried.append(maps.shape[0])
+        return search(maps, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(eager_search, "_search_bands", counted)
+    monkeypatch.setattr(eager_search, "_SEARCH_BLOCK", 50 * 64 * 48)
+    noise = torch.rand(2, 50, 64, 48, generator=torch.Generator().manual_seed(0))
+    blobs = testing.gaussian_blobs(2, 50, 64, 48, sigma=2.0).heatmaps.float()
+    assert_finds_what_the_whole_map_has(torch.cat([noise, blobs]), blur(11, "zeros"))
+    few = eager_search._FEW_MAPS
+    assert tried == [few, few, few, 50 - few, 50]
 
 
 def test_chosen_maps_and_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
