@@ -1,0 +1,165 @@
+/* Numbers as the machine has them. */
+#ifndef ARITHMETIC_H
+#define ARITHMETIC_H
+
+static inline float as_float(uint32_t bits) {
+  float number;
+  memcpy(&number, &bits, 4);
+  return number;
+}
+static inline uint32_t as_bits(float number) {
+  uint32_t bits;
+  memcpy(&bits, &number, 4);
+  return bits;
+}
+#define CANONICAL_NAN 0x7fffffffu
+
+/* A denormal number is zero. */
+static inline float flushed(float number) {
+  uint32_t bits = as_bits(number);
+  return (bits & 0x7f800000u) == 0 ? as_float(bits & 0x80000000u) : number;
+}
+
+/* --- integers ------------------------------------------------------------------------------------------- */
+
+static inline uint32_t absolute(uint32_t number) { return (int32_t)number < 0 ? 0u - number : number; }
+
+/* Two sums of 16 bits. */
+static inline uint32_t added_halves(uint32_t one, uint32_t other) {
+  return ((one & 0xffff0000u) + (other & 0xffff0000u)) | ((one + other) & 0xffffu);
+}
+
+/* Four bytes of eight, each chosen by four bits, of which the highest one asks for its sign. */
+static inline uint32_t permuted(uint32_t low, uint32_t selection, uint32_t high) {
+  uint64_t bytes = ((uint64_t)high << 32) | low;
+  uint32_t result = 0;
+  for (int i = 0; i < 4; i++) {
+    uint32_t choice = (selection >> (4 * i)) & 15, byte = (uint32_t)(bytes >> (8 * (choice & 7))) & 255;
+    if (choice & 8) byte = byte & 128 ? 255 : 0;
+    result |= byte << (8 * i);
+  }
+  return result;
+}
+static inline uint32_t reversed(uint32_t bits) {
+  uint32_t result = 0;
+  for (int i = 0; i < 32; i++) result |= ((bits >> i) & 1u) << (31 - i);
+  return result;
+}
+static inline uint32_t highest_bit(uint32_t bits) { return bits ? 31u - (uint32_t)__builtin_clz(bits) : 0xffffffffu; }
+
+static inline uint32_t signed_of_width(uint32_t number, uint32_t width) {
+  return width >= 32 || width == 0 ? number : (uint32_t)((int32_t)(number << (32 - width)) >> (32 - width));
+}
+static inline uint32_t unsigned_of_width(uint32_t number, uint32_t width) {
+  return width >= 32 ? number : number & ((1u << width) - 1u);
+}
+static inline uint64_t shifted_left(uint64_t number, uint32_t by) { return by > 63 ? 0 : number << by; }
+static inline uint64_t shifted_right(uint64_t number, uint32_t by) { return by > 63 ? 0 : number >> by; }
+static inline int64_t shifted_right_signed(int64_t number, uint32_t by) { return number >> (by > 63 ? 63 : by); }
+
+/* --- float32 -------------------------------------------------------------------------------------------- */
+
+/* Of a number and a NaN the number; -0 is less than 0. */
+static inline float extreme(float one, float other, uint32_t smaller) {
+  if (one != one) return other != other ? as_float(CANONICAL_NAN) : other;
+  if (other != other) return one;
+  if (one == 0 && other == 0) {
+    uint32_t both = as_bits(one) & as_bits(other), either = as_bits(one) | as_bits(other);
+    return as_float((smaller ? either : both) & 0x80000000u);
+  }
+  return smaller ? (one < other ? one : other) : (one > other ? one : other);
+}
+static inline float extreme_or_nan(float one, float other, uint32_t smaller) {
+  return one != one || other != other ? as_float(CANONICAL_NAN) : extreme(one, other, smaller);
+}
+
+/* Whether a quotient has to be computed with care: its short way would leave the range. */
+static inline uint32_t division_is_hard(float dividend, float divisor) {
+  int a = (as_bits(dividend) >> 23) & 255, b = (as_bits(divisor) >> 23) & 255;
+  if (b == 0 || b == 255 || a == 255) return 1;
+  if ((as_bits(dividend) & 0x7fffffffu) == 0) return 0;
+  return a <= 23 || a - b > 125 || a - b < -124 || b > 252;
+}
+
+enum { DOWN = 1, UP, TO_ZERO };
+static __attribute__((noinline)) float fused_towards(float a, float b, float c, int direction) {
+  static const int modes[] = {FE_TONEAREST, FE_DOWNWARD, FE_UPWARD, FE_TOWARDZERO};
+  int before = fegetround();
+  fesetround(modes[direction]);
+  volatile float va = a, vb = b, vc = c, result = fmaf(va, vb, vc);
+  fesetround(before);
+  return result;
+}
+
+/* --- approximations of the special function unit ---------------------------------------------------------- */
+
+static inline float approximate_exp2(float x) { return flushed(exp2f(flushed(x))); }
+static inline float approximate_log2(float x) { return log2f(flushed(x)); }
+static inline float approximate_reciprocal(float x) { return flushed(1.0f / flushed(x)); }
+static inline float approximate_rsqrt(float x) { return 1.0f / sqrtf(x); }
+static inline float approximate_sqrt(float x) { return sqrtf(x); }
+#define TURN 6.283185307179586f /* angles are in turns */
+static inline float approximate_sin(float x) { return sinf(x * TURN); }
+static inline float approximate_cos(float x) { return cosf(x * TURN); }
+static inline float approximate_tanh(float x) { return tanhf(x); }
+
+/* --- conversions ---------------------------------------------------------------------------------------- */
+
+static inline float half_to_float(uint32_t bits) {
+  uint32_t sign = (bits & 0x8000u) << 16, exponent = (bits >> 10) & 31, fraction = bits & 0x3ffu;
+  if (exponent == 31) return as_float(sign | 0x7f800000u | fraction << 13);
+  if (exponent) return as_float(sign | (exponent + 112) << 23 | fraction << 13);
+  float magnitude = (float)fraction * 0x1p-24f;
+  return sign ? -magnitude : magnitude;
+}
+/* To the nearest, of two the even one; from a double, so that an exact sum of products is rounded once. */
+static inline uint32_t double_to_half(double number) {
+  uint64_t bits;
+  memcpy(&bits, &number, 8);
+  uint32_t sign = (uint32_t)(bits >> 48) & 0x8000u;
+  double magnitude = fabs(number);
+  if (number != number) return 0x7fffu;
+  if (magnitude >= 65520.0) return sign | 0x7c00u;
+  int exponent = (int)((bits >> 52) & 2047) - 1023;
+  if (exponent < -14) exponent = -14;
+  double step = ldexp(1.0, exponent - 10);
+  uint32_t steps = (uint32_t)nearbyint(magnitude / step); /* 1024 to 2048, less if denormal */
+  return sign | (uint32_t)(((exponent + 14) << 10) + (int)steps);
+}
+static inline uint32_t float_to_bfloat16(float number) {
+  uint32_t bits = as_bits(number);
+  return number != number ? 0x7fffu : (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+}
+
+static inline uint32_t double_to_bfloat16(double number) {
+  float nearest = (float)number; /* odd if inexact, so that it is rounded once */
+  uint32_t bits = as_bits(nearest);
+  if ((double)nearest != number && number == number && !(bits & 1)) bits += fabs((double)nearest) < fabs(number) ? 1 : -1u;
+  return float_to_bfloat16(as_float(bits));
+}
+static inline float bfloat16_to_float(uint32_t bits) { return as_float(bits << 16); }
+
+static inline int32_t float_to_int32(float x) {
+  return x != x ? 0 : x >= 0x1p31f ? INT32_MAX : x < -0x1p31f ? INT32_MIN : (int32_t)x;
+}
+static inline int32_t limited(int32_t number, int32_t least, int32_t most) {
+  return number < least ? least : number > most ? most : number;
+}
+static inline uint32_t float_to_uint32(float x) {
+  return x != x || x <= 0 ? 0 : x >= 0x1p32f ? UINT32_MAX : (uint32_t)x;
+}
+static inline int64_t float_to_int64(float x) {
+  return x != x ? INT64_MIN : x >= 0x1p63f ? INT64_MAX : x < -0x1p63f ? INT64_MIN : (int64_t)x;
+}
+static inline uint64_t float_to_uint64(float x) {
+  return x != x || x <= 0 ? 0 : x >= 0x1p64f ? UINT64_MAX : (uint64_t)x;
+}
+static inline float uint64_to_float(uint64_t number, int upwards) {
+  float nearest = (float)number;
+  return upwards && nearest < 0x1p64f && (uint64_t)nearest < number ? nextafterf(nearest, INFINITY) : nearest;
+}
+static inline float int64_to_float(int64_t number, int upwards) {
+  float nearest = (float)number;
+  return upwards && nearest < 0x1p63f && (int64_t)nearest < number ? nextafterf(nearest, INFINITY) : nearest;
+}
+#endif
