@@ -5,6 +5,8 @@
 # make lint   formatting, lint and types
 # make compile-report   every kernel for every target: registers, spills, load widths; with older Tritons the kernels
 #                       whose registers are limited; needs no GPU
+# make machine-code   the tests of kernels, compiled for sm_90 and run as machine code by an emulator: an hour and a half
+# make machine-code-sample   one of so many of them; both need gcc and say so
 # make bench  CPU benchmarks
 # make gpu    gpu tests, GPU benchmarks and compute-sanitizer, with the python on the PATH and nothing installed
 
@@ -22,7 +24,10 @@ OLDER_REPORTS := $(OLDER_TRITONS:%=compile-report-%)
 # Where `make gpu` and `make bench` leave their results.
 OUT    ?= benchmarks/results
 
-.PHONY: demo test test-integrations test-oldest lint compile-report $(OLDER_REPORTS) bench gpu clean
+# Of the tests that run kernels, one in so many is a sample.
+ONE_IN ?= 25
+
+.PHONY: demo test test-integrations test-oldest lint compile-report $(OLDER_REPORTS) machine-code machine-code-sample bench gpu clean
 
 demo: $(VENV)/.cli
 	$(BIN)/dark-kernels demo
@@ -51,6 +56,10 @@ compile-report: $(VENV)/.dev $(OLDER_REPORTS)
 
 $(OLDER_REPORTS): compile-report-%: $(VENV)/.dev .triton-%/.done
 	PYTHONPATH=.triton-$* $(BIN)/python -m benchmarks.compile_report --limited --targets $(OLDER_TARGETS)
+
+machine-code machine-code-sample: $(VENV)/.dev
+	DARK_KERNELS_MACHINE_CODE=$(if $(findstring sample,$@),$(ONE_IN),1) OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest tests -n 2 --dist worksteal -m "not slow" --timeout 600
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.run --device cpu --output $(OUT)
