@@ -141,6 +141,14 @@ class Writer:
             value = f"flushed({value})"
         return f"({sign}{f'fabsf({value})' if magnitude else value})"
 
+    def double(self, operand: str) -> str:
+        """A float64: of an immediate the upper half."""
+        if _NUMBER.fullmatch(operand):
+            return f"double_of_bits((uint64_t){self.bits(operand)} << 32)"
+        sign, magnitude, name = _signs(operand)
+        value = f"double_of_bits({self.wide(name)})"
+        return f"({sign}{f'fabs({value})' if magnitude else value})"
+
     def half(self, operand: str, which: int) -> str:
         """A float32 of one of the two halves, float16 or bfloat16, of a register or an immediate."""
         kind = "bfloat16" if "BF16_V2" in self.instruction.modifiers else "half"

@@ -12,6 +12,8 @@ from torch import Tensor
 import dark_kernels
 from dark_kernels import Keypoints, Recipe, recipes, testing
 
+from .. import conftest
+
 # The order in which a mirrored person's keypoints come: left and right swap.
 COCO_FLIP = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
 
@@ -19,7 +21,7 @@ COCO_FLIP = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
 def is_compiled(service: tuple[str, torch.device]) -> bool:
     """Whether each variant of a kernel is compiled for itself, which fuses products and sums as it likes."""
     backend, device = service
-    return backend == "triton" and device.type != "cpu"
+    return backend == "triton" and conftest.is_compiled(device)
 
 
 def assert_agree(actual: Keypoints, service: tuple[str, torch.device], maps: Tensor, recipe: Recipe) -> None:

@@ -152,7 +152,7 @@ def _f2fp(i: Instruction, w: Writer) -> str:
     return w.compute((to, f"{function}({w.number(upper)}) << 16 | {function}({w.number(lower)})"))
 
 
-@instruction("F2F", "F16 BF16 F32")
+@instruction("F2F", "F16 BF16 F32 F64")
 def _f2f(i: Instruction, w: Writer) -> str:
     to, a = i.operands
     match i.modifiers[:2]:
@@ -160,9 +160,37 @@ def _f2f(i: Instruction, w: Writer) -> str:
             return w.compute((to, f"double_to_half({w.number(a)})"))
         case ("BF16", "F32"):
             return w.compute((to, f"float_to_bfloat16({w.number(a)})"))
+        case ("F64", "F32"):
+            return _put_double(w, to, f"(double){w.number(a)}")
+        case ("F32", "F64"):
+            return w.compute((to, f"as_bits((float){w.double(a)})"))
         case ("F32", "F16"):
             return w.compute((to, f"as_bits({w.half(a, 0)})"))
     raise w.unknown("the conversion")
+
+
+# --- float64 ------------------------------------------------------------------------------------------------
+
+
+def _put_double(w: Writer, to: str, value: str) -> str:
+    given = f"const uint64_t both = bits_of_double({value});"
+    return w.compute((to, "(uint32_t)both"), (to, "(uint32_t)(both >> 32)", 1), given=given)
+
+
+@instruction("DADD DMUL DFMA")
+def _double_arithmetic(i: Instruction, w: Writer) -> str:
+    to, *numbers = i.operands
+    form = {"DADD": "{} + {}", "DMUL": "{} * {}", "DFMA": "fma({}, {}, {})"}[i.opcode]
+    return _put_double(w, to, form.format(*map(w.double, numbers)))
+
+
+@instruction("DSETP", f"{OF_FLOATS} {JOINTS}")
+def _dsetp(i: Instruction, w: Writer) -> str:
+    yes, no, a, b, joint = i.operands
+    given = f"const double a = {w.double(a)}, b = {w.double(b)};"
+    condition, predicate = compared_floats(i.modifiers, "a", "b"), w.predicate(joint)
+    out = [(yes, joined(i.modifiers, condition, predicate)), (no, joined(i.modifiers, f"!{condition}", predicate))]
+    return w.compute(predicates=out, given=given)
 
 
 # --- two float16 or bfloat16 at a time ----------------------------------------------------------------------

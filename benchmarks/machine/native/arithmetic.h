@@ -12,6 +12,16 @@ static inline uint32_t as_bits(float number) {
   memcpy(&bits, &number, 4);
   return bits;
 }
+static inline double double_of_bits(uint64_t bits) {
+  double number;
+  memcpy(&number, &bits, 8);
+  return number;
+}
+static inline uint64_t bits_of_double(double number) {
+  uint64_t bits;
+  memcpy(&bits, &number, 8);
+  return bits;
+}
 #define CANONICAL_NAN 0x7fffffffu
 
 /* A denormal number is zero. */

@@ -115,6 +115,24 @@ def test_floats() -> None:
 
 
 @triton.jit
+def _doubles_kernel(out_ptr, a_ptr, b_ptr, SIZE: tl.constexpr):
+    index = tl.arange(0, SIZE)
+    a, b = tl.load(a_ptr + index), tl.load(b_ptr + index)
+    tl.store(out_ptr + index, a.to(tl.float64) * b + a)
+    tl.store(out_ptr + SIZE + index, tl.where(a < b.to(tl.float64) * 2.0, 1.0, b.to(tl.float64)))
+    tl.store(out_ptr + 2 * SIZE + index, (a.to(tl.float64) + b * 1e-9).to(tl.float32))
+
+
+def test_doubles() -> None:
+    a, b = torch.randn(2, SIZE, dtype=torch.float32, generator=torch.Generator().manual_seed(5))
+    out = torch.zeros(3, SIZE, dtype=torch.float64)
+    _doubles_kernel[(1,)](out, a, b, SIZE=SIZE, enable_fp_fusion=False)
+    wide, other = a.double(), b.double()
+    last = (wide + (b * 1e-9).double()).float().double()
+    assert_same(out, torch.stack([wide * other + wide, torch.where(wide < 2 * other, 1.0, other), last]))
+
+
+@triton.jit
 def _functions_kernel(out_ptr, a_ptr, SIZE: tl.constexpr):
     index = tl.arange(0, SIZE)
     a = tl.load(a_ptr + index)
