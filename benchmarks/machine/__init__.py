@@ -3,8 +3,8 @@
 No package runs cubins on a CPU, so this does: it disassembles one, writes each instruction in C for the 32 lanes of a
 warp, and runs a launch's programs on the memory of CPU tensors. That proves what the compiler and ptxas made of a
 kernel, where the interpreter proves what the kernel says. `make machine-code` runs the tests of kernels that way.
-Programs run one after the other, in an order drawn at random, and memory is as weak as PTX has it, see
-`native/memory.h`. What a GPU computes approximately (exp2, log2, reciprocals and roots) is computed to float32 here.
+Programs run one after the other, in an order drawn at random; memory is as weak as PTX has it (`native/memory.h`), and
+special functions are as far off as PTX allows (`native/arithmetic.h`).
 
 In the order in which a launch goes through, and in which a module knows those above it:
 

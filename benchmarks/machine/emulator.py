@@ -35,16 +35,21 @@ _LARGEST_LATE = 2**26
 
 
 @dataclasses.dataclass(frozen=True)
-class Memory:
-    """How memory behaves.
+class Freedom:
+    """What a GPU is free to do.
 
     Attributes:
         seed: Of the order in which programs run; None for their own.
         late: Whether stores become visible as late, and plain loads see what is as old, as PTX's memory model allows.
+        approximate: Whether special functions (exp2, log2, reciprocals, roots) are as far off as PTX' manual allows.
     """
 
     seed: int | None = None
     late: bool = False
+    approximate: bool = False
+
+
+STRICT = Freedom()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +61,9 @@ class Latencies:
     first_cache: int = 36
     atomic: int = 700
     fence: int = 400
+
+
+PUBLISHED = Latencies()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,16 +145,16 @@ def _pointer(array: Array | None) -> ctypes.c_void_p | None:
 
 def run(
     launch: Launch,
-    memory: Memory = Memory(),
+    freedom: Freedom = STRICT,
     *,
     last: int | None = None,
     counting: bool = False,
-    latencies: Latencies = Latencies(),
+    latencies: Latencies = PUBLISHED,
 ) -> Counts:
     """Run a launch on its tensors.
 
     Args:
-        memory: How it behaves.
+        freedom: What it may do.
         last: Run programs before this one only.
         counting: Whether instructions, sectors and cycles are counted.
 
@@ -157,8 +165,8 @@ def run(
     code = program(launch.cubin)
     total = launch.grid[0] * launch.grid[1] * launch.grid[2]
     programs = np.arange(total if last is None else min(last, total), dtype=np.uint32)
-    if memory.seed is not None:
-        np.random.default_rng(memory.seed).shuffle(programs)
+    if freedom.seed is not None:
+        np.random.default_rng(freedom.seed).shuffle(programs)
     size = len(code.listing.instructions)
     issued, stalled, requests, sectors = (np.zeros(size, np.uint64) for _ in range(4))
     cycles, first_read, last_read = (np.zeros(max(1, len(programs)), np.uint64) for _ in range(3))
@@ -169,11 +177,11 @@ def run(
     counts = _Counts(*map(_pointer, (issued, stalled, requests, sectors))) if counting else _Counts()
     constants, tensors = _bank_of_constants(launch)
     totals, message = (ctypes.c_uint64 * 3)(), ctypes.create_string_buffer(256)
-    with _ranges(tensors, memory.late, counting) as ranges:
+    with _ranges(tensors, freedom.late, counting) as ranges:
         failed = _core().run_grid(
             code.native, constants, ctypes.c_uint32(launch.shared + _SHARED_BESIDE), ranges, len(ranges),
             ctypes.byref(counts), ctypes.byref(_Latencies(*dataclasses.astuple(latencies))), ctypes.byref(grid),
-            int(memory.late), ctypes.c_uint64(memory.seed or 0), totals, message,
+            int(freedom.late), int(freedom.approximate), ctypes.c_uint64(freedom.seed or 0), totals, message,
         )  # fmt: skip
     if failed:
         address = int(message.value.split(b"at 0x")[-1].split()[0], 16)
@@ -185,12 +193,12 @@ def run(
 
 @contextlib.contextmanager
 def emulated(seeds: Callable[[], int]) -> Iterator[None]:
-    """While this is open, kernels run on CPU tensors as machine code, in memory as weak as PTX has it.
+    """While this is open, kernels run on CPU tensors as machine code, which takes every freedom.
 
     Args:
         seeds: Returns one for each launch.
     """
-    with launches_go_to(lambda launch: run(launch, Memory(seeds(), late=True))):
+    with launches_go_to(lambda launch: run(launch, Freedom(seeds(), late=True, approximate=True))):
         yield
 
 

@@ -89,7 +89,7 @@ def _fchk(i: Instruction, w: Writer) -> str:
 @instruction("MUFU", " ".join(_SPECIAL))
 def _mufu(i: Instruction, w: Writer) -> str:
     to, a = i.operands
-    return w.compute((to, f"as_bits(approximate_{_SPECIAL[i.modifiers[0]]}({w.number(a)}))"))
+    return w.compute((to, f"as_bits(approximate_{_SPECIAL[i.modifiers[0]]}(s, {w.number(a)}))"))
 
 
 # --- conversions --------------------------------------------------------------------------------------------

@@ -101,17 +101,52 @@ static __attribute__((noinline)) float fused_towards(float a, float b, float c, 
   return result;
 }
 
-/* --- approximations of the special function unit ---------------------------------------------------------- */
+/* --- approximations of the special function unit ----------------------------------------------------------
 
-static inline float approximate_exp2(float x) { return flushed(exp2f(flushed(x))); }
-static inline float approximate_log2(float x) { return log2f(flushed(x)); }
-static inline float approximate_reciprocal(float x) { return flushed(1.0f / flushed(x)); }
-static inline float approximate_rsqrt(float x) { return 1.0f / sqrtf(x); }
-static inline float approximate_sqrt(float x) { return sqrtf(x); }
-#define TURN 6.283185307179586f /* angles are in turns */
-static inline float approximate_sin(float x) { return sinf(x * TURN); }
-static inline float approximate_cos(float x) { return cosf(x * TURN); }
-static inline float approximate_tanh(float x) { return tanhf(x); }
+What PTX' manual says of them is how far they may be off, and where `State.approximates` they are: up, down or not at
+all, by a hash of their argument, so that equal arguments have equal results. Powers of two (for exp2: of whole numbers)
+have exact results, as they do on GPUs. Otherwise results are the nearest numbers.
+*/
+
+static inline float off(const State *s, double exact, double error, float argument, int is_exact) {
+  if (s->approximates && !is_exact && isfinite(exact)) {
+    uint32_t hash = as_bits(argument) * 2654435761u;
+    exact += error * ((int)((hash >> 16) % 3) - 1);
+  }
+  return (float)exact;
+}
+static inline int is_power_of_two(float x) { return (as_bits(x) & 0x7fffffu) == 0; }
+
+static inline float approximate_exp2(const State *s, float x) {
+  x = flushed(x);
+  double exact = exp2(x);
+  return flushed(off(s, exact, exact * 0x1p-22, x, x == rintf(x)));
+}
+static inline float approximate_log2(const State *s, float x) {
+  x = flushed(x);
+  double exact = log2(x), size = x > 0.5f && x < 2 ? 1 : fabs(exact);
+  return off(s, exact, size * 0x1p-22, x, is_power_of_two(x));
+}
+static inline float approximate_reciprocal(const State *s, float x) {
+  x = flushed(x);
+  double exact = 1 / (double)x;
+  return flushed(off(s, exact, exact * 0x1p-23, x, is_power_of_two(x)));
+}
+static inline float approximate_rsqrt(const State *s, float x) {
+  double exact = 1 / sqrt(x);
+  return off(s, exact, exact * 0x1p-22, x, is_power_of_two(x));
+}
+static inline float approximate_sqrt(const State *s, float x) {
+  double exact = sqrt(x);
+  return off(s, exact, exact * 0x1p-23, x, is_power_of_two(x));
+}
+#define TURN 6.283185307179586 /* angles are in turns */
+static inline float approximate_sin(const State *s, float x) { return off(s, sin(x * TURN), 0x1p-21, x, x == 0); }
+static inline float approximate_cos(const State *s, float x) { return off(s, cos(x * TURN), 0x1p-21, x, x == 0); }
+static inline float approximate_tanh(const State *s, float x) {
+  double exact = tanh(x);
+  return off(s, exact, exact * 0x1p-11, x, x == 0);
+}
 
 /* --- conversions ---------------------------------------------------------------------------------------- */
 

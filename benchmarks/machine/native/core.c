@@ -282,7 +282,8 @@ size_t size_of_instruction(void) { return sizeof(Instruction); }
 
 /* Returns 0, or 1 with a message of why it failed. */
 int run_grid(const Instruction *code, const uint8_t *constants, uint32_t shared_bytes, Range *ranges, int num_ranges,
-             const Counts *counts, const Latencies *latencies, const Grid *grid, int late, uint64_t seed,
+             const Counts *counts, const Latencies *latencies, const Grid *grid, int late, int approximates,
+             uint64_t seed,
              uint64_t *bytes_and_sectors, char *message) {
   State *state = (State *)calloc(1, sizeof(State));
   Warp *warps = (Warp *)aligned_alloc(64, MAX_WARPS * ((sizeof(Warp) + 63) / 64 * 64));
@@ -294,6 +295,7 @@ int run_grid(const Instruction *code, const uint8_t *constants, uint32_t shared_
   state->counts = *counts;
   state->latencies = *latencies;
   state->late = late;
+  state->approximates = approximates;
   state->random = seed;
   volatile int failed = 1;
   if (!setjmp(state->failed)) {

@@ -79,6 +79,7 @@ typedef struct State {
   Latencies latencies;
   uint64_t first_bytes, second_cache_sectors, first_cache_sectors; /* by who touched them before: nobody, others, we */
   uint64_t first_read, last_read;  /* of what nobody had touched: when */
+  int approximates;                /* special functions are as far off as they may be, see arithmetic.h */
   int late;                        /* stores become visible late, and loads may be of old values, see memory.h */
   int invalidated;                 /* this program has dropped what its first cache holds */
   struct Store *stores;            /* that are not visible yet */

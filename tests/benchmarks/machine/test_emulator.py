@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from benchmarks.machine import emulator
-from benchmarks.machine.emulator import EmulatorError, Memory
+from benchmarks.machine.emulator import EmulatorError, Freedom
 from benchmarks.machine.launches import Launch, launches_go_to
 
 SIZE = 256
@@ -266,10 +266,10 @@ def _tickets_kernel(
         tl.store(total_ptr, total)
 
 
-def total_of_tickets(cache: str = ".cg", order: str = "acq_rel", waits: bool = True, **memory: Any) -> tuple[int, int]:
+def total_of_tickets(cache: str = ".cg", order: str = "acq_rel", waits: bool = True, **freedom: Any) -> tuple[int, int]:
     """What the last program found, and what it should have found."""
     total, parts, counter = torch.zeros(1, dtype=torch.int32), torch.zeros(9 * 128, dtype=torch.int32), torch.zeros(1)
-    with launches_go_to(lambda launch: emulator.run(launch, Memory(**memory))):
+    with launches_go_to(lambda launch: emulator.run(launch, Freedom(**freedom))):
         _tickets_kernel[(9,)](total, parts, counter.int(), SIZE=128, CACHE=cache, ORDER=order, WAITS=waits)
     return int(total), 128 * sum(range(9))
 
@@ -293,7 +293,7 @@ def test_programs_run_in_an_order_of_the_seed() -> None:
     orders = []
     for seed in (None, 1, 1, 2):
         ranks = torch.zeros(9, dtype=torch.int32)
-        with launches_go_to(lambda launch, seed=seed: emulator.run(launch, Memory(seed))):
+        with launches_go_to(lambda launch, seed=seed: emulator.run(launch, Freedom(seed))):
             _rank_kernel[(9,)](ranks, torch.zeros(1, dtype=torch.int32))
         orders.append(ranks.tolist())
     assert orders[0] == list(range(9))
