@@ -32,10 +32,12 @@ def _fadd(i: Instruction, w: Writer) -> str:
     return w.compute((to, _flushed(i, f"{w.number(a)} + {w.number(b)}")))
 
 
-@instruction("FMUL", "FTZ")
+@instruction("FMUL", "FTZ D2 D4 D8 M2 M4 M8")
 def _fmul(i: Instruction, w: Writer) -> str:
+    """A product, of which the first factor may be scaled by a power of two."""
     to, a, b = i.operands
-    return w.compute((to, _flushed(i, f"{w.number(a)} * {w.number(b)}")))
+    scale = next((f" {'*' if each[0] == 'M' else '/'} {each[1]}.0f" for each in i.modifiers if each != "FTZ"), "")
+    return w.compute((to, _flushed(i, f"({w.number(a)}{scale}) * {w.number(b)}")))
 
 
 @instruction("FFMA", "FTZ RM RP RZ")

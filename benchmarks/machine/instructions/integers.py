@@ -119,9 +119,9 @@ def _sel(i: Instruction, w: Writer) -> str:
     return w.compute((to, f"{w.predicate(choice)} ? {w.integer(a)} : {w.integer(b)}"))
 
 
-@instruction("VIMNMX VIMNMX3 VIADDMNMX", "U32", uniform=True)
+@instruction("VIMNMX VIMNMX3 VIADDMNMX", "U32 RELU", uniform=True)
 def _vimnmx(i: Instruction, w: Writer) -> str:
-    """The smaller or larger one of two or three numbers, of which the first may be a sum."""
+    """The smaller or larger one of two or three numbers, of which the first may be a sum; .RELU: and no less than 0."""
     to, *numbers, smaller = i.operands
     values = [w.integer(each) for each in numbers]
     if i.opcode == "VIADDMNMX":
@@ -129,7 +129,7 @@ def _vimnmx(i: Instruction, w: Writer) -> str:
     given = f"const uint32_t smaller = {w.predicate(smaller)}; {_type(i)} v = ({_type(i)}){values[0]};"
     for n, value in enumerate(values[1:]):
         given += f"const {_type(i)} n{n} = ({_type(i)}){value}; v = (smaller ? n{n} < v : n{n} > v) ? n{n} : v;"
-    return w.compute((to, "(uint32_t)v"), given=given)
+    return w.compute((to, "v < 0 ? 0u : (uint32_t)v" if "RELU" in i.modifiers else "(uint32_t)v"), given=given)
 
 
 # --- bits ---------------------------------------------------------------------------------------------------

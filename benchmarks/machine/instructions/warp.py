@@ -65,21 +65,26 @@ def _ldc(i: Instruction, w: Writer) -> str:
     to, source = i.operands
     if {"U8", "S8", "U16", "S16"} & set(i.modifiers):
         raise w.unknown("a part of a constant")
-    words = 2 if "64" in i.modifiers else 1
-    if match := re.fullmatch(r"c\[0x0\]\[(U?R\d+)(?:\+(0x[0-9a-f]+))?\]", source):
-        at = f"(({w.bits(match[1])} + {w.parameter(int(match[2] or '0', 16))}) & 0xffcu)"
-        values = [f"CONSTANT({at} + {4 * word})" for word in range(words)]
-    else:
-        values = [w.bits(source, word) for word in range(words)]
-    return w.compute(*((to, value, word) for word, value in enumerate(values)))
+    return w.compute(*((to, value, word) for word, value in enumerate(_constants(i, w, source))))
 
 
 @instruction("ULDC", "64")
 def _uldc(i: Instruction, w: Writer) -> str:
     to, source = i.operands
+    values = _constants(i, w, source)
+    given = "".join(f"const uint32_t v{word} = {value};" for word, value in enumerate(values))
+    puts = "".join(f"{w.uniform_register(to, word)} = v{word};" for word in range(len(values)))
+    return f"if (m) {{ {given} {puts} }}"
+
+
+def _constants(i: Instruction, w: Writer, source: str) -> list[str]:
+    """One word or two of the constants, at an offset that may be in a register."""
     words = range(2 if "64" in i.modifiers else 1)
-    puts = "".join(f"{w.uniform_register(to, word)} = {w.bits(source, word)};" for word in words)
-    return f"if (m) {{ {puts} }}"
+    match = re.fullmatch(r"c\[0x0\]\[(U?R\d+)(?:\+(0x[0-9a-f]+))?\]", source)
+    if match is None:
+        return [w.bits(source, word) for word in words]
+    at = f"(({w.bits(match[1])} + {w.parameter(int(match[2] or '0', 16))}) & 0xffcu)"
+    return [f"CONSTANT({at} + {4 * word})" for word in words]
 
 
 # --- all lanes ----------------------------------------------------------------------------------------------

@@ -103,19 +103,26 @@ static __attribute__((noinline)) float fused_towards(float a, float b, float c, 
 
 /* --- approximations of the special function unit ----------------------------------------------------------
 
-What PTX' manual says of them is how far they may be off, and where `State.approximates` they are: up, down or not at
-all, by a hash of their argument, so that equal arguments have equal results. Powers of two (for exp2: of whole numbers)
-have exact results, as they do on GPUs. Otherwise results are the nearest numbers.
+Where `State.approximates` results are as far off as PTX' manual allows: up, down or not at all, by a hash of the
+argument, so that equal arguments have equal results. Powers of two (for exp2: whole numbers) have exact results, as they
+do on GPUs. Otherwise results are the nearest numbers.
 */
 
+static inline int hashed_side(float argument) { return (int)((as_bits(argument) * 2654435761u >> 16) % 3) - 1; }
+static inline int is_power_of_two(float x) { return (as_bits(x) & 0x7fffffu) == 0; }
+
+/* Off by an error, of which half a unit of the last place is rounding. */
 static inline float off(const State *s, double exact, double error, float argument, int is_exact) {
-  if (s->approximates && !is_exact && isfinite(exact)) {
-    uint32_t hash = as_bits(argument) * 2654435761u;
-    exact += error * ((int)((hash >> 16) % 3) - 1);
-  }
+  if (s->approximates && !is_exact && isfinite(exact))
+    exact += hashed_side(argument) * (error - fabs(exact) * 0x1p-24);
   return (float)exact;
 }
-static inline int is_power_of_two(float x) { return (as_bits(x) & 0x7fffffu) == 0; }
+/* Off by less than a unit of the last place: either of the numbers around the exact one. */
+static inline float off_by_a_unit(const State *s, double exact, float argument, int is_exact) {
+  float nearest = (float)exact;
+  if (!s->approximates || is_exact || !isfinite(nearest) || hashed_side(argument) == 0) return nearest;
+  return nextafterf(nearest, nearest < exact ? INFINITY : -INFINITY);
+}
 
 static inline float approximate_exp2(const State *s, float x) {
   x = flushed(x);
@@ -129,16 +136,14 @@ static inline float approximate_log2(const State *s, float x) {
 }
 static inline float approximate_reciprocal(const State *s, float x) {
   x = flushed(x);
-  double exact = 1 / (double)x;
-  return flushed(off(s, exact, exact * 0x1p-23, x, is_power_of_two(x)));
+  return flushed(off_by_a_unit(s, 1 / (double)x, x, is_power_of_two(x)));
 }
 static inline float approximate_rsqrt(const State *s, float x) {
   double exact = 1 / sqrt(x);
-  return off(s, exact, exact * 0x1p-22, x, is_power_of_two(x));
+  return off(s, exact, exact * 0x1.12p-23, x, is_power_of_two(x));
 }
 static inline float approximate_sqrt(const State *s, float x) {
-  double exact = sqrt(x);
-  return off(s, exact, exact * 0x1p-23, x, is_power_of_two(x));
+  return off_by_a_unit(s, sqrt(x), x, is_power_of_two(x));
 }
 #define TURN 6.283185307179586 /* angles are in turns */
 static inline float approximate_sin(const State *s, float x) { return off(s, sin(x * TURN), 0x1p-21, x, x == 0); }
@@ -179,7 +184,8 @@ static inline uint32_t float_to_bfloat16(float number) {
 static inline uint32_t double_to_bfloat16(double number) {
   float nearest = (float)number; /* odd if inexact, so that it is rounded once */
   uint32_t bits = as_bits(nearest);
-  if ((double)nearest != number && number == number && !(bits & 1)) bits += fabs((double)nearest) < fabs(number) ? 1 : -1u;
+  if ((double)nearest != number && number == number && !(bits & 1))
+    bits += fabs((double)nearest) < fabs(number) ? 1u : -1u;
   return float_to_bfloat16(as_float(bits));
 }
 static inline float bfloat16_to_float(uint32_t bits) { return as_float(bits << 16); }

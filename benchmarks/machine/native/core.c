@@ -88,8 +88,8 @@ static void release_paths(Warp *w) {
   }
 }
 
-/* Make the lanes active that are farthest behind, together with all that are at the same place. False if there are none:
-all have exited, or wait at a barrier of the program. */
+/* Make the lanes active that are farthest behind, together with all that are at the same place. False if there are
+none: all have exited, or wait at a barrier of the program. */
 static int choose_path(State *state, Warp *w, const Instruction *code) {
   int left = 0;
   for (int i = 0; i < w->num_paths; i++) {
@@ -99,8 +99,10 @@ static int choose_path(State *state, Warp *w, const Instruction *code) {
   w->num_paths = left;
   release_paths(w);
   const Path *behind = NULL;
-  for (int i = 0; i < w->num_paths; i++)
-    if (w->paths[i].waits_for == NOTHING && (behind == NULL || w->paths[i].place < behind->place)) behind = &w->paths[i];
+  for (int i = 0; i < w->num_paths; i++) {
+    const Path *path = &w->paths[i];
+    if (path->waits_for == NOTHING && (behind == NULL || path->place < behind->place)) behind = path;
+  }
   if (behind == NULL) {
     for (int i = 0; i < w->num_paths; i++)
       if (w->paths[i].waits_for != PROGRAM) fail(state, "lanes wait for each other", &code[w->paths[i].place]);
@@ -202,7 +204,8 @@ static void run_warp(State *state, Warp *w, const Instruction *code) {
       case RETURN:
         place = w->r[self->k[0]][__builtin_ctz(w->active)];
         for (int l = 0; l < LANES; l++)
-          if ((w->active >> l) & 1 && w->r[self->k[0]][l] != place) fail(state, "lanes return to different places", self);
+          if ((w->active >> l) & 1 && w->r[self->k[0]][l] != place)
+            fail(state, "lanes return to different places", self);
         w->place = place / 16;
         continue;
       case BARRIER: /* each lane arrives on its own */

@@ -1,6 +1,6 @@
 /* A warp, what programs of a launch share, and the words in which instructions are written (instructions/ *.py).
 
-Everything of 32 lanes is an array over them: `for (lane)` loops without branches are one vector instruction of the host.
+Everything of 32 lanes is an array over them: loops over lanes without branches are vector instructions of the host.
 */
 #ifndef MACHINE_H
 #define MACHINE_H

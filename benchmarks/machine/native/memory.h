@@ -30,8 +30,8 @@ static inline Range *checked(State *state, uint64_t address, uint32_t bytes, con
   Range *range = range_of(state, address, bytes);
   if (range == NULL || address % bytes) {
     char what[128];
-    snprintf(what, sizeof what, range ? "%u bytes at 0x%llx are not aligned" : "%u bytes at 0x%llx are no tensor's", bytes,
-             (unsigned long long)address);
+    snprintf(what, sizeof what, "%u bytes at 0x%llx are %s", bytes, (unsigned long long)address,
+             range ? "not aligned" : "no tensor's");
     fail(state, what, self);
   }
   return range;
@@ -63,7 +63,7 @@ static inline void store_global(
     if (state->stores == NULL) fail(state, "no memory for stores", self);
   }
   Store *store = &state->stores[state->num_stores++];
-  *store = (Store){.address = address, .program = state->program, .warp = (int16_t)warp->index, .bytes = (uint8_t)bytes};
+  *store = (Store){address, state->program, (int16_t)warp->index, (uint8_t)bytes, 0, {0}};
   memcpy(store->value, value, bytes);
   for (uint32_t i = 0; i < bytes; i++) {
     uint64_t offset = address - range->first + i;
