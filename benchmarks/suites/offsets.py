@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import dark_kernels
-from benchmarks import suite, workloads
+from benchmarks import suite
 from benchmarks.suite import READ_ONLY, REFERENCE, Case, Group, Suite
 from benchmarks.workloads import W1, W2, Values, Workload
 from dark_kernels import Keypoints
