@@ -5,7 +5,7 @@
 # make lint   formatting, lint and types
 # make compile-report   every kernel for every target: registers, spills, load widths; with older Tritons the kernels
 #                       whose registers are limited; needs no GPU
-# make machine-code   the tests of kernels, compiled for sm_90 and run as machine code by an emulator: hours
+# make machine-code   the tests of kernels, compiled for sm_90 and run as machine code by an emulator: an hour
 # make machine-code-sample   one of so many of them; both need gcc and say so
 # make bench  CPU benchmarks
 # make gpu    gpu tests, GPU benchmarks and compute-sanitizer, with the python on the PATH and nothing installed
