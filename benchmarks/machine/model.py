@@ -11,7 +11,7 @@
 
 head is one program from its start to its first read of memory, tail from its last one to its end. A launch, a program's
 start and the latencies are measured or published numbers; bandwidth, share and power are fitted to measured rows, see
-`validate.py`, which says how good all this is: when they were fitted, to 37 rows and the kernels that were measured, the
+`validate.py`, which says how good all this is: when they were fitted, to 37 rows of the kernels that were measured, the
 median error was 3 % (4 % for a row that is left out of the fit), and all but one were within 21 %. Only one of these is
 bound by instructions, and no second GPU is known: of launches that compute much expect 20 to 30 %.
 """
