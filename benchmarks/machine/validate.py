@@ -2,7 +2,7 @@
 
     python -m benchmarks.machine.validate [WORDS] [--counts PATH] [--fit]
 
-Counts go into PATH and are read from there again: all of them take an hour. Measured rows are of the commit that
+Counts go into PATH and are read from there again: all of them take some minutes. Measured rows are of the commit that
 `results/nvidia-h200.json` names, so a kernel that has changed since is compared with its former self: check that commit
 out to tell the model's error from the kernel's. --fit fits bandwidth, share and power anew and says with how much of an
 error, all rows together and each row by the others.
