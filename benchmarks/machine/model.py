@@ -13,8 +13,8 @@ head is one program from its start to its first read of memory, tail from its la
 start and the latencies are measured or published numbers; bandwidth, share and power are fitted to measured rows, see
 `validate.py`, which says how good all this is: when they were fitted, to 37 rows of the kernels that were measured, the
 median error was 3 % (4 % for a row that is left out of the fit), and all but one were within 21 %. Only one of these is
-bound by instructions, and no second GPU is known: of launches that compute much expect 20 to 30 %. Forward passes of the
-losses at keypoints, which were not among the rows, took 1.2 to 2.2 us more than is predicted.
+bound by instructions, and no second GPU is known: of launches that compute much expect 20 to 30 %. Forward passes of
+the losses at keypoints, which were not among the rows, took 1.2 to 2.2 us more than is predicted.
 """
 
 from __future__ import annotations
