@@ -16,7 +16,7 @@ if not RUNS_MACHINE_CODE:
 import triton
 import triton.language as tl
 
-from benchmarks.machine import emulator
+from benchmarks.machine import emulator, predict
 from benchmarks.machine.emulator import EmulatorError, Freedom
 from benchmarks.machine.launches import Launch, launches_go_to
 
@@ -336,3 +336,13 @@ def test_counts_are_of_what_was_run() -> None:
     assert len(looped.cycles) == 12
     assert looped.cycles[11] > looped.cycles[2]
     assert int(looped.issued.sum()) > 12 * 10
+
+
+def test_a_case_of_a_suite_is_counted_and_predicted() -> None:
+    suite, case = next(predict.cases("decode W4 float32"))
+    (work,) = predict.work_of(suite, case)
+    assert (work.kernel, work.programs) == ("_decode_fwd_kernel", case.workload.num_maps)
+    bytes_of_case = suite.num_bytes(case)
+    assert bytes_of_case <= work.memory_bytes < 1.1 * bytes_of_case
+    assert len(work.cycles) in (1, work.programs)
+    assert 1e-6 < predict.seconds_of(case, [work]) < 1e-5
