@@ -5,6 +5,8 @@
 # make lint   formatting, lint and types
 # make compile-report   every kernel for every target: registers, spills, load widths; with older Tritons the kernels
 #                       whose registers are limited; needs no GPU
+# make machine-code   the tests of kernels, compiled for sm_90 and run as machine code by an emulator: an hour
+# make machine-code-sample   one of so many of them; both need gcc and say so
 # make bench  CPU benchmarks
 # make gpu    all that needs a GPU, for MINUTES, with the python on the PATH and nothing installed; again to go on
 
@@ -24,7 +26,10 @@ OUT    ?= benchmarks/results
 # How long `make gpu` begins anything.
 MINUTES ?= 60
 
-.PHONY: demo test test-integrations test-oldest lint compile-report $(OLDER_REPORTS) bench gpu clean
+# Of the tests that run kernels, one in so many is a sample.
+ONE_IN ?= 40
+
+.PHONY: demo test test-integrations test-oldest lint compile-report $(OLDER_REPORTS) machine-code machine-code-sample bench gpu clean
 
 demo: $(VENV)/.cli
 	$(BIN)/dark-kernels demo
@@ -53,6 +58,10 @@ compile-report: $(VENV)/.dev $(OLDER_REPORTS)
 
 $(OLDER_REPORTS): compile-report-%: $(VENV)/.dev .triton-%/.done
 	PYTHONPATH=.triton-$* $(BIN)/python -m benchmarks.compile_report --limited --targets $(OLDER_TARGETS)
+
+machine-code machine-code-sample: $(VENV)/.dev
+	DARK_KERNELS_MACHINE_CODE=$(if $(findstring sample,$@),$(ONE_IN),1) OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest tests -n 2 --dist worksteal -m "not slow" --timeout 600
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.run --device cpu --output $(OUT)

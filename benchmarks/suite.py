@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks import measure, peers, results, rows, workloads
 from benchmarks.peers import Wrong
 from benchmarks.rows import Row
-from benchmarks.workloads import MemoryFormat, Workload
+from benchmarks.workloads import MemoryFormat, Values, Workload
 
 DEVICES = ("cpu", "cuda")
 # Rows that most suites have.
@@ -48,7 +48,7 @@ class Case:
     variant: str
     dtype: str = "float32"
     memory_format: MemoryFormat = "contiguous"
-    values: str = "blobs"
+    values: Values = "blobs"
     shape: tuple[int, ...] | None = None
 
     @property

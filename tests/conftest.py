@@ -1,10 +1,17 @@
-"""Where tests run: every machine has the CPU and Triton's interpreter, some have a device."""
+"""Where tests run: every machine has the CPU and Triton's interpreter, some have a device.
+
+With DARK_KERNELS_MACHINE_CODE=N kernels are compiled for sm_90 instead of interpreted, and their machine code is run by
+an emulator (benchmarks/machine). Of the tests that run kernels each Nth one is run, and no others: `make machine-code`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+import random
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +20,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+ONE_TEST_IN = int(os.environ.get("DARK_KERNELS_MACHINE_CODE", "0"))
+RUNS_MACHINE_CODE = ONE_TEST_IN > 0
+
 # Triton reads this when it is first imported. On a machine with a device the kernels are compiled instead.
-if not torch.cuda.is_available():
+if RUNS_MACHINE_CODE:
+    os.environ.pop("TRITON_INTERPRET", None)
+elif not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 # One core for each of pytest-xdist's workers: small tensors gain nothing from two.
@@ -29,6 +41,11 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 def pytest_sessionstart() -> None:
+    if RUNS_MACHINE_CODE:
+        from benchmarks.machine import toolchain
+
+        if (problem := toolchain.problem()) is not None:
+            pytest.exit(f"no machine code can be run here: {problem}", returncode=0)
     if not is_interpreting():
         return
     import triton
@@ -43,14 +60,59 @@ def pytest_sessionstart() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _patched_interpreter() -> Iterator[None]:
-    if not is_interpreting():
-        yield
-        return
-    from . import interpreter
+def _kernels() -> Iterator[None]:
+    """How kernels run on the CPU."""
+    with contextlib.ExitStack() as stack:
+        if RUNS_MACHINE_CODE:
+            from benchmarks.machine import emulator
 
-    with interpreter.patched():
+            stack.enter_context(emulator.emulated(_seeds))
+        elif is_interpreting():
+            from . import interpreter
+
+            stack.enter_context(interpreter.patched())
         yield
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the tests that run machine code: a share of those of kernels, and all of the emulator's own."""
+    if not RUNS_MACHINE_CODE:
+        return
+    kept, left_out = [], []
+    for item in items:
+        is_drawn = zlib.crc32(item.nodeid.encode()) % ONE_TEST_IN == 0
+        is_own = Path(__file__).parent / "benchmarks" / "machine" in item.path.parents
+        (kept if is_own or (is_drawn and _runs_kernels(item)) else left_out).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=left_out)
+
+
+def _runs_kernels(item: pytest.Item) -> bool:
+    """Whether one of a test's parameters says that it runs kernels on the CPU."""
+    if not isinstance(item, pytest.Function) or item.get_closest_marker("gpu") or not hasattr(item, "callspec"):
+        return False
+    parameters = item.callspec.params
+    if "triton_device" in parameters:
+        return True
+    texts = [each for value in parameters.values() for each in (value if isinstance(value, tuple) else (value,))]
+    return any(isinstance(each, str) and each == "triton" for each in texts)
+
+
+# Of the orders in which programs of a launch run. A test has the same ones whenever it runs.
+_random = random.Random()
+
+
+def _seeds() -> int:
+    return _random.getrandbits(32)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    _random.seed(item.nodeid)
+
+
+def is_compiled(device: torch.device) -> bool:
+    """Whether each variant of a kernel is compiled for itself, which fuses products and sums as it likes."""
+    return RUNS_MACHINE_CODE or device.type != "cpu"
 
 
 def is_interpreting() -> bool:
@@ -121,6 +183,6 @@ def service(request: pytest.FixtureRequest) -> tuple[str, torch.device]:
 def require_service(backend: str, kind: str) -> torch.device:
     if backend == "triton":
         pytest.importorskip("triton", reason="Triton is not installed")
-        if kind == "cpu" and "TRITON_INTERPRET" not in os.environ:
+        if kind == "cpu" and not RUNS_MACHINE_CODE and "TRITON_INTERPRET" not in os.environ:
             pytest.skip("kernels are compiled on a machine with a device, not interpreted")
     return require_device(kind)

@@ -27,20 +27,27 @@ def options_on(target: Any, launch: Launch) -> dict[str, Any]:
 
 def _specialised(launch: Launch, target: Any) -> tuple[Any, dict[str, Any]]:
     """Source and options as `kernel[grid](...)` would hand them to the compiler on that target."""
+    kernel = getattr(importlib.import_module(launch.module), launch.kernel)
+    source, options, _ = specialised(target, kernel, launch.args, options_on(target, launch))
+    return source, options
+
+
+def specialised(
+    target: Any, kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """Source, options and arguments by name, as `kernel[grid](*args, **kwargs)` would find them on that target."""
     from triton.compiler import ASTSource, make_backend
     from triton.runtime.jit import create_function_from_signature
 
-    kernel = getattr(importlib.import_module(launch.module), launch.kernel)
     backend = make_backend(target)
     bind = create_function_from_signature(kernel.signature, kernel.params, backend)
-    kwargs = options_on(target, launch)
-    bound, specialisation, options = bind(*launch.args, **kwargs)
+    bound, specialisation, options = bind(*args, **kwargs)
     if hasattr(kernel, "_pack_args"):
         packed = kernel._pack_args(backend, dict(kwargs), bound, specialisation, options)
     else:
         packed = _pack_args(kernel, backend, dict(kwargs), bound, specialisation)
     options, signature, constants, attributes = packed
-    return ASTSource(kernel, signature, constants, attributes), options.__dict__
+    return ASTSource(kernel, signature, constants, attributes), options.__dict__, dict(bound)
 
 
 def _pack_args(kernel: Any, backend: Any, kwargs: dict[str, Any], bound: Any, specialisation: Any) -> tuple[Any, ...]:

@@ -24,7 +24,7 @@ class Pointer:
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.dtype = tensor.dtype
-        self._offset = tensor.storage_offset() * tensor.itemsize
+        self._offset = int(tensor.storage_offset()) * tensor.itemsize
         self._storage_bytes = tensor.untyped_storage().nbytes()
 
     def data_ptr(self) -> int:

@@ -10,13 +10,15 @@ from torch import Tensor
 import dark_kernels
 from dark_kernels import Keypoints, Recipe, recipes, testing
 
+from .. import conftest
+
 COCO_FLIP = list(dark_kernels.data.COCO_FLIP_INDICES)
 
 
 def is_compiled(service: tuple[str, torch.device]) -> bool:
     """Whether each variant of a kernel is compiled for itself, which fuses products and sums as it likes."""
     backend, device = service
-    return backend == "triton" and device.type != "cpu"
+    return backend == "triton" and conftest.is_compiled(device)
 
 
 def assert_agree(actual: Keypoints, service: tuple[str, torch.device], maps: Tensor, recipe: Recipe) -> None:

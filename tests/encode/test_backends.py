@@ -14,7 +14,7 @@ from torch import Tensor
 from dark_kernels import decode, encode, recipes
 
 from .. import published
-from ..conftest import SERVICES
+from ..conftest import SERVICES, is_compiled
 from .cases import ENCODINGS, SIZE, TOLERANCE, make_keypoints
 
 EVERY = pytest.mark.parametrize("service", SERVICES, indirect=True)
@@ -71,7 +71,7 @@ def test_several_people(encoding: str, service: Service) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 @EVERY
 def test_dtypes(dtype: torch.dtype, service: Service) -> None:
-    if dtype == torch.bfloat16 and service[0] == "triton" and service[1].type == "cpu":
+    if dtype == torch.bfloat16 and service[0] == "triton" and not is_compiled(service[1]):
         pytest.skip("Triton's interpreter has no bfloat16")
     keypoints, visible = make_keypoints(2, None, 4, seed=3)
     # float64 keypoints for float64 heatmaps, and keypoints of half a precision for halves.
