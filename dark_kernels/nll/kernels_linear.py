@@ -25,6 +25,7 @@ from .._triton.cells import (
 from .._triton.gaussian import LARGEST, Values, keypoint_loss, with_fixed_log_var
 from .._triton.launch import launch, on_device_of
 from .._triton.registers import register_limit
+from .._triton.sums import rounded_product
 from .kernels import form_of, gradients_in_cells, scalars_of, store_values
 from .options import Options
 
@@ -65,11 +66,10 @@ def _feature_pointers(features, batch, row, column):
 
 
 @triton.jit
-def _products(feature, head, row, channel, mask):
-    """Products of features [BLOCK_SIZE, BLOCK_CHANNELS] with a row of the head for each keypoint."""
+def _weights(head, row, channel, mask):
+    """A row of the head for each keypoint: [BLOCK_SIZE, BLOCK_CHANNELS]."""
     column_ptr = head.weight_ptr + (channel * head.stride_c)[None, :]
-    weight = tl.load(column_ptr + (row * head.stride_r)[:, None], mask=mask, other=0.0)
-    return feature * weight.to(tl.float32)
+    return tl.load(column_ptr + (row * head.stride_r)[:, None], mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -94,15 +94,15 @@ def _outputs(features, head, lanes, cells, num_keypoints, BLOCK_CHANNELS: tl.con
         mask = cells.valid[:, None] & (channel < features.num_channels)[None, :]
         feature = tl.load(feature_ptr[:, None] + (channel * features.stride_c)[None, :], mask=mask, other=0.0)
         feature = feature.to(tl.float32)
-        mean_x = sums.mean_x + _products(feature, head, mean_row, channel, mask)
-        mean_y = sums.mean_y + _products(feature, head, mean_row + 1, channel, mask)
-        log_var_0 = sums.log_var_0 + _products(feature, head, variance_row, channel, mask)
+        mean_x = sums.mean_x + feature * _weights(head, mean_row, channel, mask)
+        mean_y = sums.mean_y + feature * _weights(head, mean_row + 1, channel, mask)
+        log_var_0 = sums.log_var_0 + feature * _weights(head, variance_row, channel, mask)
         log_var_1 = sums.log_var_1
         log_var_2 = sums.log_var_2
         if FORM.CHANNELS > 1:
-            log_var_1 += _products(feature, head, variance_row + 1, channel, mask)
+            log_var_1 += feature * _weights(head, variance_row + 1, channel, mask)
         if FORM.CHANNELS > 2:
-            log_var_2 += _products(feature, head, variance_row + 2, channel, mask)
+            log_var_2 += feature * _weights(head, variance_row + 2, channel, mask)
         sums = Values(mean_x, mean_y, log_var_0, log_var_1, log_var_2)
     mean_x = _output(sums.mean_x, head, mean_row, lanes.exists)
     mean_y = _output(sums.mean_y, head, mean_row + 1, lanes.exists)
@@ -223,7 +223,7 @@ def _linear_gaussian_nll_bwd_head_kernel(
                 feature_ptr = _feature_pointers(features, batch, cells.row, cells.column)
                 feature_ptrs = feature_ptr[:, None] + (channel * features.stride_c)[None, :]
                 feature = tl.load(feature_ptrs, mask=cells.valid[:, None] & channel_exists[None, :], other=0.0)
-                products += gradient[:, None] * feature.to(tl.float32)
+                products += rounded_product(gradient[:, None], feature.to(tl.float32))  # as for the features
         if gradients.weight_ptr is not None:
             total = _unless_nan(tl.sum(products, axis=0), num_nans)
             row_ptr = gradients.weight_ptr + head_row.to(tl.int64) * features.num_channels + channel
@@ -295,7 +295,8 @@ def _linear_gaussian_nll_bwd_features_kernel(
                 head_row = 2 * num_keypoints + (COLUMNS - 2) * keypoint + (part - 2)
             gradient = tl.load(value_ptr + part, mask=shares, other=0.0)
             num_nans += (gradient != gradient).to(tl.int32)
-            products += _products(gradient[:, None], head, head_row, channel, mask)
+            # Rounded by itself: of an infinite product fused with a sum that is infinite too no NaN would tell.
+            products += rounded_product(gradient[:, None], _weights(head, head_row, channel, mask))
     total = _finite(_unless_nan(tl.sum(products, axis=0), num_nans)).to(grad_features.ptr.dtype.element_ty)
     cell_ptr = _feature_pointers(grad_features, batch, row, column)
     tl.store(cell_ptr + channel * grad_features.stride_c, total, mask=channel_exists & writes)
