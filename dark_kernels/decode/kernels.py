@@ -25,7 +25,7 @@ from .._triton.maps import (
     map_of,
 )
 from .._triton.peak import Peak, Recipe
-from .._triton.refine import recipe_constants, refine
+from .._triton.refine import fit_lanes, recipe_constants, refine
 from .._triton.registers import register_limit
 from .._triton.search import first_maximum, scan_blurred_map
 from .._triton.totals import mass_around, relative_to, softmax_of, sum_of_lanes, total_of, weight_of
@@ -500,7 +500,7 @@ def decode_fwd(
             {
                 "OFFSET_SCALE": extras.offset_scale,
                 "SCAN": _scan_of(heatmaps, extras, program, total_of(fields)),
-                "RECIPE": recipe._replace(BLUR=blur, FILTER=matched),
+                "RECIPE": recipe._replace(BLUR=blur, FILTER=matched, FIT_LANES=fit_lanes(recipe, strip)),
                 "num_warps": program["num_warps"],
                 **register_limit(_work_of(recipe, extras.flip)),
             },

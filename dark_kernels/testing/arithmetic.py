@@ -22,6 +22,8 @@ class Arithmetic:
         sums_rows_first: Whether a fit sums the rows of its patch and then those sums, which rounds less often.
         shifts_sums: Whether the equations of a blob are summed over distances from the peak's pixel and over the pixels
             themselves, all at once, and then shifted to its centre and made those of the residuals, which cancels.
+        uses_inverse_roots: Whether a fit's pivots and weights are divided by as a product with a reciprocal, the square
+            of an inverse root, which is off by 6 u.
     """
 
     blur: torch.dtype
@@ -33,6 +35,12 @@ class Arithmetic:
     narrow_radius: int = 0
     sums_rows_first: bool = False
     shifts_sums: bool = False
+    uses_inverse_roots: bool = False
+
+    @property
+    def eliminates_with(self) -> int:
+        """Roundings of an elimination besides those of Higham's theorems: of a factor, and of a last quotient."""
+        return 12 if self.uses_inverse_roots else 0
 
 
 _REFLECTED = ("reflect", "symmetric")
@@ -54,6 +62,7 @@ TRITON = Arithmetic(
     subtracts_blurred_peak=("zeros", *_REFLECTED),
     narrow_radius=5,
     sums_rows_first=True,
+    uses_inverse_roots=True,
 )
 """The Triton kernels, compiled or interpreted."""
 
