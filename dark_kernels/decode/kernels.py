@@ -358,7 +358,8 @@ def _decode_fwd_kernel(
     lowest = tl.full([], float("-inf"), dtype=tl.float32)
     if RECIPE.FIELDS.argmax_on == "blurred":
         first_y = (index // width).to(tl.int32)
-        found = scan_blurred_map(maps, lowest, first_y, (index % width).to(tl.int32), SCAN, BLUR)
+        first_x = (index % width).to(tl.int32)
+        found = scan_blurred_map(maps, lowest, raw_maximum, first_y, first_x, SCAN, BLUR)
         # A map with a NaN has no peak. Its index, of which the scan says nothing then, must stay in the map.
         has_nan = raw_maximum != raw_maximum
         peak = tl.where(has_nan, raw_maximum, found.value)
@@ -376,7 +377,8 @@ def _decode_fwd_kernel(
         index = index.to(tl.int64)
         if valid & (peak < float("inf")):  # beside an infinite pixel no other has a place
             first_y = (index // width).to(tl.int32)
-            index = scan_blurred_map(maps, lowest, first_y, (index % width).to(tl.int32), SCAN, RECIPE.FILTER).index
+            first_x = (index % width).to(tl.int32)
+            index = scan_blurred_map(maps, lowest, raw_maximum, first_y, first_x, SCAN, RECIPE.FILTER).index
     y = (index // width).to(tl.int32)
     x = (index - y.to(index.dtype) * width).to(tl.int32)
 

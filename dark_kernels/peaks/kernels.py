@@ -368,7 +368,8 @@ def _find_peaks_fwd_kernel(
                 index = _first_place_of(largest, maps, blocks, NO_INDEX, SCAN)
                 y = (index // width).to(tl.int32)
                 nothing_yet = tl.full([], float("-inf"), dtype=tl.float32)
-                blurred_maximum = scan_blurred_map(maps, nothing_yet, y, (index % width).to(tl.int32), SCAN, BLUR).value
+                x = (index % width).to(tl.int32)
+                blurred_maximum = scan_blurred_map(maps, nothing_yet, raw_maximum, y, x, SCAN, BLUR).value
                 scale = tl.where(blurred_maximum > 0, raw_maximum / blurred_maximum, 1.0)
             best_peaks = _search_blurred_map(best_peaks, maps, scale, threshold, NO_INDEX, SQUARE, BLUR)
     elif not SEARCHES_AT_ONCE:
