@@ -124,13 +124,22 @@ def scan_tiles(maps, largest, first_y, first_x, BLUR: tl.constexpr):
 
 
 @triton.jit
-def _seen_step(seen, maps, start, num_pixels, level, IS_WHOLE: tl.constexpr, SCAN: tl.constexpr, READING: tl.constexpr):
+def _seen_step(
+    seen,
+    maps,
+    start,
+    num_pixels,
+    level,
+    GROUP: tl.constexpr,
+    IS_WHOLE: tl.constexpr,
+    SCAN: tl.constexpr,
+    READING: tl.constexpr,
+):
     """`Seen` after LOADS blocks of pixels from `start` on.
 
-    Pixels are looked at in groups that follow each other in a lane, of which only the first one's place is computed.
-    Blocks without a large pixel are over with one vote.
+    Pixels are looked at in groups of GROUP that follow each other in a lane, of which only the first one's place is
+    computed. Blocks without a large pixel are over with one vote.
     """
-    GROUP: tl.constexpr = 4
     BLOCK_SIZE: tl.constexpr = SCAN.BLOCK_SIZE
     NUM_GROUPS: tl.constexpr = BLOCK_SIZE // GROUP
     lowest = seen.lowest
@@ -169,20 +178,23 @@ def _seen_step(seen, maps, start, num_pixels, level, IS_WHOLE: tl.constexpr, SCA
 
 
 @triton.jit
-def _where_at_least(maps, level, SCAN: tl.constexpr, READING: tl.constexpr):
+def _where_at_least(maps, level, SCAN: tl.constexpr, BLUR: tl.constexpr):
     """A `Rectangle` that holds all pixels not below `level`, hardly larger than it must be, and the map's smallest."""
     FAR: tl.constexpr = 0x7FFFFFFF
+    # The rectangle is up to GROUP - 1 columns too wide, and columns near a border that mirrors are dear.
+    GROUP: tl.constexpr = 4 if BLUR.PADDING == "zeros" else 2
+    READING: tl.constexpr = BLUR.READING
     BLOCK_SIZE: tl.constexpr = SCAN.BLOCK_SIZE
     STEP: tl.constexpr = BLOCK_SIZE * SCAN.LOADS
     zero = tl.full([], 0, dtype=tl.int64 if SCAN.WIDE_INDEX else tl.int32)
     num_pixels = (zero + maps.height) * maps.width
-    far = tl.full([BLOCK_SIZE // 4], FAR, dtype=tl.int32)
+    far = tl.full([BLOCK_SIZE // GROUP], FAR, dtype=tl.int32)
     seen = Seen(tl.full([BLOCK_SIZE], float("inf"), dtype=tl.float32), far, -far, far, -far)
     first_rest = num_pixels // STEP * STEP
     for start in range(zero, first_rest, STEP):
-        seen = _seen_step(seen, maps, start, num_pixels, level, True, SCAN, READING)
+        seen = _seen_step(seen, maps, start, num_pixels, level, GROUP, True, SCAN, READING)
     if first_rest < num_pixels:
-        seen = _seen_step(seen, maps, first_rest, num_pixels, level, False, SCAN, READING)
+        seen = _seen_step(seen, maps, first_rest, num_pixels, level, GROUP, False, SCAN, READING)
     bottom = tl.minimum(tl.max(seen.bottom, axis=0), maps.height - 1)
     near = Rectangle(tl.min(seen.top, axis=0), bottom, tl.min(seen.left, axis=0), tl.max(seen.right, axis=0))
     return near, tl.min(seen.lowest, axis=0)
@@ -192,8 +204,8 @@ def _where_at_least(maps, level, SCAN: tl.constexpr, READING: tl.constexpr):
 def _near_index(index, size, PADDING: tl.constexpr):
     """`source_index` of an index beyond the border by less than `size`: without a division."""
     if PADDING == "reflect":
-        index = tl.abs(index)
-        index = (size - 1) - tl.abs((size - 1) - index)
+        index = tl.where(index < 0, -index, index)
+        index = tl.where(index < size, index, 2 * size - 2 - index)
     elif PADDING == "symmetric":
         index = tl.where(index < 0, -1 - index, index)
         index = tl.where(index < size, index, 2 * size - 1 - index)
@@ -233,7 +245,8 @@ def _blurred_row(maps, y, x, IS_INSIDE: tl.constexpr, BLUR: tl.constexpr):
     """A row, which may lie beyond the border, blurred along itself at the columns x: [STRIP]."""
     place = clamped(y, maps.height)
     if BLUR.PADDING != "zeros":
-        place = _near_index(y, maps.height, BLUR.PADDING)
+        # The last iteration goes beyond what mirrors, with rows that no result depends on.
+        place = tl.maximum(_near_index(y, maps.height, BLUR.PADDING), 0)
     row_ptr = maps.plain.ptr + (place.to(tl.int64) * maps.plain.stride_h + x.to(tl.int64) * maps.plain.stride_w)
     blurred = _pixels_beside(maps, row_ptr, place, x, 0, IS_INSIDE, BLUR) * BLUR.WEIGHTS[0]
     for distance in tl.static_range(1, BLUR.TAPS.RADIUS + 1):
@@ -330,7 +343,7 @@ def scan_blurred_map(maps, largest, highest, first_y, first_x, SCAN: tl.constexp
         known = tl.maximum(tl.max(blur_points(maps, place + first_y, place + first_x, BLUR), axis=0), largest)
         level = known * (1 - MARGIN)
         level = tl.where(level > 0, level, float("-inf"))  # beyond the border a blur sees zeros
-        near, lowest = _where_at_least(maps, level, SCAN, BLUR.READING)
+        near, lowest = _where_at_least(maps, level, SCAN, BLUR)
         in_strips = (lowest >= -LIMIT) & ((highest > LIMIT) == 0)  # of a NaN nothing is asked but an end
         if BLUR.PADDING != "zeros":
             in_strips = in_strips & (maps.height > RADIUS) & (maps.width > RADIUS)
