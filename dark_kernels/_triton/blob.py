@@ -11,7 +11,7 @@ from .covariance import covariance_of, no_covariance
 from .equations import solve
 from .maps import load_pixels
 from .peak import Step
-from .sums import reciprocal, rounded_product
+from .sums import reciprocal, rounded_product, sum_of_products
 
 
 class Patch(NamedTuple):
@@ -52,9 +52,9 @@ def _load_patch(maps, peak, RECIPE: tl.constexpr):
 
 
 @triton.jit
-def _total(values):
-    """The sum over a patch, of products as well: a lane has several of them, and exchanges what it has added up."""
-    return tl.sum(tl.sum(values, axis=0), axis=0)
+def _total(one, other):
+    """The sum of products over a patch."""
+    return tl.sum(sum_of_products(one, other), axis=0)
 
 
 @triton.jit
@@ -72,7 +72,7 @@ def blob_step(maps, peak, RECIPE: tl.constexpr):
 
     Gauss and Newton's iterations, in which pixels that exceed the fit by far count little: see `fit_blob` of decode's
     reference. The pixels are read once, and stay in registers. Each lane adds up its part of a column first, so that no
-    more than 16 sums of an iteration are exchanged.
+    more than 17 sums of an iteration are exchanged.
     """
     ITERATIONS: tl.constexpr = 8
     DAMPING: tl.constexpr = 1.001  # of the equations' diagonal
@@ -101,32 +101,32 @@ def blob_step(maps, peak, RECIPE: tl.constexpr):
         exponent = EXPONENT / variance
         shape = tl.exp2(vv * exponent + (uu * exponent)[None, :])
 
-        amplitude = _total(shape * pixels) * reciprocal(_total(shape * shape))
+        amplitude = _total(shape, pixels) * reciprocal(_total(shape, shape))
         exists = exists & (amplitude > 0)
         residuals = pixels - amplitude * shape
         below = tl.minimum(residuals, 0.0)
-        per_tolerated = tl.minimum(LEAST_TOLERATED / amplitude, over_noise * tl.rsqrt(_total(below * below)))
+        per_tolerated = tl.minimum(LEAST_TOLERATED / amplitude, over_noise * tl.rsqrt(_total(below, below)))
         excess = tl.maximum(residuals, 0.0) * per_tolerated
         weighted = shape * reciprocal(1.0 + excess * excess)
 
         # Sums of each part of a column, with powers of v.
-        squares = weighted * shape
-        squares_vv = squares * vv
+        squares = rounded_product(weighted, shape)
+        squares_vv = rounded_product(squares, vv)
         m = tl.sum(squares, axis=0)
-        m_v = tl.sum(squares * v, axis=0)
+        m_v = sum_of_products(squares, v)
         m_vv = tl.sum(squares_vv, axis=0)
-        m_vvv = tl.sum(squares_vv * v, axis=0)
-        m_vvvv = tl.sum(squares_vv * vv, axis=0)
+        m_vvv = sum_of_products(squares_vv, v)
+        m_vvvv = sum_of_products(squares_vv, vv)
         m_q = uu * m + m_vv
         one_sum = tl.sum(m, axis=0)
-        amplitude = _total(weighted * pixels) * reciprocal(one_sum)
+        amplitude = _total(weighted, pixels) * reciprocal(one_sum)
         exists = exists & (amplitude > 0)
-        products = weighted * (pixels - amplitude * shape)
+        products = rounded_product(weighted, pixels - amplitude * shape)
         b = tl.sum(products, axis=0)
-        b_v = tl.sum(products * v, axis=0)
-        b_vv = tl.sum(products * vv, axis=0)
+        b_v = sum_of_products(products, v)
+        b_vv = sum_of_products(products, vv)
 
-        # And of all, with q = u^2 + v^2. A lane's bare products are rounded, see sums.py.
+        # And of all, with q = u^2 + v^2.
         u_sum = tl.sum(rounded_product(u, m), axis=0)
         v_sum = tl.sum(m_v, axis=0)
         uu_sum = tl.sum(rounded_product(uu, m), axis=0)

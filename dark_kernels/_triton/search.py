@@ -156,7 +156,7 @@ def _seen_step(
             value = tl.where(exists, value, float("-inf"))
         of_group = tl.max(tl.reshape(value, [NUM_GROUPS, GROUP]), axis=1)
         highest = tl.maximum(highest, of_group)
-        of_groups += (of_group,)
+        of_groups += (of_group,)  # type: ignore[assignment]
     top = seen.top
     bottom = seen.bottom
     left = seen.left
