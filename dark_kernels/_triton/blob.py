@@ -8,33 +8,53 @@ import triton
 import triton.language as tl
 
 from .covariance import covariance_of, no_covariance
-from .equations import low_moments_of, moments_of, solve
+from .equations import solve
 from .maps import load_pixels
 from .peak import Step
-from .sums import rounded_product, sum_of_products
+from .sums import reciprocal, rounded_product, sum_of_products
 
 
 class Patch(NamedTuple):
-    """Pixels around a peak."""
+    """Pixels around a peak, in parts of columns: one to each of FIT_LANES lanes, which come row after row of parts."""
 
-    pixels: Any  # [FIT_WINDOW, FIT_WINDOW] over the map's maximum; 0 where there are none
-    row_exists: Any  # [FIT_WINDOW]
-    column_exists: Any  # [FIT_WINDOW]
+    pixels: Any  # [ROWS, FIT_LANES] over the map's maximum; 0 where there are none
+    across: Any  # [FIT_LANES], how far to the right of the peak; far from all blobs where there are none
+    down: Any  # [ROWS, FIT_LANES], how far below
     num_below: Any  # half of those that exist: so many are expected below a fit
 
 
 @triton.jit
-def _load_patch(maps, peak, distance, RECIPE: tl.constexpr):
-    row = peak.y + distance
-    column = peak.x + distance
-    row_exists = (distance <= RECIPE.FIT_RADIUS) & (row >= 0) & (row < maps.height)
-    column_exists = (distance <= RECIPE.FIT_RADIUS) & (column >= 0) & (column < maps.width)
-    inside = row_exists[:, None] & column_exists[None, :]
-    pixels = load_pixels(maps, row[:, None], column[None, :], inside, RECIPE.BLUR.READING)
+def _load_patch(maps, peak, RECIPE: tl.constexpr):
+    RADIUS: tl.constexpr = RECIPE.FIT_RADIUS
+    WINDOW: tl.constexpr = RECIPE.FIT_WINDOW
+    ROWS: tl.constexpr = WINDOW * WINDOW // RECIPE.FIT_LANES
+    FAR: tl.constexpr = 128.0 * RECIPE.FIELDS.blob_sigma  # 64 of the widest blob, of which the exponential is 0
+    lane = tl.arange(0, RECIPE.FIT_LANES)
+    across = lane % WINDOW - RADIUS
+    down = (lane // WINDOW * ROWS)[None, :] + tl.arange(0, ROWS)[:, None] - RADIUS
+    row = peak.y + down
+    column = peak.x + across
+    row_exists = (down <= RADIUS) & (row >= 0) & (row < maps.height)
+    column_exists = (across <= RADIUS) & (column >= 0) & (column < maps.width)
+    inside = row_exists & column_exists[None, :]
+    pixels = load_pixels(maps, row, column[None, :], inside, RECIPE.BLUR.READING)
     # Relative to the maximum squares stay far from overflow. Far below zero nothing more is said.
     pixels = tl.where(inside, tl.maximum(pixels / peak.raw_maximum, -1.0), 0.0)
-    num_below = 0.5 * tl.sum(row_exists.to(tl.float32), axis=0) * tl.sum(column_exists.to(tl.float32), axis=0)
-    return Patch(pixels, row_exists, column_exists, num_below)
+    num_rows = tl.minimum(peak.y + RADIUS, maps.height - 1) - tl.maximum(peak.y - RADIUS, 0) + 1
+    num_columns = tl.minimum(peak.x + RADIUS, maps.width - 1) - tl.maximum(peak.x - RADIUS, 0) + 1
+    num_below = 0.5 * (num_rows.to(tl.float32) * num_columns.to(tl.float32))
+    return Patch(
+        pixels,
+        tl.where(column_exists, across.to(tl.float32), FAR),
+        tl.where(row_exists, down.to(tl.float32), FAR),
+        num_below,
+    )
+
+
+@triton.jit
+def _total(one, other):
+    """The sum of products over a patch."""
+    return tl.sum(sum_of_products(one, other), axis=0)
 
 
 @triton.jit
@@ -51,57 +71,85 @@ def blob_step(maps, peak, RECIPE: tl.constexpr):
     """To the centre of a round Gaussian fitted to all pixels around a peak: a `Step`, with its covariance.
 
     Gauss and Newton's iterations, in which pixels that exceed the fit by far count little: see `fit_blob` of decode's
-    reference. The pixels are read once, and stay in registers. A Gaussian is a product, of a number for each column and
-    another for each row, which is 0 where the map has none: what lies beyond the border adds nothing to any sum.
+    reference. The pixels are read once, and stay in registers. Each lane adds up its part of a column first, so that no
+    more than 17 sums of an iteration are exchanged.
     """
     ITERATIONS: tl.constexpr = 8
     DAMPING: tl.constexpr = 1.001  # of the equations' diagonal
     LARGEST_GROWTH: tl.constexpr = 0.3  # of the log of the width in an iteration
-    TOLERATED: tl.constexpr = 0.025  # share of the amplitude that a pixel may exceed it by
-    TOLERATED_NOISE: tl.constexpr = 2.6  # or so many standard deviations
+    LEAST_TOLERATED: tl.constexpr = 1 / 0.025  # of a share of the amplitude that a pixel may exceed it by
+    LEAST_TOLERATED_NOISE: tl.constexpr = 1 / 2.6  # or of so many standard deviations
+    EXPONENT: tl.constexpr = -0.5 * 1.4426950408889634  # of 2
     SIGMA: tl.constexpr = RECIPE.FIELDS.blob_sigma
     NARROWEST: tl.constexpr = 0.4 * SIGMA
     WIDEST: tl.constexpr = 2.0 * SIGMA
     START: tl.constexpr = 0.8 * SIGMA
-    distance = tl.arange(0, RECIPE.FIT_WINDOW) - RECIPE.FIT_RADIUS
-    patch = _load_patch(maps, peak, distance, RECIPE)
+    patch = _load_patch(maps, peak, RECIPE)
     pixels = patch.pixels
+    over_noise = tl.sqrt(patch.num_below) * LEAST_TOLERATED_NOISE
 
     exists = peak.refinable
     center_x = tl.full([], 0.0, dtype=tl.float32)
     center_y = center_x
     sigma = center_x + START
     for _ in range(ITERATIONS):
-        u = distance - center_x
-        v = distance - center_y
+        u = patch.across - center_x
+        v = patch.down - center_y
+        uu = u * u
+        vv = v * v
         variance = sigma * sigma
-        along_x = tl.where(patch.column_exists, tl.exp(u * u * (-0.5 / variance)), 0.0)
-        along_y = tl.where(patch.row_exists, tl.exp(v * v * (-0.5 / variance)), 0.0)
-        shape = along_y[:, None] * along_x[None, :]
+        exponent = EXPONENT / variance
+        shape = tl.exp2(vv * exponent + (uu * exponent)[None, :])
 
-        in_columns = sum_of_products(pixels, along_y[:, None])
-        power = sum_of_products(along_x, along_x) * sum_of_products(along_y, along_y)
-        amplitude = sum_of_products(in_columns, along_x) / power
+        amplitude = _total(shape, pixels) * reciprocal(_total(shape, shape))
         exists = exists & (amplitude > 0)
         residuals = pixels - amplitude * shape
         below = tl.minimum(residuals, 0.0)
-        noise = tl.sqrt(tl.sum(sum_of_products(below, below), axis=0) / patch.num_below)
-        excess = tl.maximum(residuals, 0.0) / tl.maximum(TOLERATED * amplitude, TOLERATED_NOISE * noise)
-        weighted = shape / (1.0 + excess * excess)
+        per_tolerated = tl.minimum(LEAST_TOLERATED / amplitude, over_noise * tl.rsqrt(_total(below, below)))
+        excess = tl.maximum(residuals, 0.0) * per_tolerated
+        weighted = shape * reciprocal(1.0 + excess * excess)
 
-        m = moments_of(rounded_product(weighted, shape), u, v)
-        amplitude = tl.sum(sum_of_products(weighted, pixels), axis=0) / m.one
+        # Sums of each part of a column, with powers of v.
+        squares = rounded_product(weighted, shape)
+        squares_vv = rounded_product(squares, vv)
+        m = tl.sum(squares, axis=0)
+        m_v = sum_of_products(squares, v)
+        m_vv = tl.sum(squares_vv, axis=0)
+        m_vvv = sum_of_products(squares_vv, v)
+        m_vvvv = sum_of_products(squares_vv, vv)
+        m_q = uu * m + m_vv
+        one_sum = tl.sum(m, axis=0)
+        amplitude = _total(weighted, pixels) * reciprocal(one_sum)
         exists = exists & (amplitude > 0)
-        b = low_moments_of(rounded_product(weighted, pixels - amplitude * shape), u, v)
+        products = rounded_product(weighted, pixels - amplitude * shape)
+        b = tl.sum(products, axis=0)
+        b_v = sum_of_products(products, v)
+        b_vv = sum_of_products(products, vv)
+
+        # And of all, with q = u^2 + v^2.
+        u_sum = tl.sum(rounded_product(u, m), axis=0)
+        v_sum = tl.sum(m_v, axis=0)
+        uu_sum = tl.sum(rounded_product(uu, m), axis=0)
+        uv_sum = tl.sum(rounded_product(u, m_v), axis=0)
+        vv_sum = tl.sum(m_vv, axis=0)
+        uq_sum = tl.sum(rounded_product(u, m_q), axis=0)
+        vq_sum = tl.sum(uu * m_v + m_vvv, axis=0)
+        qq_sum = tl.sum(uu * (m_q + m_vv) + m_vvvv, axis=0)
         matrix = (
-            (m.one * DAMPING,),
-            (m.u, m.uu * DAMPING),
-            (m.v, m.uv, m.vv * DAMPING),
-            (m.uu + m.vv, m.uuu + m.uvv, m.uuv + m.vvv, (m.uuuu + 2.0 * m.uuvv + m.vvvv) * DAMPING),
+            (one_sum * DAMPING,),
+            (u_sum, uu_sum * DAMPING),
+            (v_sum, uv_sum, vv_sum * DAMPING),
+            (uu_sum + vv_sum, uq_sum, vq_sum, qq_sum * DAMPING),
         )
-        solution, is_definite = solve(matrix, (b.one, b.u, b.v, b.uu + b.vv), 0.0)
+        right = (
+            tl.sum(b, axis=0),
+            tl.sum(rounded_product(u, b), axis=0),
+            tl.sum(b_v, axis=0),
+            tl.sum(uu * b + b_vv, axis=0),
+        )
+        solution, is_definite = solve(matrix, right, 0.0)
         exists = exists & is_definite
-        scale = variance / amplitude
+        scale = variance * reciprocal(amplitude)
         center_x = _moved(center_x, solution[1] * scale, SIGMA)
         center_y = _moved(center_y, solution[2] * scale, SIGMA)
         growth = tl.minimum(tl.maximum(solution[3] * scale, -LARGEST_GROWTH), LARGEST_GROWTH)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from .sums import sum_of_products
+from .sums import reciprocal, sum_of_products
 
 
 class Moments(NamedTuple):
@@ -97,11 +97,12 @@ def solve(matrix, right, least_pivot):
 
     `matrix`: its lower triangle, row by row. `least_pivot`: of a diagonal element more than this must be left as a
     pivot. It is eliminated without pivoting, which positive definite matrices do not need: L D L^T, with the pivots D,
-    `factors` L and `rows` L D. Tuples are known to the compiler, and so all of it is unrolled.
+    `factors` L and `rows` L D. Tuples are known to the compiler, and so all of it is unrolled. Of a matrix that is not
+    positive definite the solution is NaN.
     """
     rows = ()
     factors = ()
-    pivots = ()
+    per_pivots = ()
     reduced_right = ()
     is_definite = matrix[0][0] > 0
     for i in tl.static_range(len(right)):
@@ -113,20 +114,20 @@ def solve(matrix, right, least_pivot):
             element = matrix[i][j]
             for k in tl.static_range(j):
                 element -= row_factors[k] * rows[j][k]
-            factor = element / pivots[j]
+            factor = element * per_pivots[j]
             pivot -= factor * element
             reduced -= factor * reduced_right[j]
             row += (element,)
             row_factors += (factor,)
         rows += (row,)
         factors += (row_factors,)
-        pivots += (pivot,)
+        per_pivots += (reciprocal(pivot),)
         reduced_right += (reduced,)
         is_definite = is_definite & (pivot > matrix[i][i] * least_pivot)
 
     solution = ()
     for i in tl.static_range(len(right) - 1, -1, -1):
-        unknown = reduced_right[i] / pivots[i]
+        unknown = reduced_right[i] * per_pivots[i]
         for j in tl.static_range(i + 1, len(right)):
             unknown -= factors[j][i] * solution[j - i - 1]
         solution = (unknown,) + solution  # noqa: RUF005

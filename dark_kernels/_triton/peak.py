@@ -43,3 +43,4 @@ class Recipe(NamedTuple):
     FIT_RADIUS: int  # of the pixels of a fit
     FIT_WINDOW: int  # a power of two, more than 2 FIT_RADIUS
     HAS_COVARIANCE: bool
+    FIT_LANES: int = 0  # that share the pixels of a blob's fit, see `fit_lanes`

@@ -215,3 +215,8 @@ def recipe_constants(recipe: OperatorRecipe, covariance: bool) -> Recipe:
         FIT_WINDOW=max(16, triton.next_power_of_2(2 * fit_radius + 1)),
         HAS_COVARIANCE=covariance,
     )
+
+
+def fit_lanes(recipe: Recipe, lanes: int) -> int:
+    """Choose how many of a program's lanes share the pixels of a blob's fit. Each has several pixels of a column."""
+    return min(max(lanes, recipe.FIT_WINDOW), recipe.FIT_WINDOW**2 // 2)

@@ -32,11 +32,14 @@ class Rectangle(NamedTuple):
     right: Any
 
 
-class Extremes(NamedTuple):
-    """The smallest and the largest of some pixels."""
+class Seen(NamedTuple):
+    """What a walk over a map has seen so far, lane by lane: its smallest pixel, and where large ones are."""
 
-    lowest: Any
-    highest: Any
+    lowest: Any  # [BLOCK_SIZE]
+    top: Any  # of groups of pixels, this and the others
+    bottom: Any
+    left: Any
+    right: Any
 
 
 class Columns(NamedTuple):
@@ -121,84 +124,88 @@ def scan_tiles(maps, largest, first_y, first_x, BLUR: tl.constexpr):
 
 
 @triton.jit
-def _load_activated(maps, index, exists, IS_WHOLE: tl.constexpr, SCAN: tl.constexpr, READING: tl.constexpr):
-    value = load_step(maps, index, exists, IS_WHOLE, SCAN).to(tl.float32)
-    return activated(value, maps.softmax, READING.ACTIVATION)
+def _seen_step(
+    seen,
+    maps,
+    start,
+    num_pixels,
+    level,
+    GROUP: tl.constexpr,
+    IS_WHOLE: tl.constexpr,
+    SCAN: tl.constexpr,
+    READING: tl.constexpr,
+):
+    """`Seen` after LOADS blocks of pixels from `start` on.
 
-
-@triton.jit
-def _extremes_of(maps, start, num_pixels, IS_WHOLE: tl.constexpr, SCAN: tl.constexpr, READING: tl.constexpr):
-    """`Extremes` of LOADS blocks of pixels from `start` on."""
-    lowest = tl.full([SCAN.BLOCK_SIZE], float("inf"), dtype=tl.float32)
-    highest = tl.full([SCAN.BLOCK_SIZE], float("-inf"), dtype=tl.float32)
-    for part in tl.static_range(SCAN.LOADS):
-        index = start + part * SCAN.BLOCK_SIZE + tl.arange(0, SCAN.BLOCK_SIZE)
-        exists = index < num_pixels
-        value = _load_activated(maps, index, exists, IS_WHOLE, SCAN, READING)
-        highest = tl.maximum(highest, value)
-        lowest = tl.minimum(lowest, value if IS_WHOLE else tl.where(exists, value, float("inf")))
-    return Extremes(tl.min(lowest, axis=0), tl.max(highest, axis=0))
-
-
-@triton.jit
-def _rectangle_of(maps, start, num_pixels, level, SCAN: tl.constexpr, READING: tl.constexpr):
-    """The smallest `Rectangle` that holds all pixels not below `level` of LOADS blocks from `start` on."""
-    FAR: tl.constexpr = 0x7FFFFFFF
-    BLOCK_SIZE: tl.constexpr = SCAN.BLOCK_SIZE
-    top = tl.full([BLOCK_SIZE], FAR, dtype=tl.int32)
-    bottom = tl.full([BLOCK_SIZE], -1, dtype=tl.int32)
-    left = top
-    right = bottom
-    for block_start in range(start, tl.minimum(start + BLOCK_SIZE * SCAN.LOADS, num_pixels), BLOCK_SIZE):
-        index = block_start + tl.arange(0, BLOCK_SIZE)
-        exists = index < num_pixels
-        is_seen = exists & (_load_activated(maps, index, exists, False, SCAN, READING) >= level)
-        row = row_of(index, maps.width, SCAN.USES_RECIPROCAL)
-        column = (index - row * maps.width).to(tl.int32)
-        row = row.to(tl.int32)
-        top = tl.where(is_seen, tl.minimum(top, row), top)
-        bottom = tl.where(is_seen, tl.maximum(bottom, row), bottom)
-        left = tl.where(is_seen, tl.minimum(left, column), left)
-        right = tl.where(is_seen, tl.maximum(right, column), right)
-    return Rectangle(tl.min(top, axis=0), tl.max(bottom, axis=0), tl.min(left, axis=0), tl.max(right, axis=0))
-
-
-@triton.jit
-def _where_at_least(maps, level, SCAN: tl.constexpr, READING: tl.constexpr):
-    """The smallest `Rectangle` that holds all pixels not below `level`, and the `Extremes` of the map.
-
-    Blocks without such a pixel are over with one maximum.
+    Pixels are looked at in groups of GROUP that follow each other in a lane, of which only the first one's place is
+    computed. Blocks without a large pixel are over with one vote.
     """
+    BLOCK_SIZE: tl.constexpr = SCAN.BLOCK_SIZE
+    NUM_GROUPS: tl.constexpr = BLOCK_SIZE // GROUP
+    lowest = seen.lowest
+    highest = tl.full([NUM_GROUPS], float("-inf"), dtype=tl.float32)
+    of_groups = ()
+    for part in tl.static_range(SCAN.LOADS):
+        index = start + part * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
+        exists = index < num_pixels
+        value = activated(
+            load_step(maps, index, exists, IS_WHOLE, SCAN).to(tl.float32), maps.softmax, READING.ACTIVATION
+        )
+        lowest = tl.minimum(lowest, value if IS_WHOLE else tl.where(exists, value, float("inf")))
+        if READING.ACTIVATION != "none" and not IS_WHOLE:
+            value = tl.where(exists, value, float("-inf"))
+        of_group = tl.max(tl.reshape(value, [NUM_GROUPS, GROUP]), axis=1)
+        highest = tl.maximum(highest, of_group)
+        of_groups += (of_group,)  # type: ignore[assignment]
+    top = seen.top
+    bottom = seen.bottom
+    left = seen.left
+    right = seen.right
+    if tl.max((highest >= level).to(tl.int32), axis=0) > 0:
+        for part in tl.static_range(SCAN.LOADS):
+            is_seen = of_groups[part] >= level
+            first_pixel = start + part * BLOCK_SIZE + tl.arange(0, NUM_GROUPS) * GROUP
+            row = row_of(first_pixel, maps.width, SCAN.USES_RECIPROCAL)
+            first = (first_pixel - row * maps.width).to(tl.int32)
+            row = row.to(tl.int32)
+            last = first + (GROUP - 1)
+            goes_on = last >= maps.width  # in the next row, or in more of them
+            top = tl.where(is_seen, tl.minimum(top, row), top)
+            bottom = tl.where(is_seen, tl.maximum(bottom, tl.where(goes_on, row + (GROUP - 1), row)), bottom)
+            left = tl.where(is_seen, tl.minimum(left, tl.where(goes_on, 0, first)), left)
+            right = tl.where(is_seen, tl.maximum(right, tl.where(goes_on, maps.width - 1, last)), right)
+    return Seen(lowest, top, bottom, left, right)
+
+
+@triton.jit
+def _where_at_least(maps, level, SCAN: tl.constexpr, BLUR: tl.constexpr):
+    """A `Rectangle` that holds all pixels not below `level`, hardly larger than it must be, and the map's smallest."""
     FAR: tl.constexpr = 0x7FFFFFFF
-    STEP: tl.constexpr = SCAN.BLOCK_SIZE * SCAN.LOADS
+    # The rectangle is up to GROUP - 1 columns too wide, and columns near a border that mirrors are dear.
+    GROUP: tl.constexpr = 4 if BLUR.PADDING == "zeros" else 2
+    READING: tl.constexpr = BLUR.READING
+    BLOCK_SIZE: tl.constexpr = SCAN.BLOCK_SIZE
+    STEP: tl.constexpr = BLOCK_SIZE * SCAN.LOADS
     zero = tl.full([], 0, dtype=tl.int64 if SCAN.WIDE_INDEX else tl.int32)
     num_pixels = (zero + maps.height) * maps.width
-    extremes = Extremes(tl.full([], float("inf"), dtype=tl.float32), tl.full([], float("-inf"), dtype=tl.float32))
-    far = tl.full([], FAR, dtype=tl.int32)
-    near = Rectangle(far, -far, far, -far)
-    for start in range(zero, num_pixels, STEP):
-        if start + STEP <= num_pixels:
-            step = _extremes_of(maps, start, num_pixels, True, SCAN, READING)
-        else:
-            step = _extremes_of(maps, start, num_pixels, False, SCAN, READING)
-        extremes = Extremes(tl.minimum(extremes.lowest, step.lowest), tl.maximum(extremes.highest, step.highest))
-        if step.highest >= level:
-            seen = _rectangle_of(maps, start, num_pixels, level, SCAN, READING)
-            near = Rectangle(
-                tl.minimum(near.top, seen.top),
-                tl.maximum(near.bottom, seen.bottom),
-                tl.minimum(near.left, seen.left),
-                tl.maximum(near.right, seen.right),
-            )
-    return near, extremes
+    far = tl.full([BLOCK_SIZE // GROUP], FAR, dtype=tl.int32)
+    seen = Seen(tl.full([BLOCK_SIZE], float("inf"), dtype=tl.float32), far, -far, far, -far)
+    first_rest = num_pixels // STEP * STEP
+    for start in range(zero, first_rest, STEP):
+        seen = _seen_step(seen, maps, start, num_pixels, level, GROUP, True, SCAN, READING)
+    if first_rest < num_pixels:
+        seen = _seen_step(seen, maps, first_rest, num_pixels, level, GROUP, False, SCAN, READING)
+    bottom = tl.minimum(tl.max(seen.bottom, axis=0), maps.height - 1)
+    near = Rectangle(tl.min(seen.top, axis=0), bottom, tl.min(seen.left, axis=0), tl.max(seen.right, axis=0))
+    return near, tl.min(seen.lowest, axis=0)
 
 
 @triton.jit
 def _near_index(index, size, PADDING: tl.constexpr):
     """`source_index` of an index beyond the border by less than `size`: without a division."""
     if PADDING == "reflect":
-        index = tl.abs(index)
-        index = (size - 1) - tl.abs((size - 1) - index)
+        index = tl.where(index < 0, -index, index)
+        index = tl.where(index < size, index, 2 * size - 2 - index)
     elif PADDING == "symmetric":
         index = tl.where(index < 0, -1 - index, index)
         index = tl.where(index < size, index, 2 * size - 1 - index)
@@ -238,7 +245,8 @@ def _blurred_row(maps, y, x, IS_INSIDE: tl.constexpr, BLUR: tl.constexpr):
     """A row, which may lie beyond the border, blurred along itself at the columns x: [STRIP]."""
     place = clamped(y, maps.height)
     if BLUR.PADDING != "zeros":
-        place = _near_index(y, maps.height, BLUR.PADDING)
+        # The last iteration goes beyond what mirrors, with rows that no result depends on.
+        place = tl.maximum(_near_index(y, maps.height, BLUR.PADDING), 0)
     row_ptr = maps.plain.ptr + (place.to(tl.int64) * maps.plain.stride_h + x.to(tl.int64) * maps.plain.stride_w)
     blurred = _pixels_beside(maps, row_ptr, place, x, 0, IS_INSIDE, BLUR) * BLUR.WEIGHTS[0]
     for distance in tl.static_range(1, BLUR.TAPS.RADIUS + 1):
@@ -315,8 +323,8 @@ def _scan_strips(maps, found, rectangle, BLUR: tl.constexpr):
 
 
 @triton.jit
-def scan_blurred_map(maps, largest, first_y, first_x, SCAN: tl.constexpr, BLUR: tl.constexpr):
-    """As `scan_tiles`, but in strips where it can be.
+def scan_blurred_map(maps, largest, highest, first_y, first_x, SCAN: tl.constexpr, BLUR: tl.constexpr):
+    """As `scan_tiles`, but in strips where it can be. `highest`: the largest pixel of the map itself.
 
     Only the smallest rectangle is blurred that holds all pixels which see one that reaches what the blurred map is
     known to reach, at (first_y, first_x).
@@ -335,8 +343,8 @@ def scan_blurred_map(maps, largest, first_y, first_x, SCAN: tl.constexpr, BLUR: 
         known = tl.maximum(tl.max(blur_points(maps, place + first_y, place + first_x, BLUR), axis=0), largest)
         level = known * (1 - MARGIN)
         level = tl.where(level > 0, level, float("-inf"))  # beyond the border a blur sees zeros
-        near, extremes = _where_at_least(maps, level, SCAN, BLUR.READING)
-        in_strips = (extremes.lowest >= -LIMIT) & (extremes.highest <= LIMIT)
+        near, lowest = _where_at_least(maps, level, SCAN, BLUR)
+        in_strips = (lowest >= -LIMIT) & ((highest > LIMIT) == 0)  # of a NaN nothing is asked but an end
         if BLUR.PADDING != "zeros":
             in_strips = in_strips & (maps.height > RADIUS) & (maps.width > RADIUS)
         if in_strips:

@@ -25,7 +25,7 @@ from .._triton.maps import (
     map_of,
 )
 from .._triton.peak import Peak, Recipe
-from .._triton.refine import recipe_constants, refine
+from .._triton.refine import fit_lanes, recipe_constants, refine
 from .._triton.registers import register_limit
 from .._triton.search import first_maximum, scan_blurred_map
 from .._triton.totals import mass_around, relative_to, softmax_of, sum_of_lanes, total_of, weight_of
@@ -358,7 +358,8 @@ def _decode_fwd_kernel(
     lowest = tl.full([], float("-inf"), dtype=tl.float32)
     if RECIPE.FIELDS.argmax_on == "blurred":
         first_y = (index // width).to(tl.int32)
-        found = scan_blurred_map(maps, lowest, first_y, (index % width).to(tl.int32), SCAN, BLUR)
+        first_x = (index % width).to(tl.int32)
+        found = scan_blurred_map(maps, lowest, raw_maximum, first_y, first_x, SCAN, BLUR)
         # A map with a NaN has no peak. Its index, of which the scan says nothing then, must stay in the map.
         has_nan = raw_maximum != raw_maximum
         peak = tl.where(has_nan, raw_maximum, found.value)
@@ -376,7 +377,8 @@ def _decode_fwd_kernel(
         index = index.to(tl.int64)
         if valid & (peak < float("inf")):  # beside an infinite pixel no other has a place
             first_y = (index // width).to(tl.int32)
-            index = scan_blurred_map(maps, lowest, first_y, (index % width).to(tl.int32), SCAN, RECIPE.FILTER).index
+            first_x = (index % width).to(tl.int32)
+            index = scan_blurred_map(maps, lowest, raw_maximum, first_y, first_x, SCAN, RECIPE.FILTER).index
     y = (index // width).to(tl.int32)
     x = (index - y.to(index.dtype) * width).to(tl.int32)
 
@@ -500,7 +502,7 @@ def decode_fwd(
             {
                 "OFFSET_SCALE": extras.offset_scale,
                 "SCAN": _scan_of(heatmaps, extras, program, total_of(fields)),
-                "RECIPE": recipe._replace(BLUR=blur, FILTER=matched),
+                "RECIPE": recipe._replace(BLUR=blur, FILTER=matched, FIT_LANES=fit_lanes(recipe, strip)),
                 "num_warps": program["num_warps"],
                 **register_limit(_work_of(recipe, extras.flip)),
             },

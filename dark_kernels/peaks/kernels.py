@@ -26,7 +26,7 @@ from .._triton.maps import (
     row_of,
 )
 from .._triton.peak import Peak, Recipe
-from .._triton.refine import recipe_constants, refine
+from .._triton.refine import fit_lanes, recipe_constants, refine
 from .._triton.registers import register_limit
 from .._triton.search import bound_of_tile, scan_blurred_map
 from .._triton.totals import mass_around, relative_to, softmax_of, sum_of_lanes, total_of, weight_of
@@ -368,7 +368,8 @@ def _find_peaks_fwd_kernel(
                 index = _first_place_of(largest, maps, blocks, NO_INDEX, SCAN)
                 y = (index // width).to(tl.int32)
                 nothing_yet = tl.full([], float("-inf"), dtype=tl.float32)
-                blurred_maximum = scan_blurred_map(maps, nothing_yet, y, (index % width).to(tl.int32), SCAN, BLUR).value
+                x = (index % width).to(tl.int32)
+                blurred_maximum = scan_blurred_map(maps, nothing_yet, raw_maximum, y, x, SCAN, BLUR).value
                 scale = tl.where(blurred_maximum > 0, raw_maximum / blurred_maximum, 1.0)
             best_peaks = _search_blurred_map(best_peaks, maps, scale, threshold, NO_INDEX, SQUARE, BLUR)
     elif not SEARCHES_AT_ONCE:
@@ -492,7 +493,7 @@ def find_peaks_fwd(
                 "LENGTH": triton.next_power_of_2(rule.max_peaks),
                 "SQUARE": Square(rule.window, rule.plateau),
                 "SCAN": scan,
-                "RECIPE": recipe._replace(BLUR=blur),
+                "RECIPE": recipe._replace(BLUR=blur, FIT_LANES=fit_lanes(recipe, strip)),
                 "num_warps": program["num_warps"],
                 **register_limit(_work_of(recipe, scan.WIDE_INDEX)),
             },

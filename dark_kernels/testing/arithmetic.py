@@ -23,6 +23,8 @@ class Arithmetic:
         shifts_sums: Whether the equations of a blob are summed over distances from the peak's pixel and over residuals
             of the first amplitude, all at once, and then shifted to its centre and made those of the second.
         blob: dtype of the fit of a blob; None for that of the step.
+        uses_inverse_roots: Whether a fit's pivots and weights are divided by as a product with a reciprocal, the square
+            of an inverse root, which is off by 6 u.
     """
 
     blur: torch.dtype
@@ -35,6 +37,12 @@ class Arithmetic:
     sums_rows_first: bool = False
     shifts_sums: bool = False
     blob: torch.dtype | None = None
+    uses_inverse_roots: bool = False
+
+    @property
+    def eliminates_with(self) -> int:
+        """Roundings of an elimination besides those of Higham's theorems: of a factor, and of a last quotient."""
+        return 12 if self.uses_inverse_roots else 0
 
 
 _REFLECTED = ("reflect", "symmetric")
@@ -58,6 +66,7 @@ TRITON = Arithmetic(
     subtracts_blurred_peak=("zeros", *_REFLECTED),
     narrow_radius=5,
     sums_rows_first=True,
+    uses_inverse_roots=True,
 )
 """The Triton kernels, compiled or interpreted."""
 

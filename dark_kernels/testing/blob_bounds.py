@@ -13,13 +13,14 @@ an error there makes of the step is the derivative of the step by it, which auto
     |e| <= sum |d step / d number| * size
 
 over all numbers. Their sizes: n u sum |addends| for a sum of n, with the roundings of its products besides (as in
-`fit_bounds.py`); 4 u for exp, and 2 |a| u for its argument a; 4 u for a quotient; (3 m + 1) u sqrt(G_ii G_jj) for the
-elimination of m equations with the matrix G. Where a backend sums over distances from the peak's pixel and over the
-residuals of the first amplitude, and has the equations of the centre and of the second amplitude from these
-(`Arithmetic.shifts_sums`), the addends are larger than what is left of them: |u| + |x| for u - x, and |r| + |da| e for
-r - da e, with the difference da of the amplitudes. Beyond first order in these the equations are
-off by rho / (1 - rho) of it, rho being the norm of |G^-1| dG. Signs count: the error of an amplitude, for one, hardly
-moves the centre.
+`fit_bounds.py`); 4 u for exp, and 2 |a| u for its argument a; 4 u for a quotient, and 7 u for a product with a
+reciprocal that is the square of an inverse root; (3 m + 1) u sqrt(G_ii G_jj) for the elimination of m equations with
+the matrix G, and 12 u more where its quotients are such products. Where a backend sums over distances from the peak's
+pixel and over the residuals of the first amplitude, and has the equations of the centre and of the second amplitude
+from these (`Arithmetic.shifts_sums`), the addends are larger than what is left of them: |u| + |x| for u - x, and
+|r| + |da| e for r - da e, with the difference da of the amplitudes. Beyond first order in these the equations are off
+by rho / (1 - rho) of it, rho being the norm of |G^-1| dG. Signs count: the error of an amplitude, for one, hardly moves
+the centre.
 
 *Errors keep their signs*, as in `fit_bounds.py`: the state's error is S b, a matrix S of sensitivities and sizes b of
 what each iteration so far has added. An iteration at its fixed point forgets nearly all of what came before, and in the
@@ -74,7 +75,7 @@ def bound_blob(
     tiny = torch.finfo(dtype).tiny
     patches = _cut(maps, x, y, side // 2, roundoff, tiny, errors)
     sums_rows_first = arithmetic.sums_rows_first and not arithmetic.shifts_sums
-    rules = _Rules(2 * side if sums_rows_first else side * side, arithmetic.shifts_sums, roundoff, tiny)
+    rules = _Rules(2 * side if sums_rows_first else side * side, arithmetic, roundoff, tiny)
     blocks = zip(*(each.split(max(_BLOCK // side**2, 1)) for each in patches), strict=True)
     with torch.enable_grad():
         sigma = recipe.expected_sigma
@@ -99,7 +100,7 @@ class _Rules(NamedTuple):
     """How a backend rounds."""
 
     num_additions: int  # of a sum over a patch, one after the other
-    shifts_sums: bool
+    arithmetic: Arithmetic
     roundoff: float
     tiny: float
 
@@ -256,7 +257,8 @@ class _Iteration(NamedTuple):
 
 def _iterate(patches: _Patches, state: Tensor, errors: _Errors, rules: _Rules) -> _Iteration:
     """One iteration as `reference.fit_blob` has it, but for its limits, with every number's error on the way."""
-    roundoff = rules.roundoff
+    roundoff, arithmetic = rules.roundoff, rules.arithmetic
+    quotient = 7 if arithmetic.uses_inverse_roots else 4
     off = errors.reach()
     shifts = torch.cat([torch.zeros_like(off)[None], torch.diag_embed(off).movedim(1, 0)])
     points = (state + shifts).detach().requires_grad_()  # [4, maps, 3]
@@ -276,7 +278,7 @@ def _iterate(patches: _Patches, state: Tensor, errors: _Errors, rules: _Rules) -
 
     def amplitude_of(weights: Tensor) -> Tensor:
         amplitude = summed(weights * e * pixels, 6) / summed(weights * e * e, 6)
-        return rounded(amplitude, 4 * roundoff * amplitude.abs())
+        return rounded(amplitude, quotient * roundoff * amplitude.abs())
 
     def residuals_of(amplitude: Tensor) -> Tensor:
         residuals = pixels - amplitude * e
@@ -315,9 +317,9 @@ def _iterate(patches: _Patches, state: Tensor, errors: _Errors, rules: _Rules) -
     tolerated = rounded(tolerated, either + 12 * roundoff * tolerated)
     weights = inside / (1 + residuals.clamp(min=0).square() / tolerated)
     weights = rounded(weights, 16 * roundoff * weights)
-    if rules.shifts_sums:
+    if arithmetic.shifts_sums:
         change = summed(weights * e * residuals, 6) / summed(weights * e * e, 6)
-        change = rounded(change, 4 * roundoff * change.abs())
+        change = rounded(change, quotient * roundoff * change.abs())
         second = rounded(first + change, roundoff * (first + change).abs())
         sources = residuals.abs() + (change * e).abs()
         residuals = residuals - change * e
@@ -332,9 +334,9 @@ def _iterate(patches: _Patches, state: Tensor, errors: _Errors, rules: _Rules) -
     matrix = product(weighted.mT, terms)
     matrix = matrix + reference.BLOB_DAMPING * torch.diag_embed(matrix.diagonal(dim1=-2, dim2=-1))
     diagonal = matrix.diagonal(dim1=-2, dim2=-1)
-    eliminated = 3 * diagonal.shape[-1] + 1
+    eliminated = 3 * diagonal.shape[-1] + 1 + arithmetic.eliminates_with
     sizes, sources = terms.abs(), sources.flatten(-2)
-    if rules.shifts_sums:  # a distance from the centre is made of two
+    if arithmetic.shifts_sums:  # a distance from the centre is made of two
         far_x, far_y = distance.abs() + center_x.abs(), distance.abs()[:, None] + center_y.abs()
         sizes = torch.stack(torch.broadcast_tensors(torch.ones_like(q), far_x, far_y, far_x**2 + far_y**2), -1)
         sizes = (sizes * e[..., None]).flatten(-3, -2)
@@ -347,7 +349,7 @@ def _iterate(patches: _Patches, state: Tensor, errors: _Errors, rules: _Rules) -
     right = rounded(right, (num_roundings + 10) * roundoff * right_off)
     solution = torch.linalg.solve_ex(matrix, right)[0]
     steps = solution[..., 1:, :] * variance / second
-    steps = rounded(steps, 8 * roundoff * steps.abs())
+    steps = rounded(steps, (4 + quotient) * roundoff * steps.abs())
 
     scale = diagonal[0].detach().rsqrt()
     scales = scale[..., None] * scale[..., None, :]

@@ -7,7 +7,8 @@ logs z and terms f. With fitted values q = f' c the errors of weights and logs, 
     (G + dG) dc = sum (dw (z - q) + (w + dw) dz) f + db - dG' c,
 
 where db and dG' are what rounding adds: n u sum |w z f| and n u sum w |f f'| for sums with n roundings each, and
-(3 m + 1) u sqrt(G_ii G_jj) for an elimination without pivoting of m equations (Higham, theorems 10.3 and 10.4), and
+(3 m + 1) u sqrt(G_ii G_jj) for an elimination without pivoting of m equations (Higham, theorems 10.3 and 10.4), with
+12 u besides where factors and last quotients are off by 6 u more (`Arithmetic.uses_inverse_roots`), and
 dG = dG' + sum dw f f'. An addition is off by no more than its smaller operand, so n counts pixels that weigh something,
 and the others add their sum each time.
 
@@ -118,7 +119,10 @@ def bound_fit(
 
     def solve(weights: _Weights, is_round: bool) -> _Solution:
         chosen = _round(terms) if is_round else terms
-        return _bound_solution(weights, logs, log_errors, chosen, radius, num_additions, roundoff, is_round)
+        num_eliminated = 3 * chosen.shape[1] + 1 + arithmetic.eliminates_with
+        return _bound_solution(
+            weights, logs, log_errors, chosen, radius, num_additions, num_eliminated, roundoff, is_round
+        )
 
     def weigh(fit: _Solution, kept: _Kept) -> _Weights:
         """exp(2 q) of the pixels that are taken, over their maximum, times what is kept of them."""
@@ -237,7 +241,7 @@ class _Solution(NamedTuple):
 
 def _bound_solution(
     weights: _Weights, logs: Tensor, log_errors: Tensor, terms: Tensor, radius: int, num_additions: int,
-    roundoff: float, is_round: bool,
+    num_eliminated: int, roundoff: float, is_round: bool,
 ) -> _Solution:  # fmt: skip
     matrix = _moments(weights.values, terms)
     diagonal = matrix.diagonal(dim1=-2, dim2=-1)
@@ -247,8 +251,7 @@ def _bound_solution(
     num_roundings = num_products + (~little).sum(-1, keepdim=True).clamp(max=num_additions)
     lost = num_additions * torch.where(little, weights.values, 0.0)
     rounded = _moments(num_roundings * roundoff * weights.values + lost, terms.abs())
-    eliminated = (3 * terms.shape[1] + 1) * roundoff
-    rounded = rounded + eliminated * (diagonal[..., None] * diagonal[..., None, :]).sqrt()
+    rounded = rounded + num_eliminated * roundoff * (diagonal[..., None] * diagonal[..., None, :]).sqrt()
     right = product(weights.values * logs, terms)
     coefficients = torch.linalg.solve_ex(matrix, right)[0]
     scale = diagonal.clamp(min=torch.finfo(torch.float64).tiny).rsqrt()
