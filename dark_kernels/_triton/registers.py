@@ -31,7 +31,7 @@ LIMITS = {
     "decode, fit": Limit(128, before_3_7=136),
     "decode, matched search": Limit(168),
     "decode, flip test": Limit(120, before_3_7=144),
-    "decode, flip test, fit or wide search": Limit(136, before_3_7=224),
+    "decode, flip test, fit or wide search": Limit(136, before_3_7=232),
     "decode, flip test, matched search": Limit(168, before_3_7=224),
     "decode, flip test of logits or masses": Limit(152, before_3_7=168),
     "find_peaks": Limit(128),
