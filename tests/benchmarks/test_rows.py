@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from benchmarks import measure, peers, rows
 from benchmarks.rows import Row
+from benchmarks.unfinished import Unfinished
 
 
 class FakeBenchmark:
@@ -76,22 +78,31 @@ def test_what_is_not_installed_is_skipped(request: pytest.FixtureRequest) -> Non
         _time(_row(call=call), request)
 
 
-def test_wrong_and_skipped_rows_are_collected_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_and_skipped_rows_are_kept_apart(tmp_path: Path, record: dict[str, Any]) -> None:
     from benchmarks import conftest
 
-    monkeypatch.setattr(conftest, "_wrong", [])
-    monkeypatch.setattr(conftest, "_skipped", [])
+    unfinished = Unfinished(tmp_path / "rows.jsonl", record)
+    stash = {conftest._UNFINISHED: unfinished}
 
-    def report(skipped: bool, properties: list[tuple[str, Any]]) -> Any:
-        longrepr = ("rows.py", 1, "Skipped: why") if skipped else None
-        fields = {"nodeid": "test_decode.py::test_decode[x]", "skipped": skipped, "longrepr": longrepr}
-        return types.SimpleNamespace(**fields, user_properties=properties)
+    def report(name: str, skipped: bool, properties: list[tuple[str, Any]], reason: str = "Skipped: why") -> None:
+        item: Any = types.SimpleNamespace(
+            name=name, user_properties=properties, config=types.SimpleNamespace(stash=stash)
+        )
+        longrepr = ("rows.py", 1, reason) if skipped else None
+        result = types.SimpleNamespace(skipped=skipped, longrepr=longrepr)
+        hook = conftest.pytest_runtest_makereport(item)
+        next(hook)
+        with pytest.raises(StopIteration):
+            hook.send(types.SimpleNamespace(get_result=lambda: result))  # type: ignore[attr-defined]
 
-    conftest.pytest_runtest_logreport(report(True, [(rows.WRONG, {"reason": "off"})]))
-    conftest.pytest_runtest_logreport(report(False, [(rows.WRONG, {"reason": "off"})]))  # the teardown says it again
-    conftest.pytest_runtest_logreport(report(True, []))
-    assert conftest._wrong == [{"reason": "off"}]
-    assert conftest._skipped == [{"name": "test_decode[x]", "reason": "Skipped: why"}]
+    wrong = [(rows.WRONG, {"reason": "off"})]
+    report("x", True, wrong)
+    report("x", False, wrong)  # the teardown says it again
+    report("y", True, [])
+    report("z", True, [], f"Skipped: {conftest._NO_TIME}")  # a later run has it
+    assert unfinished.rows["wrong"] == [{"reason": "off"}]
+    assert unfinished.rows["skipped"] == [{"name": "y", "reason": "Skipped: why"}]
+    assert unfinished.names == {"x", "y"}
 
 
 @pytest.fixture
