@@ -93,7 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.append(f"--bench-until={time.time() + 60 * options.minutes}")
         if options.expression:
             command += ["-k", options.expression]
-        code = subprocess.run(command, cwd=_FOLDER.parent, check=False).returncode
+        # Of a pytest that this was called by nothing holds for the one below.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        code = subprocess.run(command, cwd=_FOLDER.parent, env=environment, check=False).returncode
         if code not in (0, pytest.ExitCode.NO_TESTS_COLLECTED) or not kept.exists():
             # Rows that were measured before are kept, but nobody is shown a selection.
             print(f"benchmarks.run: pytest exited with {code}; no results written", file=sys.stderr)
