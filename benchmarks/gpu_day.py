@@ -45,7 +45,7 @@ class Step(NamedTuple):
 
 
 class Day:
-    """What is done of a commit, and how much time is left.
+    """The list of what is done of a commit, and the time that is left.
 
     Args:
         path: Of the list of what is done.

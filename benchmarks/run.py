@@ -56,7 +56,7 @@ def kept_rows(device: str, folder: Path) -> Path:
 
 
 def _num_rows(device: str) -> int:
-    """Of all suites, those included that cannot run on this machine."""
+    """Count the rows of all suites, those included that cannot run on this machine."""
     from benchmarks.suites import SUITES  # seconds, which no run needs that ends before
 
     return sum(len(suite.rows_of(case, device)) for suite in SUITES.values() for case in suite.cases[device])

@@ -107,18 +107,18 @@ class Group:
 
     @functools.cached_property
     def inputs(self) -> list[Any]:
-        """What rows rotate through."""
+        """Copies that rows rotate through."""
         inputs = self.suite.inputs(self.case, self.device)
         num_bytes = self.suite.rotated_bytes and self.suite.rotated_bytes(self.case)
         return workloads.rotated_inputs(inputs, measure.cache_bytes(self.device), num_bytes)
 
     @functools.cached_property
     def truth(self) -> Any:
-        """What outputs for the first input are compared with."""
+        """The truth about the first input, which outputs are compared with."""
         return self.suite.truth(self)
 
     def bind(self, function: Function) -> Callable[[Any], Any]:
-        """What takes inputs and calls a function as the suite calls all of them."""
+        """Return a function of inputs that calls this one as the suite calls all of them."""
         run, case = self.suite.run, self.case
         return function if run is None else lambda inputs: run(function, inputs, case)
 
@@ -130,7 +130,7 @@ def reference_in_float64(group: Group) -> Any:
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Suite:
-    """What is timed of an operation, and against what.
+    """An operation as it is timed, and against what.
 
     Attributes:
         cases: Of "cpu" and of "cuda". A CPU launches no kernels: there the rows that only do that are left out.

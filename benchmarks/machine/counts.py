@@ -1,4 +1,4 @@
-"""What a launch keeps busy: its instructions by the unit that runs them, its bytes, and the chains of its programs."""
+"""Counts of a launch: its instructions by the unit that runs them, its bytes, and the chains of its programs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _UNITS = {
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What a launch does in all.
+    """Sums over a launch.
 
     Attributes:
         kernel: Its name.

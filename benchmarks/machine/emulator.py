@@ -36,7 +36,7 @@ _LARGEST_LATE = 2**26
 
 @dataclasses.dataclass(frozen=True)
 class Freedom:
-    """What a GPU is free to do.
+    """Freedoms that a GPU has.
 
     Attributes:
         seed: Of the order in which programs run; None for their own.
@@ -68,7 +68,7 @@ PUBLISHED = Latencies()
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """What a launch did, as far as it was run.
+    """The doings of a launch, as far as it was run.
 
     Attributes:
         instructions: The code.

@@ -1,4 +1,4 @@
-"""What the package would launch on a GPU, compiled for sm_90 and handed over with the tensors of the call.
+"""Launches that the package would make on a GPU, compiled for sm_90 and handed over with the tensors of the call.
 
 The package is told that Triton serves CPU tensors, as it is in the interpreter; kernels are compiled by Triton's own
 specialisation and compiler. Nothing here is known of what is then done with a launch.

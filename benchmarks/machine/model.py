@@ -89,7 +89,7 @@ def resident_programs(work: Work) -> int:
 
 
 def _cycles_of_units(work: Work) -> dict[str, float]:
-    """Of one multiprocessor, if all are as busy as each other."""
+    """Numbers of one multiprocessor, if all are as busy as each other."""
     count = work.units.get
     schedulers = _SCHEDULERS * _MULTIPROCESSORS
     shared = max(count("shared_cycles", 0.0), count("shared", 0.0))

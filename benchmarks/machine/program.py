@@ -68,7 +68,7 @@ class Program:
 
 @functools.lru_cache(maxsize=512)
 def program(cubin: bytes) -> Program:
-    """What a cubin with one kernel does."""
+    """The program of a cubin with one kernel."""
     listing = disassemble(cubin)
     code = (Native * (len(listing.instructions) + 1))()
     bodies: dict[int, str] = {}

@@ -1,4 +1,4 @@
-"""What the emulator needs besides Python: a C compiler, and the disassembler that comes with Triton."""
+"""Tools that the emulator needs besides Python: a C compiler, and the disassembler that comes with Triton."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def note(name: str, text: str) -> None:
 
 
 def noted(name: str) -> str | None:
-    """What was kept under that name."""
+    """Return the content that was kept under that name."""
     path = cache() / name
     return path.read_text(encoding="utf-8") if path.exists() else None
 

@@ -163,7 +163,7 @@ class Writer:
         return f"({sign}{f'fabsf({value})' if magnitude else value})"
 
     def address(self, operand: str) -> str:
-        """Of a lane: 64 bits for global memory, an offset for shared memory."""
+        """Address of a lane: 64 bits for global memory, an offset for shared memory."""
         match = re.fullmatch(r"(?:desc\[UR\d+\])?\[(.*)\]", operand)
         if match is None:
             raise self.unknown(f"the address {operand!r}")
@@ -245,7 +245,7 @@ def is_predicate(operand: str) -> bool:
 
 
 def _signs(operand: str) -> tuple[str, bool, str]:
-    """What -|R0| is made of: the sign, whether its magnitude is taken, and the rest."""
+    """The parts of -|R0|: the sign, whether its magnitude is taken, and the rest."""
     sign = "-" if operand.startswith("-") else ""
     rest = operand.removeprefix("-")
     return sign, rest.startswith("|"), rest.replace("|", "")

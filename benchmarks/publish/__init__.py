@@ -1,1 +1,1 @@
-"""What the pages say: tables, pictures, and the page about accuracy."""
+"""The content of the pages: tables, pictures, and the page about accuracy."""

@@ -37,7 +37,7 @@ def case_of(workload: Workload, dtype: str = "float32", *others: str) -> Case:
 
 
 def make_pair(case: Case, device: str) -> Pair:
-    """What a perfect network would make of images and mirrored images, left and right swapped."""
+    """Outputs that a perfect network would make of images and mirrored images, left and right swapped."""
     heatmaps = case.heatmaps(device)
     return Pair(heatmaps, heatmaps[:, _flip_indices(case.workload)].flip(-1).contiguous())
 

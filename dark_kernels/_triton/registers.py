@@ -1,4 +1,4 @@
-"""How many registers a thread may take, for each kind of work.
+"""Registers that a thread may take, for each kind of work.
 
 NVIDIA's compiler aims at the next step of occupancy and spills a word or two to reach it. Named a limit it stays below
 that. Each limit spills nothing on any GPU of `make compile-report`, and one of an older Triton on compute capabilities

@@ -33,7 +33,7 @@ class Rectangle(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What a walk over a map has seen so far, lane by lane: its smallest pixel, and where large ones are."""
+    """Seen so far in a walk over a map, lane by lane: its smallest pixel, and where large ones are."""
 
     lowest: Any  # [BLOCK_SIZE]
     top: Any  # of groups of pixels, this and the others

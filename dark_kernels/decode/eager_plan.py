@@ -166,7 +166,7 @@ def _make_plan(
 
 @functools.lru_cache(maxsize=32)
 def rows_per_group(height: int, width: int, dtype: torch.dtype) -> int:
-    """How many rows of a map of that shape have their maximum taken at once."""
+    """Count the rows of a map of that shape whose maxima are taken at once."""
     group_size = _GROUP_SIZE_OF_HALVES if dtype.itemsize == 2 else _GROUP_SIZE
     divisors = [rows for rows in range(1, height + 1) if height % rows == 0]
     long_enough = [rows for rows in divisors if rows * width >= group_size] or [height]
@@ -322,7 +322,7 @@ def reflected(index: Tensor, size: int, padding: str) -> Tensor:
 
 
 def evenly(count: int, most: int, multiple: int = 1) -> int:
-    """How many are in each part where as few parts as possible have no more than `most`, a multiple of another number.
+    """Size of each part where as few parts as possible have no more than `most`, a multiple of another number.
 
     At least one multiple; the last part takes what is left.
     """

@@ -43,17 +43,17 @@ class Smoothing(NamedTuple):
 
     @property
     def radius(self) -> int:
-        """How far it reaches."""
+        """Its reach in pixels."""
         return len(self.taps) - 1
 
     @property
     def margin(self) -> int:
-        """How far from the raw maximum's row the smoothed one is looked for."""
+        """Rows above and below the raw maximum's in which the smoothed one is looked for."""
         return max(_MARGIN, (self.radius + 3) // 2)
 
     @property
     def side(self) -> int:
-        """Of how many rows a band has the numbers of the whole map."""
+        """Rows of a band that have the numbers of the whole map."""
         return 2 * self.margin + 1
 
 
@@ -278,7 +278,7 @@ def _filter(padded: Tensor, axis: int, taps: tuple[float, ...]) -> Tensor:
 
 
 def _norms_of(size: int, smoothing: Smoothing, like: Tensor) -> Tensor | None:
-    """What a matched filter is divided by at each pixel of an axis, [size]; None for a blur."""
+    """Divisors of a matched filter at each pixel of an axis, [size]; None for a blur."""
     if not smoothing.is_matched:
         return None
     # A tensor made while a CUDA graph is captured belongs to that graph, so only those on CPU are kept.
@@ -460,14 +460,14 @@ class _Found(NamedTuple):
 
 
 def _find_first(smoothed: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the maximum is in each of N maps, [N], and what lies around it in the given places, [N, 5]."""
+    """Find the maximum of each of N maps, [N], and what lies around it in the given places, [N, 5]."""
     lines = smoothed.view(smoothed.shape[0], -1)
     index = argmax_of_lines(lines)
     return index, lines.gather(1, (index.unsqueeze(1) + places).clamp_(0, lines.shape[1] - 1))
 
 
 def _places(width: int, radius: int, device: torch.device) -> Tensor:
-    """Of a pixel, and those right of it, below, left and above, in maps whose rows are 2 radius longer than that."""
+    """Index a pixel, and those right of it, below, left and above, in maps whose rows are 2 radius longer than that."""
     stride = width + 2 * radius
     return on_device([0, 1, stride, -1, -stride], torch.int64, device)
 

@@ -97,7 +97,7 @@ def bound_blob(
 
 
 class _Rules(NamedTuple):
-    """How a backend rounds."""
+    """The rounding of a backend."""
 
     num_additions: int  # of a sum over a patch, one after the other
     arithmetic: Arithmetic
@@ -106,7 +106,7 @@ class _Rules(NamedTuple):
 
 
 class _Patches(NamedTuple):
-    """What is fitted to: [maps, side, side]."""
+    """Pixels that are fitted to: [maps, side, side]."""
 
     pixels: Tensor  # over the map's maximum
     wrong: Tensor  # how far off they are
@@ -247,7 +247,7 @@ def _move(
 
 
 class _Iteration(NamedTuple):
-    """What an iteration finds."""
+    """The findings of an iteration."""
 
     steps: list[_Number]
     amplitudes: list[_Number]  # of all pixels, and with the weights

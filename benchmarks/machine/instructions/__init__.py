@@ -1,4 +1,4 @@
-"""What every instruction computes, in C. A new one is a function in the file that it belongs to.
+"""Each instruction in C. A new one is a function in the file that it belongs to.
 
 `write` returns the body of one instruction, of which control flow is none: that is in `native/core.c`.
 """

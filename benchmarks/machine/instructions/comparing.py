@@ -18,7 +18,7 @@ def joined(modifiers: Sequence[str], condition: str, predicate: str) -> str:
 
 
 def compared_floats(modifiers: Sequence[str], one: str, other: str) -> str:
-    """Whether two floats compare as an instruction asks; those that end with U are true of NaN as well."""
+    """Tell if two floats compare as an instruction asks; those that end with U are true of NaN as well."""
     is_nan = f"({one} != {one} || {other} != {other})"
     for modifier in modifiers:
         if modifier == "NE":

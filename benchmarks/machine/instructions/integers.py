@@ -33,7 +33,7 @@ def _mov(i: Instruction, w: Writer) -> str:
 
 @instruction("IADD3", "X", uniform=True)
 def _iadd3(i: Instruction, w: Writer) -> str:
-    """Of three, and of carries; those that come out are in predicates."""
+    """Add three, and carries; those that come out are in predicates."""
     to, carries, (a, b, c, *carried) = _results(i.operands)
     terms = [*map(w.addend, (a, b, c)), *map(w.predicate, carried)]
     out = [(name, f"(sum >> 32) > {n}") for n, name in enumerate(carries)]

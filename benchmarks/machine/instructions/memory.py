@@ -89,7 +89,7 @@ def _sts(i: Instruction, w: Writer) -> str:
 
 @instruction("LDL", "128 64 32 LU")
 def _ldl(i: Instruction, w: Writer) -> str:
-    """Of memory of a lane's own: arrays, and registers that were spilled."""
+    """Read memory of a lane's own: arrays, and registers that were spilled."""
     to, address = i.operands
     width = _width(i)
     loads = "".join(f"{w.register(to, word)}[l] = place[{word} * LANES + l];" for word in range(width // 4))

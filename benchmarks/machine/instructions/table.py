@@ -13,7 +13,7 @@ Write = Callable[[Instruction, Writer], str]
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """How an opcode is written, and the modifiers that are known of it."""
+    """The writing of an opcode, and the modifiers that are known of it."""
 
     write: Write
     modifiers: frozenset[str]

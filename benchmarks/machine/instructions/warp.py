@@ -1,4 +1,4 @@
-"""What lanes know of each other, of the warp and of the launch."""
+"""Instructions by which lanes know of each other, of the warp and of the launch."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _constants(i: Instruction, w: Writer, source: str) -> list[str]:
 
 @instruction("VOTE VOTEU", "ANY ALL EQ")
 def _vote(i: Instruction, w: Writer) -> str:
-    """Which active lanes have a predicate, and whether any, all, or all or none have it."""
+    """Find the active lanes that have a predicate, and whether any, all, or all or none have it."""
     predicates = [each for each in i.operands if is_predicate(each)]
     registers = [each for each in i.operands if not is_predicate(each)]
     source = predicates.pop()
@@ -130,7 +130,7 @@ def _redux(i: Instruction, w: Writer) -> str:
 
 @instruction("SHFL", "BFLY UP DOWN IDX")
 def _shfl(i: Instruction, w: Writer) -> str:
-    """What another lane of a segment has, and whether it is in the segment. A lane out of it reads itself."""
+    """Take what another lane of a segment has, and whether it is in the segment. A lane out of it reads itself."""
     arrived, to, source, by, bounds = i.operands
     lane = {
         "BFLY": "l ^ by", "UP": "l - by", "DOWN": "l + by", "IDX": "first | (by & ~segment & 31)",
