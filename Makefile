@@ -4,7 +4,7 @@
 # make test-oldest   the contract with PyTorch and some kernels with the oldest PyTorch, Triton and NumPy, in an environment of its own (6 GB)
 # make lint   formatting, lint and types
 # make compile-report   every kernel for every target: registers, spills, load widths; with older Tritons the kernels
-#                       whose registers are limited; needs no GPU
+#                       whose registers are limited; needs no GPU. TARGETS=sm_80,sm_90 for some targets alone
 # make machine-code   the tests of kernels, compiled for sm_90 and run as machine code by an emulator: an hour
 # make machine-code-sample   one of so many of them; both need gcc and say so
 # make bench  CPU benchmarks
@@ -54,7 +54,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 compile-report: $(VENV)/.dev $(OLDER_REPORTS)
-	$(BIN)/python -m benchmarks.compile_report
+	$(BIN)/python -m benchmarks.compile_report $(if $(TARGETS),--targets $(TARGETS))
 
 $(OLDER_REPORTS): compile-report-%: $(VENV)/.dev .triton-%/.done
 	PYTHONPATH=.triton-$* $(BIN)/python -m benchmarks.compile_report --limited --targets $(OLDER_TARGETS)
