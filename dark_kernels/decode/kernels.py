@@ -530,7 +530,7 @@ def _work_of(recipe: Recipe, flip: str) -> str:
     if is_fit:
         return "decode, fit"
     if fields.argmax_on == "matched":
-        return "decode, matched search"
+        return "decode, matched search, masses" if fields.mass_radius > 0 else "decode, matched search"
     if is_wide_search and not is_activated:
         return "decode, wide search"
     if fields.argmax_on == "blurred":
