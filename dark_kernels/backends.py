@@ -84,14 +84,17 @@ def choose(requested: str, device_type: str, dtype: torch.dtype) -> Choice:
     return Choice("triton", "asked for")
 
 
+def runs_now() -> bool:
+    """True if what is called runs: nothing traces, transforms, fakes or watches it. False where in doubt."""
+    return not (torch.compiler.is_compiling() or _is_tracing() or _num_modes() != 0 or _transform() is not None)
+
+
 def is_plain(*tensors: Tensor) -> bool:
     """True if an operation on `tensors` runs now, on numbers: nothing traces, transforms, fakes or watches it.
 
     Where this holds an operator may be left out and its implementation called. False where in doubt.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or _num_modes() != 0 or _transform() is not None:
-        return False
-    return all(
+    return runs_now() and all(
         # The dispatcher writes a view that negates out; a kernel would read what lies in memory.
         type(tensor) in (Tensor, Parameter) and tensor.device.type != "meta" and not tensor.is_neg()
         for tensor in tensors
@@ -120,6 +123,7 @@ def _cannot_tell() -> int:
     return 1
 
 
+_is_tracing = getattr(torch._C, "_is_tracing", torch.jit.is_tracing)
 # Python modes (fake tensors, make_fx, FLOP counters) and functorch transforms (vmap, grad). PyTorch has no public name
 # for either question; without these names every call goes through the operator.
 _num_modes = getattr(torch._C, "_len_torch_dispatch_stack", _cannot_tell)

@@ -234,10 +234,15 @@ _KAPPAS = {"no_keypoints": "kappas say how many keypoints there are"}
 _ONE_FLOAT = {"mixed": "it has one input of a floating dtype"}
 
 
+_GOES_THE_WHOLE_WAY = {"a_known_call_is_repeated": "a gradient is asked for, as a rule, which takes the host longer"}
+_SWAPS = {"a_known_call_is_repeated": "PyTorch's own operations swap keypoints"}
+_TICKETS = {"a_known_call_is_repeated": "its programs count how many have finished, a stream's on its own"}
+
+
 def _loss(name: str, inputs: Callable[[int, int], Inputs], **fields: Any) -> Row:
     """A loss of heatmaps."""
     constants = tuple(each for each in inputs(1, 1) if each != "heatmaps")
-    without = {**GRADIENT, **(VARIANT if "-" in name else {}), **fields.pop("without", {})}
+    without = {**GRADIENT, **_GOES_THE_WHOLE_WAY, **(VARIANT if "-" in name else {}), **fields.pop("without", {})}
     return Row(
         name, inputs, operators=("heatmap_loss",), backward=("heatmap_loss_backward",), leaves=("heatmaps",),
         constants=constants, kernels=(1, 1), without=without, **fields,
@@ -248,7 +253,7 @@ def _nll(name: str, inputs: Callable[[int, int], Inputs], *leaves: str, **fields
     """A negative log-likelihood."""
     operator = name.partition("-")[0]
     constants = tuple(each for each in inputs(1, 1) if each not in leaves)
-    without = {**GRADIENT, **(VARIANT if "-" in name else {}), **fields.pop("without", {})}
+    without = {**GRADIENT, **_GOES_THE_WHOLE_WAY, **(VARIANT if "-" in name else {}), **fields.pop("without", {})}
     return Row(
         name, inputs, operators=(operator,), backward=(f"{operator}_backward",), leaves=leaves, constants=constants,
         without=without, **fields,
@@ -382,11 +387,11 @@ ROWS = (
     Row("oks", _pairs, {"kappas": KAPPAS[:2]}, operators=("oks",), without={**NO_GRADIENT, **_KAPPAS}),
     Row(
         "oks-pairs", _pairs, {"kappas": KAPPAS[:2], "symmetric": [(0, 1)]}, kernels=(0, 0), others=None,
-        without={**NO_GRADIENT, **_KAPPAS, **_WRITES_NAN},
+        without={**NO_GRADIENT, **_KAPPAS, **_WRITES_NAN, **_SWAPS},
     ),
     Row(
         "oks-pose", _pairs, {"kappas": KAPPAS[:2], "symmetric": [(0, 1)], "swap": "pose"},
-        operators=("oks", "oks"), kernels=(2, 0), others=None, without={**NO_GRADIENT, **_KAPPAS},
+        operators=("oks", "oks"), kernels=(2, 0), others=None, without={**NO_GRADIENT, **_KAPPAS, **_SWAPS},
     ),
     Row(
         "oks_nms", _poses, {"kappas": KAPPAS[:2]}, operators=("oks_nms",), kernels=(2, 0),
@@ -394,7 +399,7 @@ ROWS = (
     ),
     Row(
         "oks_nms-images", _poses_of_images, {"kappas": KAPPAS[:2]}, operators=("oks_nms",),
-        without={**NO_GRADIENT, **_KAPPAS, **_ONE_BY_ONE, **_POSES_ARE_THE_BATCH},
+        without={**NO_GRADIENT, **_KAPPAS, **_ONE_BY_ONE, **_POSES_ARE_THE_BATCH, **_TICKETS},
     ),
     Row(
         "soft_oks_nms", _seen_poses, {"kappas": KAPPAS[:2], "max_poses": 3}, operators=("oks_nms",), others=None,
@@ -402,7 +407,7 @@ ROWS = (
     ),
     Row(
         "soft_oks_nms-images", _poses_of_images, {"kappas": KAPPAS[:2], "method": "linear"}, operators=("oks_nms",),
-        without={**NO_GRADIENT, **_KAPPAS, **_ONE_BY_ONE, **_POSES_ARE_THE_BATCH},
+        without={**NO_GRADIENT, **_KAPPAS, **_ONE_BY_ONE, **_POSES_ARE_THE_BATCH, **_TICKETS},
     ),
     Row(
         "vote", lambda batch, keypoints: {**_samples(batch, keypoints), "heatmaps": _blobs(batch, keypoints) + 0.1},
@@ -429,6 +434,7 @@ ROWS = (
     ),
     Row(
         "sample_keypoints", _distributions, {"n": 5, "seed": 7, "offset": 2**40}, operators=("sample_keypoints",),
-        without={**NO_GRADIENT, "vmap": "a keypoint's place in the batch says which numbers are drawn for it"},
+        without={**NO_GRADIENT, "vmap": "a keypoint's place in the batch says which numbers are drawn for it",
+                 "a_known_call_is_repeated": "each call has an offset of its own"},
     ),
 )  # fmt: skip

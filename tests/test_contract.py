@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 import dark_kernels
+from dark_kernels._common import plans
 
 from . import launches
 from .conftest import SERVICES, require_service
@@ -634,6 +635,59 @@ def test_launches(row: Row, kind: str) -> None:
     if device.type == "cpu" or row.others is None:
         return
     assert launches.count(lambda: row(given)) == forward + row.others
+
+
+class Interpreted:
+    """A kernel for `_common/plans.py`, which is interpreted."""
+
+    takes_addresses = False
+
+    def __init__(self, kernel: Any, grid: tuple[int, int, int], arguments: Any, constants: dict[str, Any]) -> None:
+        self.kernel, self.constants = kernel, constants
+        self.makers = [getattr(type(each), "_make", None) for each in arguments]
+        self.launch(grid, arguments)
+
+    def is_current(self) -> bool:
+        return True
+
+    def launch(self, grid: tuple[int, int, int], arguments: Any) -> None:
+        # What is compiled takes structs as tuples.
+        structs = (make(each) if make else each for make, each in zip(self.makers, arguments, strict=True))
+        self.kernel[grid](*structs, **self.constants)
+
+
+@pytest.mark.parametrize("inputs", ["float32", "strided"])
+@rows("a_known_call_is_repeated")
+def test_a_known_call_is_repeated(row: Row, inputs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launches follow from properties alone, and outputs are new each time."""
+    device = require_service("triton", "cpu")
+    skip_without(row, "triton", device)
+    launch = importlib.import_module("dark_kernels._triton.launch")
+    monkeypatch.setattr(launch, "_launch_compiled", Interpreted)
+    given = INPUTS[inputs](row)
+    if inputs == "strided":  # of small ones a room makes copies
+        given = {name: each if each.dim() >= 4 else each.contiguous() for name, each in given.items()}
+    other = {name: each.clone() if name in row.parameters else _reversed(each) for name, each in given.items()}
+    expected = row(given, "triton")
+    repeated: list[object] = []
+    run = plans._Plan.run
+    monkeypatch.setattr(plans._Plan, "run", lambda plan, inputs: repeated.append(plan) or run(plan, inputs))
+    monkeypatch.setattr(plans, "_PLANS_ON_CPU", True)
+    torch.use_deterministic_algorithms(True, warn_only=True)  # and what is not initialised is NaN
+    try:
+        row(other, "triton")
+        repeated.clear()
+        actual = row(given, "triton")
+        row(other, "triton")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert len(repeated) == 2
+    assert_equal(actual, expected)
+
+
+def _reversed(tensor: Tensor) -> Tensor:
+    """The images in another order, as they lie in memory."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype).copy_(tensor.flip(0))
 
 
 @pytest.mark.gpu

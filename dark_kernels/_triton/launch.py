@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .._common.plans import is_recording, record
 from ..backends import triton_interprets
 
 # On AMD GPUs what is compiled depends on the sizes of storages too, which no key of ours holds.
@@ -32,15 +33,23 @@ class _Compiled:
     the driver for what is there. That takes the host longer than the launch.
     """
 
-    __slots__ = ("_compiled", "_constants", "_device", "_function", "_packed", "_run", "_stream_of", "takes_addresses")
+    __slots__ = (
+        *("_compiled", "_constants", "_function", "_packed", "_run"),
+        *("_current_device", "_device", "_stream_of", "takes_addresses"),
+    )
 
     def __init__(self, compiled: Any, constants: Sequence[Any]) -> None:
         driver = _driver()
         self._compiled, self._constants = compiled, constants
         self._run = compiled.run
         self._function, self._packed = compiled.function, compiled.packed_metadata
-        self._device, self._stream_of = driver.get_current_device(), driver.get_current_stream
+        self._current_device, self._stream_of = driver.get_current_device, driver.get_current_stream
+        self._device = self._current_device()
         self.takes_addresses = driver.get_current_target().backend == "cuda"
+
+    def is_current(self) -> bool:
+        """True if its device is the current one."""
+        return bool(self._current_device() == self._device)
 
     def launch(self, grid: tuple[int, int, int], arguments: Sequence[Any]) -> None:
         """Launch on the current stream, with addresses in place of tensors if it takes them."""
@@ -59,7 +68,8 @@ def _is_watched() -> bool:
     """True if a profiler has asked Triton to tell it of launches."""
     hooks = triton.knobs.runtime
     # A hook or None; of Triton 3.5 and newer a chain of hooks.
-    return any(getattr(hook, "calls", hook) for hook in (hooks.launch_enter_hook, hooks.launch_exit_hook))
+    enter, leave = hooks.launch_enter_hook, hooks.launch_exit_hook
+    return bool(getattr(enter, "calls", enter) or getattr(leave, "calls", leave))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +126,7 @@ def launch_key(kernel: Any, tensors: tuple[Tensor, ...], *properties: Hashable) 
 
 def launch_again(key: Hashable, tensors: tuple[Tensor, ...]) -> bool:
     """Launch what `launch` has kept under `key`, with other tensors. False if it has kept nothing."""
-    kept = _kept.get(key)
+    kept = None if is_recording() else _kept.get(key)
     if kept is None:
         return False
     compiled, arguments = kept.compiled, kept.arguments.copy()
@@ -167,6 +177,7 @@ def launch(
     and saves itself the arguments: see `launch_key`.
     """
     compiled = _launch_compiled(kernel, grid, arguments, constants)
+    record(compiled, grid, arguments)
     if key is None or compiled is None:
         return
     if len(_kept) >= _MOST_KEPT:

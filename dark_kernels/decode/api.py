@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from .._common.checks import check_dense, check_devices, check_heatmaps, check_positive, check_recipe, check_tensor
-from ..backends import check_backend, held_by_graphs, is_plain
+from .._common.plans import held, planned
+from ..backends import check_backend, is_plain
 from ..recipes import DARKPOSE, Recipe
 from ..types import Keypoints
 from .library import decode_directly, decode_operator
@@ -23,6 +24,7 @@ UDP_COMBINED = Recipe(
 )
 
 
+@planned
 def decode(
     heatmaps: Tensor,  # [B, C, H, W]
     recipe: Recipe = DARKPOSE,
@@ -123,6 +125,7 @@ def decode(
     return _decode(heatmaps, recipe, covariance, backend, extras)
 
 
+@planned
 def decode_offsets(
     heatmaps: Tensor,  # [B, 3 K, H, W]
     kernel_size: int = 11,
@@ -274,7 +277,7 @@ def _check_indices(name: str, indices: Sequence[int] | Tensor | None, heatmaps: 
         )
     if not is_plain(heatmaps):
         return _indices(tuple(indices), heatmaps.device)
-    return held_by_graphs(_remembered_indices(tuple(indices), heatmaps.device))
+    return held(_remembered_indices(tuple(indices), heatmaps.device))
 
 
 def _check_index_tensor(name: str, indices: Tensor, heatmaps: Tensor) -> Tensor:

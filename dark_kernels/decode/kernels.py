@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .._common.plans import scratch
 from .._triton.covariance import Covariance, store_covariance
 from .._triton.launch import lanes_of, launch, launch_again, launch_key, on_device_of
 from .._triton.maps import (
@@ -568,9 +569,9 @@ def _scan_parts(shape: torch.Size, heatmaps: Tensor, extras: Extras, about_extra
     num_pixels = height * width
     num_parts = triton.cdiv(num_pixels, _PART_SIZE)
     scan = _scan_of(heatmaps, extras, _PART_SHAPE, total, _PART_SIZE)
-    peaks = heatmaps.new_empty((batch, num_keypoints, num_parts), dtype=torch.float32)
-    indices = torch.empty_like(peaks, dtype=torch.int64 if scan.WIDE_INDEX else torch.int32)
-    parts = Parts(peaks, indices, None if total == "none" else torch.empty_like(peaks))
+    peaks = scratch(heatmaps.new_empty((batch, num_keypoints, num_parts), dtype=torch.float32))
+    indices = scratch(torch.empty_like(peaks, dtype=torch.int64 if scan.WIDE_INDEX else torch.int32))
+    parts = Parts(peaks, indices, None if total == "none" else scratch(torch.empty_like(peaks)))
     tensors = _present(*parts, heatmaps, extras.flipped, extras.keypoint_indices, extras.flip_indices)
     device, dtype, strides = heatmaps.device, heatmaps.dtype, heatmaps.stride()
     key = launch_key(_scan_parts_kernel, tensors, device, dtype, heatmaps.shape, strides, about_extras, total)

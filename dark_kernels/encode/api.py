@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from .._common.checks import DTYPES, ENCODINGS, check_devices, check_keypoints, check_name, check_sigma, to_float
+from .._common.plans import planned
 from ..backends import check_backend
 from .library import call_encode
 from .reference import encode_reference
 
 
+@planned
 def encode(
     keypoints: Tensor,  # [B, K, 2] or [B, N, K, 2]
     size: tuple[int, int],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .._common.checks import check_count, check_heatmaps, check_name, check_number, check_recipe
+from .._common.plans import planned
 from ..backends import check_backend, is_plain
 from ..recipes import DARKPOSE, Recipe
 from ..types import Peaks
@@ -16,6 +17,7 @@ MOST_PEAKS = 128  # a list of that many fits in the registers of a warp
 PLATEAUS = ("first", "all", "none")
 
 
+@planned
 def find_peaks(
     heatmaps: Tensor,  # [B, K, H, W]
     max_peaks: int,

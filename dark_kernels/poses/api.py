@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .._common import checks
 from .._common.kappas import COCO_KAPPAS
+from .._common.plans import planned
 from ..backends import check_backend
 from ..types import KeptPoses, Keypoints
 from .library import call_oks, call_oks_nms, call_oks_symmetric, call_vote, kappas_for, variance_voting_eager
@@ -25,6 +26,7 @@ METHODS = ("gaussian", "linear")
 SWAPS = ("pairs", "pose")
 
 
+@planned
 def oks(
     poses_a: Tensor,  # [..., N, K, 2]
     poses_b: Tensor,  # [..., M, K, 2]
@@ -135,6 +137,7 @@ def oks(
     return similarity.view(*leading, *similarity.shape[-2:])
 
 
+@planned
 def oks_nms(
     poses: Tensor,  # [B, N, K, 2] or [N, K, 2]
     scores: Tensor,  # [B, N] or [N]
@@ -194,6 +197,7 @@ def oks_nms(
     return _suppress(poses, scores, areas, threshold, "hard", None, kappas, visible, mask, image_ids, backend)
 
 
+@planned
 def soft_oks_nms(
     poses: Tensor,  # [B, N, K, 2] or [N, K, 2]
     scores: Tensor,  # [B, N] or [N]
@@ -251,6 +255,7 @@ def soft_oks_nms(
     return _suppress(poses, scores, areas, threshold, method, max_poses, kappas, visible, mask, image_ids, backend)
 
 
+@planned
 def vote(
     samples: Tensor,  # [B, K, S, 2]
     heatmaps: Tensor | None = None,  # [B, K, H, W]

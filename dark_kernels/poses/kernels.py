@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .._common.plans import scratch
 from .._triton.launch import launch, on_device_of
 from .._triton.registers import register_limit
 from .._triton.tickets import counter, finishes_last
@@ -561,7 +562,7 @@ def oks_nms_fwd(
     with on_device_of(scores):
         if method == "hard" and image_ids is None and num_poses <= MOST_RIVALS:
             num_words = triton.cdiv(num_poses, WORD.value)
-            rivals = torch.empty((batch, num_poses, num_words), dtype=torch.int32, device=scores.device)
+            rivals = scratch(scores.new_empty((batch, num_poses, num_words), dtype=torch.int32))
             launch(
                 _rivals_kernel,
                 (batch * num_words**2, 1, 1),
@@ -585,7 +586,7 @@ def oks_nms_fwd(
             _oks_nms_fwd_kernel,
             (batch if images is None else num_poses, 1, 1),
             (
-                *(kept, torch.empty_like(kept_scores), *inputs, images),
+                *(kept, scratch(torch.empty_like(kept_scores)), *inputs, images),
                 *(num_poses, poses.shape[2], max_poses, threshold),
             ),
             {

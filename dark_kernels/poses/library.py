@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .._common.operators import arithmetic_dtype, register
-from ..backends import choose, held_by_graphs, is_plain
+from .._common.plans import held
+from ..backends import choose, is_plain
 from . import eager, eager_voting
 
 _library = torch.library.Library("dark_kernels", "FRAGMENT")
@@ -185,7 +186,7 @@ def kappas_for(kappas: Sequence[float], *tensors: Tensor) -> Tensor:
     to the device."""
     dtype, device = arithmetic_dtype(*tensors), tensors[0].device
     if is_plain(*tensors):
-        return held_by_graphs(_kept_kappas(tuple(kappas), dtype, device))
+        return held(_kept_kappas(tuple(kappas), dtype, device))
     return torch.tensor(tuple(kappas), dtype=dtype, device=device)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from .._common import checks
+from .._common.plans import planned
 from ..backends import check_backend
 from ..recipes import simcc_kernel_size
 from ..types import SimCCKeypoints
@@ -19,6 +20,7 @@ _ACTIVATIONS = ("none", "sigmoid", "softmax")
 _LOGIT_SCALES = (1e-30, 1e30)
 
 
+@planned
 def decode_simcc(
     simcc_x: Tensor,  # [B, K, Wx]
     simcc_y: Tensor,  # [B, K, Wy]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from .._common import checks
+from .._common.plans import planned
 from ..backends import check_backend
 from .library import soft_argmax_function
 from .reference import soft_argmax_reference
 
 
+@planned
 def soft_argmax(
     heatmaps: Tensor,  # [B, K, H, W]
     beta: float = 1.0,

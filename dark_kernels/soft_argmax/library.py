@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .._common.operators import OnceDifferentiable, arithmetic_dtype, cache_signatures, empty_in_huge_pages, register
+from .._common.plans import scratch
 from ..backends import choose
 from . import eager
 
@@ -38,6 +39,8 @@ def _soft_argmax(heatmaps: Tensor, beta: float, backend: str) -> tuple[Tensor, T
     if heatmaps.numel():
         from . import kernels  # Triton is imported when it first serves a call, not with the package
 
+        for kept_for_backward in outputs[1:]:
+            scratch(kept_for_backward)
         kernels.soft_argmax_fwd(*outputs, heatmaps, beta)
     return outputs
 
