@@ -685,6 +685,20 @@ def test_a_known_call_is_repeated(row: Row, inputs: str, monkeypatch: pytest.Mon
     assert_equal(actual, expected)
 
 
+@pytest.mark.gpu
+@rows("a_known_call_is_repeated")
+def test_a_known_call_is_repeated_on_a_gpu(row: Row, gpu: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    skip_without(row, "triton")
+    given = make(row, 2, gpu, leaves=False)
+    other = {name: each if name in row.parameters else each.flip(0) for name, each in given.items()}
+    with monkeypatch.context() as without_plans:
+        without_plans.setattr(plans, "runs_now", lambda: False)
+        expected = row(given), row(other)
+    for _ in range(2):
+        assert_equal(row(given), expected[0])
+        assert_equal(row(other), expected[1])
+
+
 def _reversed(tensor: Tensor) -> Tensor:
     """The images in another order, as they lie in memory."""
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype).copy_(tensor.flip(0))

@@ -172,12 +172,23 @@ def test_addresses_and_devices_are_looked_at() -> None:
     assert room.calls == 4
 
 
-def test_one_tensor_given_twice_makes_no_plan() -> None:
+def test_one_tensor_given_twice_is_a_call_of_its_own() -> None:
+    kernel = Kernel()
+    room = Room(kernel)
+    first, second = maps(), maps()
+    for _ in range(2):
+        room.call(first, other=first)
+        room.call(first, other=second)
+    assert room.calls == 2
+    assert [arguments[-1] for _, arguments in kernel.launched] == [first.data_ptr(), second.data_ptr()]
+
+
+def test_two_tensors_of_one_memory_make_no_plan() -> None:
     """Which would take one for the other."""
     kernel = Kernel()
     room = Room(kernel)
     same = maps()
-    room.call(same, other=same)
+    room.call(same, other=same.detach())
     first, second = maps(), maps()
     room.call(first, other=second)
     assert room.calls == 2

@@ -226,8 +226,13 @@ def _properties(args: Sequence[Any], kwargs: dict[str, Any], inputs: list[Tensor
         if kind is Tensor:
             if value.requires_grad or value.is_neg():
                 raise TypeError("no plan")
-            inputs.append(value)
-            properties += (value.dtype, value.shape, value.stride(), value.device)
+            for number, known in enumerate(inputs):
+                if known is value:  # as poses that are compared with themselves
+                    properties.append(number)
+                    break
+            else:
+                inputs.append(value)
+                properties += (value.dtype, value.shape, value.stride(), value.device)
         elif kind is Recipe:
             properties.append(value.operator_arguments)
         else:  # 1 is equal to True and 1.0, and not taken for them everywhere
