@@ -28,7 +28,6 @@ for module in ("typer", "rich", "matplotlib", "safetensors", "pyarrow"):
 
 import pyarrow.parquet  # noqa: E402
 import safetensors.torch  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
 from dark_kernels._cli import commands, files, picture  # noqa: E402
@@ -569,10 +568,40 @@ def test_demo(tmp_path: Path, run: Callable[..., Run], real_heatmaps: dict[str, 
         assert sigma == ("-" if sigmas[entry, joint].isnan() else f"{sigmas[entry, joint]:.2f}")
 
 
-def test_demo_without_covariance(tmp_path: Path, run: Callable[..., Run]) -> None:
-    result = run("demo", "-o", tmp_path / "picture.svg", "--recipe", "argmax", "--device", "cpu", "--min-score", "2")
+@pytest.mark.parametrize("threshold", [0.45, 0.7, 2.0])
+def test_demo_lists_what_it_draws(
+    tmp_path: Path, run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, threshold: float
+) -> None:
+    scenes: list[picture.Scene] = []
+    make = picture.make
+
+    def watched(scene: picture.Scene, *arguments: Any) -> None:
+        scenes.append(scene)
+        make(scene, *arguments)
+
+    monkeypatch.setattr(picture, "make", watched)
+    result = run("demo", "-o", tmp_path / "picture.png", "--device", "cpu", "--min-score", threshold)
     assert (result.code, result.err) == (0, "")
-    assert len(re.findall(r"\d\.\d{3} +-", result.out)) == 2 * 17
+    (scene,) = scenes
+    listed = re.findall(r"(\w+ ?\w+) +-?\d+\.\d\d +-?\d+\.\d\d +\d\.\d{3} ", result.out)
+    drawn = [name for name, is_drawn in zip(picture.KEYPOINT_NAMES, scene.drawn, strict=True) if is_drawn]
+    assert listed == drawn
+    assert len(drawn) == {0.45: 11, 0.7: 7, 2.0: 0}[threshold]
+
+
+def test_zooms_of_the_demo_do_not_overlap() -> None:
+    places = np.zeros((17, 2))
+    places[:, 0] = np.arange(17)
+    scene = picture.Scene(
+        np.zeros((256, 256, 3), np.uint8), np.zeros((17, 64, 64)), places, places + 0.3, None, np.arange(17) > 0
+    )
+    assert picture._most_telling(scene) == [1, 8, 15]
+
+
+def test_demo_without_covariance(tmp_path: Path, run: Callable[..., Run]) -> None:
+    result = run("demo", "-o", tmp_path / "picture.svg", "--recipe", "argmax", "--device", "cpu")
+    assert (result.code, result.err) == (0, "")
+    assert len(re.findall(r"\d\.\d{3} +-", result.out)) == 11
     assert b"<svg" in (tmp_path / "picture.svg").read_bytes()
 
 
@@ -585,11 +614,11 @@ def test_demo_errors(tmp_path: Path, run: Callable[..., Run], monkeypatch: pytes
     ):
         assert_error(run("demo", *options), tmp_path, match=match)
 
-    def failing_draw(scenes: Any, name: str, file: Any, file_format: str) -> None:
+    def failing(scene: Any, name: str, file: Any, file_format: str) -> None:
         file.write(b"half a picture")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(picture, "draw", failing_draw)
+    monkeypatch.setattr(picture, "make", failing)
     assert run("demo", "-o", tmp_path / "picture.png").code == 130
     assert list(tmp_path.iterdir()) == []
 
@@ -599,23 +628,6 @@ def test_picture_puts_pixels_where_they_are() -> None:
     np.testing.assert_array_equal(
         picture.to_photograph(np.array([[0.0, 0.0], [31.41, 63.0]])), [[1.5, 1.5], [127.14, 253.5]]
     )
-
-
-@pytest.mark.parametrize("degrees", [0, 30, 90, 135])
-def test_ellipse_is_two_sigma_along_its_axes(degrees: float) -> None:
-    angle = np.radians(degrees)
-    long, short = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
-    covariance = 9.0 * np.outer(long, long) + 1.0 * np.outer(short, short)
-    axes, centre = Figure().subplots(), np.array([20.0, 10.0])
-    picture._draw_ellipse(axes, centre, covariance, "red")
-    (ellipse,) = axes.patches
-    inside = ellipse.get_patch_transform().inverted().transform
-    for direction, sigma in ((long, 3.0), (short, 1.0)):
-        for side in (-1, 1):
-            on_edge = inside(centre + side * 2 * sigma * direction)
-            assert np.linalg.norm(on_edge) == pytest.approx(1.0)
-    picture._draw_ellipse(axes, centre, np.full((2, 2), np.nan), "red")
-    assert len(axes.patches) == 1
 
 
 def test_info(run: Callable[..., Run]) -> None:

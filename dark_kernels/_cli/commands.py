@@ -31,6 +31,7 @@ from .files import UserError
 _BATCH_BYTES = 64 << 20  # heatmaps decoded at a time unless --batch-size says otherwise
 _TABLE_WIDTH = 130  # columns of the recipes' table
 _PICTURES = (".png", ".jpg", ".pdf", ".svg")
+_IN_THE_PICTURE = "astronaut_upper"
 
 
 class _Commands(TyperGroup):
@@ -114,16 +115,17 @@ def demo(
     device: DeviceOption = None,
     backend: BackendOption = "auto",
     min_score: Annotated[
-        float, typer.Option("--min-score", metavar="PEAK", help="Draw keypoints whose peak is at least this high.")
+        float, typer.Option("--min-score", metavar="PEAK", help="Draw and list keypoints whose peak is higher.")
     ] = 0.45,
     every: Annotated[
-        bool, typer.Option("--all", help="Print all eight entries, not only the two in the picture.")
+        bool, typer.Option("--all", help="List all keypoints of all eight entries, not only those in the picture.")
     ] = False,
 ) -> None:
     """Decode the heatmaps in the package and draw them."""
     files.check_output(output, _PICTURES)
     files.require("matplotlib")
-    heatmaps, names, crops = data.load()
+    example = data.load()
+    heatmaps, names, crops = example
 
     decoder = _Decoder(recipe, device, backend, heatmaps.dtype)
     keypoints = decoder(heatmaps, covariance=decoder.recipe.has_hessian)
@@ -131,23 +133,18 @@ def demo(
 
     from . import picture
 
-    drawn = ("astronaut_upper", "camera_upper")
-    unmirrored = [name for name in names if not name.endswith("_flip")]
-    scenes = [
-        picture.Scene(
-            name,
-            crops[unmirrored.index(name)],
-            heatmaps[entry].float().numpy(),
-            peaks.coords[entry],
-            keypoints.coords[entry],
-            None if keypoints.covariances is None else keypoints.covariances[entry],
-            (peaks.scores[entry] >= min_score) & (peaks.scores[entry] > 0),
-        )
-        for entry, name in enumerate(names)
-        if name in drawn
-    ]
+    shown = names.index(_IN_THE_PICTURE)
+    drawn = peaks.scores[shown] > max(min_score, 0.0)
+    scene = picture.Scene(
+        crops[example.pairs()[0].index(shown)],
+        heatmaps[shown].float().numpy(),
+        peaks.coords[shown],
+        keypoints.coords[shown],
+        None if keypoints.covariances is None else keypoints.covariances[shown],
+        drawn,
+    )
     with files.replacing(output) as file:
-        picture.draw(scenes, decoder.recipe.name, file, output.suffix.lower().removeprefix("."))
+        picture.make(scene, decoder.recipe.name, file, output.suffix.lower().removeprefix("."))
 
     table = Table(
         title=f"recipe {decoder.recipe.name}, heatmap pixels, sigma = sqrt(trace(covariance) / 2)",
@@ -156,18 +153,17 @@ def demo(
     for column in ("picture", "keypoint", "x", "y", "score", "sigma"):
         table.add_column(column, justify="left" if column in ("picture", "keypoint") else "right", no_wrap=True)
     for entry, name in enumerate(names):
-        if not every and name not in drawn:
-            continue
-        for index, keypoint in enumerate(picture.KEYPOINT_NAMES):
+        listed = [index for index in range(len(drawn)) if every or (entry == shown and drawn[index])]
+        for index in listed:
             x, y = keypoints.coords[entry, index]
             table.add_row(
-                name if index == 0 else "",
-                keypoint,
+                name if index == listed[0] else "",
+                picture.KEYPOINT_NAMES[index],
                 f"{x:.2f}",
                 f"{y:.2f}",
                 f"{keypoints.scores[entry, index]:.3f}",
                 _sigma(keypoints.covariances, entry, index),
-                end_section=index == len(picture.KEYPOINT_NAMES) - 1,
+                end_section=index == listed[-1],
             )
     _print(table)
     print(f"backend: {decoder.choice.backend} on {decoder.device} ({decoder.choice.reason})")

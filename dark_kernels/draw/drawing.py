@@ -18,7 +18,7 @@ from .surfaces import MARKERS, Surface, checked_colours, surface_of
 # Of a heatmap's overlay, from the map's lowest value to its highest.
 _HEAT = ("#000004", "#3b0f70", "#8c2981", "#de4968", "#fe9f6d", "#fcfdbf")
 # Lengths in pixels of an image or points on axes, at the scale 1.
-_LINE, _THIN, _DOT, _TEXT = 2.2, 1.3, 2.9, 11.0
+_LINE, _THIN, _DOT, _HOLLOW, _TEXT = 2.2, 1.3, 2.9, 3.9, 11.0
 
 
 class _Poses(NamedTuple):
@@ -60,7 +60,7 @@ def poses(
             whose limits stay.
         keypoints: `Keypoints`, which bring scores and covariances, or coordinates [N, K, 2] of N poses or [K, 2] of
             one: an array, a tensor or a list.
-        scores: [N, K] or [K], as the coordinates; None draws every keypoint.
+        scores: [N, K] or [K], as the coordinates, or booleans; None draws every keypoint.
         covariances: [N, K, 2, 2] or [K, 2, 2] in squared pixels; None draws no ellipses.
         skeleton: Name of a data set (`SKELETONS`: coco, coco_wholebody, hand, face, mpii), a `Skeleton`, or limbs
             (i, j) of your own. None takes the data set with K keypoints, and no limbs where there is none.
@@ -313,7 +313,8 @@ def _draw_limbs(surface: Surface, found: _Poses) -> None:
 
 def _draw_keypoints(surface: Surface, found: _Poses, marker: str) -> None:
     for pose, index in np.argwhere(found.drawn):
-        surface.marker(found.coords[pose, index], marker, found.colour(index), _DOT * surface.scale)
+        radius = _DOT if marker == "dot" else _HOLLOW
+        surface.marker(found.coords[pose, index], marker, found.colour(index), radius * surface.scale)
 
 
 def _draw_scores(surface: Surface, found: _Poses) -> None:
@@ -415,7 +416,7 @@ def _numbers(name: str, value: Any) -> Array:
         value = value.detach().cpu().double().numpy()
     try:
         array = np.asarray(value)
-        if array.dtype.kind not in "fiu":
+        if array.dtype.kind not in "fiub":
             raise TypeError
         return array.astype(np.float64)
     except (TypeError, ValueError):
