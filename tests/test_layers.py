@@ -418,7 +418,9 @@ def test_tensors_are_made_on_a_named_device(path: Path) -> None:
 
 REPOSITORY = ROOT.parent
 SOURCES = sorted(
-    path for folder in ("dark_kernels", "benchmarks", "examples") for path in (REPOSITORY / folder).rglob("*.py")
+    path
+    for folder in ("dark_kernels", "dark_kernels_cli", "benchmarks", "examples")
+    for path in (REPOSITORY / folder).rglob("*.py")
 )
 
 

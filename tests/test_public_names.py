@@ -249,10 +249,6 @@ def test_testing() -> None:
 def test_all_names_exist_and_are_documented(name: str) -> None:
     if ".kernels" in name or "._triton" in name:
         pytest.importorskip("triton", reason="Triton is not installed")
-    if name.startswith(("dark_kernels._cli", "dark_kernels.cli")):
-        pytest.importorskip("typer", reason="the extra `cli` is not installed")
-        pytest.importorskip("rich", reason="the extra `cli` is not installed")
-        pytest.importorskip("matplotlib", reason="the extra `cli` is not installed")
     for package in ("mmpose", "supervision"):
         if name == f"dark_kernels.integrations.{package}":
             pytest.importorskip(package, reason=f"{package} is not installed; `make test-integrations` installs it")

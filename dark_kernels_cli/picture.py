@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from .. import draw
+from dark_kernels import draw
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
