@@ -14,7 +14,7 @@ import torch
 from dark_kernels import data, decode, decode_simcc, find_peaks
 
 from . import boxes as box_files
-from . import drawing, files, results
+from . import drawing, files, outputs, results
 from .decoder import Operation, check_batch_size, in_batches, recipe_of
 from .errors import UserError, shown
 from .results import Results
@@ -149,7 +149,7 @@ def decode_simcc_files(
         key_x, key_y = "simcc_x", "simcc_y"
     opened = [files.open_heatmaps(source, key, 3) for source, key in ((source_x, key_x), (source_y, key_y))]
     for source, each in zip((source_x, source_y), opened, strict=True):
-        files.check_distinct(source, target)
+        outputs.check_distinct(source, target)
         if len(each.shape) != 3:
             raise UserError(f"{shown(source)}: got shape {list(each.shape)}, expected 3 dimensions [B, K, bins]")
     bins_x, bins_y = opened
@@ -167,7 +167,7 @@ def decode_simcc_files(
 
     call(0, 0)  # which judges shapes, dtypes and options
     started = time.perf_counter()
-    with files.replacing(target) as file:
+    with outputs.replacing(target) as file:
         found = in_batches(bins_x.shape[0], batch_size, entry_bytes, call)
         results.FORMATS[form].write(file, found)
     _tell(target, found, "simcc", operation, started)
@@ -176,17 +176,17 @@ def decode_simcc_files(
 # ------------------------------------------------------------------------------------------------ what they share
 
 
-def _jobs(sources: Sequence[Path], target: Path, form: str | None) -> tuple[list[files.Job], str]:
+def _jobs(sources: Sequence[Path], target: Path, form: str | None) -> tuple[list[outputs.Job], str]:
     extension = None
     if form is not None:
         extension = results.FORMATS[results.format_of(files.STREAM, form)].extension
-    jobs = files.jobs(sources, target, extension, [row.extension for row in results.FORMATS.values()])
+    jobs = outputs.jobs(sources, target, extension, [row.extension for row in results.FORMATS.values()])
     return jobs, results.format_of(jobs[0].target, form)
 
 
-def _open(job: files.Job, key: str | None) -> files.HeatmapFile:
+def _open(job: outputs.Job, key: str | None) -> files.HeatmapFile:
     heatmaps = files.open_heatmaps(job.source, key)
-    files.check_distinct(job.source, job.target)
+    outputs.check_distinct(job.source, job.target)
     if len(heatmaps.shape) != 4:
         shape, hint = list(heatmaps.shape), " (those of one image are [1, K, H, W])" if len(heatmaps.shape) == 3 else ""
         raise UserError(f"{shown(job.source)}: got shape {shape}, expected 4 dimensions [B, K, H, W]{hint}")
@@ -203,7 +203,7 @@ def _judge(source: Path, function: Callable[..., Any], heatmaps: files.HeatmapFi
 
 
 def _write(
-    job: files.Job,
+    job: outputs.Job,
     form: str,
     recipe_name: str,
     heatmaps: files.HeatmapFile,
@@ -221,7 +221,7 @@ def _write(
         return operation(heatmaps.read(start, stop), **options, **pieces)
 
     started = time.perf_counter()
-    with files.replacing(job.target) as file:
+    with outputs.replacing(job.target) as file:
         found = in_batches(batch, batch_size, entry_bytes, call)
         if boxes is not None:
             found = found._replace(image_ids=boxes.image_ids)

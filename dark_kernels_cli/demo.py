@@ -12,7 +12,7 @@ from rich.table import Table
 from dark_kernels import data, decode
 from dark_kernels.recipes import ARGMAX
 
-from . import files
+from . import outputs
 from .decoder import Operation, recipe_of
 from .errors import require, shown
 
@@ -22,7 +22,7 @@ _IN_THE_PICTURE = "astronaut_upper"
 
 def demo(output: Path, recipe: str, device: str | None, backend: str, min_score: float, every: bool) -> None:
     """Decode the heatmaps in the package and draw them."""
-    files.check_output(output, _PICTURES)
+    outputs.check_output(output, _PICTURES)
     require("matplotlib")
     example = data.load()
     heatmaps, names, crops = example
@@ -44,7 +44,7 @@ def demo(output: Path, recipe: str, device: str | None, backend: str, min_score:
         None if keypoints.covariances is None else keypoints.covariances[place],
         drawn,
     )
-    with files.replacing(output) as file:
+    with outputs.replacing(output) as file:
         picture.make(scene, chosen.name, file, output.suffix.lower().removeprefix("."))
 
     table = Table(

@@ -11,7 +11,7 @@ import torch
 
 from dark_kernels import draw
 
-from . import files
+from . import files, outputs
 from . import keypoints as keypoint_files
 from .errors import UserError, one_line, require, shown
 from .results import Results
@@ -33,11 +33,11 @@ def draw_file(
     scores: bool,
 ) -> None:
     """Draw the keypoints of a file onto an image."""
-    files.check_output(target, PICTURES)
+    outputs.check_output(target, PICTURES)
     if target == files.STREAM:
         raise UserError("OUT: got -, expected a file: its extension says what kind of picture")
     pixels = _open_image(image)
-    files.check_distinct(image, target)
+    outputs.check_distinct(image, target)
     poses = _read(keypoints, entries, image_id)
     if scores and poses.scores is None:
         raise UserError(f"{shown(keypoints)}: has no scores, expected some for --scores")
@@ -45,7 +45,7 @@ def draw_file(
         pixels, poses.coords, poses.scores, poses.covariances, skeleton=_skeleton(skeleton), threshold=threshold,
         n_sigma=n_sigma, write_scores=scores,
     )  # fmt: skip
-    with files.replacing(target) as file:
+    with outputs.replacing(target) as file:
         _save(drawn, file, target)
     print(f"{shown(target)}: {len(poses.coords)} x {poses.coords.shape[1]} keypoints")
 
@@ -62,7 +62,7 @@ class Picture:
     """
 
     def __init__(self, target: Path, image: Path | None, threshold: float, skeleton: str | None) -> None:
-        files.check_output(target, PICTURES)
+        outputs.check_output(target, PICTURES)
         if target == files.STREAM:
             raise UserError("--picture: got -, expected a file: its extension says what kind of picture")
         self._target = target
@@ -71,7 +71,7 @@ class Picture:
 
     def draw(self, heatmaps: files.HeatmapFile, found: Results, matrices: torch.Tensor | None) -> None:
         """Draw what was found, and tell it."""
-        with files.replacing(self._target) as file:
+        with outputs.replacing(self._target) as file:
             _save(self._sheet(heatmaps, found, matrices), file, self._target)
         print(f"picture: {shown(self._target)}")
 

@@ -124,9 +124,11 @@ def _write(file: BinaryIO, fill: Any) -> None:
 
 
 def _attributes(node: Any, **texts: str) -> None:
-    """PyTables' text is bytes of fixed length, and an empty one has no value."""
+    """PyTables' text has a fixed length, and an empty one no value."""
+    h5py = require("h5py", "hdf5")
     for name, text in texts.items():
-        node.attrs[name] = np.bytes_(text) if text else require("h5py", "hdf5").Empty("S1")
+        kind = h5py.string_dtype("utf-8", max(len(text.encode()), 1))
+        node.attrs.create(name, np.array(text.encode(), kind) if text else h5py.Empty(kind), dtype=kind)
 
 
 def _array(group: Any, place: str, values: np.ndarray, /, **texts: str) -> Any:

@@ -12,7 +12,7 @@ import torch
 
 from dark_kernels import Keypoints, metrics
 
-from . import files, hdf5
+from . import files, hdf5, outputs
 from .errors import UserError, require, shown
 
 _CSV_ROWS = 1 << 16  # rows turned into text at a time
@@ -88,7 +88,7 @@ def format_of(target: Path, name: str | None) -> str:
 def check(target: Path, name: str, peaks: bool = False, image_ids: bool = False) -> None:
     """Raise UserError unless a file of that format can be put there, of peaks or with the ids that COCO needs."""
     form = FORMATS[name]
-    files.check_output(target, (form.extension,))
+    outputs.check_output(target, (form.extension,))
     if peaks and not form.takes_peaks:
         names = ", ".join(each for each, row in FORMATS.items() if row.takes_peaks)
         raise UserError(f"--format: got {name} for peaks, expected one of {names}")
