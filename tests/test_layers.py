@@ -447,3 +447,33 @@ def test_what_depends_on_the_process_is_found(find: Callable[[str], list[object]
     for harmless in ("torch.tensor([1], device='cpu')", "maps.new_zeros(3)", "open('a', 'rb')", "path.open('wb')",
                      "path.read_text(encoding='utf-8')", "open('a', encoding='utf-8')"):  # fmt: skip
         assert not find(harmless)
+
+
+COMMAND = REPOSITORY / "dark_kernels_cli"
+# What runs before a command is known, or its help is shown.
+AT_ONCE = ("__init__.py", "app.py", "completion.py", "errors.py", "options.py")
+
+
+@pytest.mark.parametrize("name", AT_ONCE)
+def test_the_command_starts_without_what_takes_time(name: str) -> None:
+    for node in ast.walk(ast.parse((COMMAND / name).read_text(encoding="utf-8"))):
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            modules = [f".{name}" for name in ([node.module] if node.module else [each.name for each in node.names])]
+            modules = modules if node.level else [node.module or ""]
+        for module in modules:
+            top = module.split(".")[0]
+            fast = f"{module.removeprefix('.')}.py" in AT_ONCE if not top else top in {"typer", "rich"}
+            assert fast or top in sys.stdlib_module_names, f"{name} imports {module}"
+
+
+@pytest.mark.parametrize("path", sorted(COMMAND.glob("*.py")), ids=lambda path: path.name)
+def test_the_command_stands_on_what_users_call(path: Path) -> None:
+    """And makes tensors on a named device, as the package does."""
+    source = path.read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "dark_kernels" and not node.level:
+            assert not any(part.startswith("_") for part in (node.module or "").split(".")), node.module
+            assert node.module.count(".") <= 2  # type: ignore[union-attr]
+    assert on_the_default_device(source) == []
+    assert products(source) == []
