@@ -19,6 +19,8 @@ from .surfaces import MARKERS, Surface, checked_colours, surface_of
 _HEAT = ("#000004", "#3b0f70", "#8c2981", "#de4968", "#fe9f6d", "#fcfdbf")
 # Lengths in pixels of an image or points on axes, at the scale 1.
 _LINE, _THIN, _DOT, _HOLLOW, _TEXT = 2.2, 1.3, 2.9, 3.9, 11.0
+# Length of a limb from which on its line and the markers of its ends are whole, and how small they are at least.
+_ROOM, _SMALLEST = 10.0, 0.4
 
 
 class _Poses(NamedTuple):
@@ -308,13 +310,25 @@ def _draw_limbs(surface: Surface, found: _Poses) -> None:
         for edge in found.skeleton.edges:
             if drawn[list(edge)].all():
                 colour = found.colours[found.skeleton.group_of(edge)]
-                surface.lines(coords[None, list(edge)], colour, _LINE * surface.scale, np.ones(1), outline=True)
+                width = _LINE * surface.scale * _shrunk(surface, coords, edge)
+                surface.lines(coords[None, list(edge)], colour, width, np.ones(1), outline=True)
 
 
 def _draw_keypoints(surface: Surface, found: _Poses, marker: str) -> None:
-    for pose, index in np.argwhere(found.drawn):
-        radius = _DOT if marker == "dot" else _HOLLOW
-        surface.marker(found.coords[pose, index], marker, found.colour(index), radius * surface.scale)
+    whole = (_DOT if marker == "dot" else _HOLLOW) * surface.scale
+    for coords, drawn in zip(found.coords, found.drawn, strict=True):
+        radii = np.full(len(coords), whole)
+        for edge in found.skeleton.edges:
+            if drawn[list(edge)].all():
+                radii[list(edge)] = np.minimum(radii[list(edge)], whole * _shrunk(surface, coords, edge))
+        for index in np.flatnonzero(drawn):
+            surface.marker(coords[index], marker, found.colour(int(index)), radii[index])
+
+
+def _shrunk(surface: Surface, coords: Array, edge: Edge) -> float:
+    """Factor for a limb that is short, as of a finger: what is drawn of it stays apart from the next."""
+    length = float(np.hypot(*(coords[edge[0]] - coords[edge[1]]))) * surface.unit
+    return min(1.0, max(_SMALLEST, length / (_ROOM * surface.scale)))
 
 
 def _draw_scores(surface: Surface, found: _Poses) -> None:

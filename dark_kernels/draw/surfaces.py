@@ -22,9 +22,15 @@ _OUTLINE_OPACITY = 0.55
 
 
 class Surface(Protocol):
-    """Shapes that a surface can take."""
+    """Shapes that a surface can take.
+
+    Attributes:
+        scale: Factor of the lengths of lines and markers.
+        unit: A pixel of the coordinates in the surface's own lengths.
+    """
 
     scale: float
+    unit: float
 
     def lines(self, segments: Array, colour: str, width: float, opacities: Array, outline: bool) -> None:
         """Lines [S, 2, 2] of one colour; where they overlap the most opaque one counts."""
@@ -90,6 +96,7 @@ class ImageSurface:
     def __init__(self, pixels: NDArray[np.uint8], scale: float | None, make: Any) -> None:
         self._pixels = pixels
         self._make = make
+        self.unit = 1.0
         # Lines that suit a crop of 256 pixels, and grow with the image.
         self.scale = max(1.0, min(pixels.shape[:2]) / 300) if scale is None else scale
 
@@ -204,6 +211,8 @@ class AxesSurface:
     def __init__(self, axes: Any, scale: float) -> None:
         self._axes = axes
         self.scale = scale
+        (left, bottom), (right, top) = axes.transData.transform([(0.0, 0.0), (1.0, 1.0)])
+        self.unit = min(abs(right - left), abs(top - bottom)) * 72 / axes.figure.dpi
 
     def lines(self, segments: Array, colour: str, width: float, opacities: Array, outline: bool) -> None:
         from matplotlib.collections import LineCollection

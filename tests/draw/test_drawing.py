@@ -61,8 +61,9 @@ def test_limbs_reach_from_end_to_end(end: tuple[float, float]) -> None:
     for x, y in (start, end):
         assert image[round(y), round(x)].min() > 100
     length = np.hypot(*(end - start))
-    # 2.2 pixels wide, with round ends; CENTRE is nearly white.
-    assert weight(image).sum() / (3 * 247) == pytest.approx(2.2 * length + np.pi * 1.1**2, abs=0.7)
+    # 2.2 pixels wide, less if it is short, with round ends; CENTRE is nearly white.
+    width = 2.2 * min(1.0, max(0.4, length / 10))
+    assert weight(image).sum() / (3 * 247) == pytest.approx(width * length + np.pi * width**2 / 4, abs=0.7)
 
 
 @pytest.mark.parametrize("degrees", [0, 30, 90, 135])
@@ -182,6 +183,19 @@ def test_colours_of_sides_and_ones_own() -> None:
     red = draw.keypoints(wide, coords, colours={"left": "#ff0000"})
     assert [tuple(red[30, x]) for x in (10, 30, 50)] == [rgb(CENTRE), (255, 0, 0), rgb(RIGHT)]
     assert tuple(draw.keypoints(canvas(), POSE, colours="#123456")[15, 20]) == (0x12, 0x34, 0x56)
+
+
+def test_short_limbs_have_small_markers() -> None:
+    """Of fingers and faces, which would be one blob."""
+    hand = np.stack([np.linspace(20, 60, 11), np.full(11, 30.0)], axis=-1)
+    edges = [(i, i + 1) for i in range(10)]
+    image = draw.poses(canvas(), hand, skeleton=edges, colours="#ffffff")
+    column = weight(image)[:, 40]
+    assert 2 < (column > 0).sum() < 2 * 2.9
+    alone = draw.poses(canvas(), hand[::5], skeleton=[(0, 1), (1, 2)], colours="#ffffff")
+    assert (weight(alone)[:, 40] > 0).sum() >= 2 * 2.9
+    one_by_one = draw.keypoints(canvas(), hand, skeleton=(), colours="#ffffff")
+    assert weight(one_by_one).sum() > 1.5 * weight(draw.keypoints(canvas(), hand, skeleton=edges)).sum()
 
 
 def test_scores_are_written_and_larger_images_have_larger_ones() -> None:
