@@ -183,12 +183,14 @@ class ImageSurface:
         return Coverage(top + above, left + before, part)
 
     def _paint(self, shape: Coverage, colour: str, opacity: float) -> None:
-        if shape.shares.size == 0 or opacity == 0:
+        if opacity == 0:
             return
-        height, width = shape.shares.shape
-        part = self._pixels[shape.top : shape.top + height, shape.left : shape.left + width]
-        shares = opacity * shape.shares[..., None]
-        part[:] = np.round(part * (1.0 - shares) + channels(colour) * shares).astype(np.uint8)
+        # Of a limb's window few pixels are covered.
+        rows, columns = np.nonzero(shape.shares)
+        shares = opacity * shape.shares[rows, columns][:, None]
+        places = (rows + shape.top, columns + shape.left)
+        painted = self._pixels[places] * (1.0 - shares) + channels(colour) * shares
+        self._pixels[places] = np.round(painted).astype(np.uint8)
 
 
 def _bilinear(layers: Array, columns: Array, rows: Array) -> Array:
