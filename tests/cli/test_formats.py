@@ -124,27 +124,6 @@ def coco_results_of(frames: int) -> tuple[np.ndarray, np.ndarray]:
     return generator.random((frames, 17, 2)) * 90, generator.random((frames, 17)) * 0.9 + 0.1
 
 
-def test_deeplabcut_is_read_by_pandas(tmp_path: Path) -> None:
-    pandas = pytest.importorskip("pandas")
-    pytest.importorskip("tables")
-    pytest.importorskip("h5py")
-    coords, scores = coco_results_of(4)
-    with (tmp_path / "out.h5").open("wb") as file:
-        hdf5.write_deeplabcut(file, coords, scores)
-    table = pandas.read_hdf(tmp_path / "out.h5")
-    assert list(table.columns.names) == ["scorer", "bodyparts", "coords"]
-    for index, name in enumerate(draw.SKELETONS["coco"].keypoints):
-        part = table["dark_kernels"][name]
-        assert list(part.columns) == ["x", "y", "likelihood"]
-        np.testing.assert_array_equal(part[["x", "y"]].to_numpy(), coords[:, index])
-        np.testing.assert_array_equal(part["likelihood"].to_numpy(), scores[:, index])
-    for kind in ("fixed", "table"):  # and pandas' own are read
-        table.to_hdf(tmp_path / f"{kind}.h5", key="df_with_missing", format=kind, mode="w")
-        poses = keypoints.read(tmp_path / f"{kind}.h5")
-        np.testing.assert_array_equal(poses.coords, coords)
-        np.testing.assert_array_equal(poses.scores, scores)
-
-
 def test_sleap_has_the_arrays_of_its_analysis_files(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
     coords, scores = coco_results_of(4)
