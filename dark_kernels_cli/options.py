@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import typer
 
@@ -88,8 +88,10 @@ def with_recipe_fields(function: _Function) -> _Function:
     for name, (kind, words) in RECIPE_FIELDS.items():
         spelled = name.replace("_", "-")
         flags = f"--{spelled}/--no-{spelled}" if kind is bool else f"--{spelled}"
-        option = typer.Option(flags, help=words, rich_help_panel="Fields of the recipe", show_default=False)
-        annotation = Annotated[kind | None if kind in (bool, int, float) else Literal[kind.__args__] | None, option]  # type: ignore[valid-type]
+        # Of names the recipe itself says which there are.
+        names = "|".join(get_args(kind)) or None
+        option = typer.Option(flags, help=words, metavar=names, show_default=False)
+        annotation = Annotated[(str if names else kind) | None, option]  # type: ignore[valid-type]
         added.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
 
     @functools.wraps(function)

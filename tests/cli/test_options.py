@@ -65,7 +65,7 @@ def test_fields(
         (["--max-offset", "-1"], "--max-offset: got -1.0, expected a positive finite number"),
         (["--max-offset", "much"], "--max-offset"),
         (["--sigma", "2"], "--sigma: got 2.0, expected None with blur='opencv'"),
-        (["--stencil", "narrow"], "--stencil.*narrow"),
+        (["--stencil", "narrow"], "--stencil: got 'narrow', expected one of 'wide', 'compact'"),
         (["--stencil", "none", "--covariance"], "covariance: got True with recipe 'darkpose'"),
     ],
 )
