@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from dark_kernels import transforms
 from .errors import UserError, one_line, shown
 
 # Of each pipeline its function, the unit of its scales, and its options.
-_PIPELINES = {
+_PIPELINES: dict[str, tuple[Callable[..., torch.Tensor], float, dict[str, Any]]] = {
     "darkpose": (transforms.darkpose, transforms.PIXELS_PER_SCALE, {}),
     "mmpose": (transforms.mmpose, 1.0, {}),
     "mmpose_udp": (transforms.mmpose, 1.0, {"use_udp": True}),
@@ -86,9 +87,8 @@ def matrices(
         raise UserError(f"--pipeline: got {name!r}, expected one of {', '.join(_PIPELINES)}")
     function, unit, options = _PIPELINES[name]
     try:
-        center, scale = transforms.center_scale_from_boxes(
-            torch.from_numpy(boxes), heatmap_size, box_format, padding, unit
-        )
+        crops: dict[str, Any] = {"box_format": box_format, "padding": padding, "unit": unit}
+        center, scale = transforms.center_scale_from_boxes(torch.from_numpy(boxes), heatmap_size, **crops)
         return function(center, scale, heatmap_size, **options)
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from error
