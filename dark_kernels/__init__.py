@@ -1,6 +1,6 @@
 """Fused Triton kernels for pose estimation: heatmaps to keypoints, and losses for their training."""
 
-from . import data, metrics, nn, recipes, transforms
+from . import data, draw, metrics, nn, recipes, transforms
 from .decode import decode, decode_offsets
 from .encode import encode
 from .heatmap_loss import (
@@ -33,6 +33,7 @@ __all__ = [
     "decode",
     "decode_offsets",
     "decode_simcc",
+    "draw",
     "encode",
     "find_peaks",
     "gaussian_mixture_nll",

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dark_kernels import draw as drawing
 from dark_kernels import metrics
 from examples import report
 from examples.stick_figures import LIMBS, Figures
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLORS = {"argmax": "#9aa0a6", "quarter": "#e8a33d", "dark": "#3d7fe8", "target": "#c2549d", "peak": "#1f9d55"}
-_OCCLUDED, _TRUTH = "#ff5a4f", "#ffffff"
+_CLEAR, _OCCLUDED, _TRUTH = "#7dffb0", "#ff5a4f", "#ffffff"
 
 
 def draw(
@@ -68,24 +69,16 @@ def _choose(figures: Figures) -> list[int]:
 
 
 def _draw_figure(axes: Axes, figures: Figures, coords: Tensor, covariances: Tensor, index: int) -> None:
-    from matplotlib.patches import Ellipse
-
     size = figures.images.shape[-1]
     axes.imshow(figures.images[index].permute(1, 2, 0).clamp(0, 1).cpu().numpy(), extent=(0, size, size, 0))
     truth, found = figures.keypoints[index].cpu().numpy(), coords[index].cpu().numpy()
     visible, occluded = figures.visible[index].cpu().numpy(), figures.occluded[index].cpu().numpy()
-    for a, b in LIMBS:
-        if visible[a] and visible[b]:
-            axes.plot(found[[a, b], 0], found[[a, b], 1], color="white", linewidth=0.8, alpha=0.35)
+    drawing.limbs(axes, found, visible, skeleton=LIMBS, scale=0.4)
     radius = math.sqrt(metrics.chi_square(0.95))
-    for k in np.flatnonzero(visible & np.isfinite(found).all(1)):
-        color = _OCCLUDED if occluded[k] else "#7dffb0"
-        values, vectors = np.linalg.eigh(covariances[index, k].cpu().double().numpy())
-        width, height = 2 * radius * np.sqrt(values.clip(0))
-        angle = math.degrees(math.atan2(vectors[1, 0], vectors[0, 0]))
-        axes.add_patch(Ellipse(found[k], width, height, angle=angle, fill=False, color=color, linewidth=1.4))
-        axes.plot(*found[k], ".", color=color, markersize=4)
-        axes.plot(*truth[k], "x", color=_TRUTH, markersize=5, markeredgewidth=1.1)
+    for chosen, colour in ((visible & ~occluded, _CLEAR), (visible & occluded, _OCCLUDED)):
+        drawing.ellipses(axes, found, chosen, covariances[index], n_sigma=radius, fill=0.0, colours=colour)
+        drawing.keypoints(axes, found, chosen, colours=colour, scale=0.7)
+    axes.plot(*truth[visible].T, "x", color=_TRUTH, markersize=5, markeredgewidth=1.1, zorder=5)
     axes.set(xlim=(0, size), ylim=(size, 0), xticks=[], yticks=[])
 
 

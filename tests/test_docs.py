@@ -83,7 +83,8 @@ ROOMS = sorted(path.parent.name for path in (ROOT / "dark_kernels").glob("*/api.
 
 METRICS = sorted(path.stem for path in (ROOT / "dark_kernels" / "metrics").glob("[!_]*.py"))
 WITH_EXAMPLES = [
-    *(f"{room}.api" for room in ROOMS), *(f"metrics.{name}" for name in METRICS), "recipes", "testing", "transforms",
+    *(f"{room}.api" for room in ROOMS), *(f"metrics.{name}" for name in METRICS), "draw", "draw.drawing",
+    "recipes", "testing", "transforms",
 ]  # fmt: skip
 
 

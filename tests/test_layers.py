@@ -243,7 +243,7 @@ def test_backends_know_no_recipe_by_name(path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [
-        ("__init__.py", {"data", "metrics", "nn", "recipes", "transforms", "types", *ROOMS}),
+        ("__init__.py", {"data", "draw", "metrics", "nn", "recipes", "transforms", "types", *ROOMS}),
         ("_common/__init__.py", set()),
         ("_common/checks.py", {"recipes"}),
         ("_common/kappas.py", set()),
@@ -256,6 +256,11 @@ def test_backends_know_no_recipe_by_name(path: Path) -> None:
         ("_common/targets/reference.py", set()),
         ("backends.py", set()),
         ("data/__init__.py", set()),
+        ("draw/__init__.py", {"draw"}),
+        ("draw/coverage.py", set()),
+        ("draw/drawing.py", {"draw", "types"}),
+        ("draw/skeletons.py", set()),
+        ("draw/surfaces.py", {"draw"}),
         ("recipes.py", set()),
         ("transforms.py", {"_common.checks"}),
         ("types.py", set()),
@@ -291,6 +296,10 @@ def test_modules_stand_on_what_users_call(path: Path) -> None:
         assert allowed, f"{path} imports {module or 'dark_kernels'}"
 
 
+# Of files that import the package that they are named after.
+PACKAGES = {("mmpose", "mmpose.py"), ("supervision", "supervision.py")}
+
+
 @pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] == "integrations"], ids=str)
 def test_integrations_stand_on_what_users_call(path: Path) -> None:
     """And on one other package at most: the one that the file is named after."""
@@ -301,7 +310,7 @@ def test_integrations_stand_on_what_users_call(path: Path) -> None:
     for module, _ in imports(path):
         top = module.split(".")[0]
         standard = {"torch", "numpy", "dark_kernels"} | set(sys.stdlib_module_names)
-        assert top in standard or (top, path.name) == ("mmpose", "mmpose.py"), f"{path} imports {module}"
+        assert top in standard or (top, path.name) in PACKAGES, f"{path} imports {module}"
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] == "testing"], ids=str)
@@ -410,7 +419,9 @@ def test_tensors_are_made_on_a_named_device(path: Path) -> None:
 
 REPOSITORY = ROOT.parent
 SOURCES = sorted(
-    path for folder in ("dark_kernels", "benchmarks", "examples") for path in (REPOSITORY / folder).rglob("*.py")
+    path
+    for folder in ("dark_kernels", "dark_kernels_cli", "benchmarks", "examples")
+    for path in (REPOSITORY / folder).rglob("*.py")
 )
 
 
@@ -437,3 +448,33 @@ def test_what_depends_on_the_process_is_found(find: Callable[[str], list[object]
     for harmless in ("torch.tensor([1], device='cpu')", "maps.new_zeros(3)", "open('a', 'rb')", "path.open('wb')",
                      "path.read_text(encoding='utf-8')", "open('a', encoding='utf-8')"):  # fmt: skip
         assert not find(harmless)
+
+
+COMMAND = REPOSITORY / "dark_kernels_cli"
+# What runs before a command is known, or its help is shown.
+AT_ONCE = ("__init__.py", "app.py", "completion.py", "errors.py", "options.py")
+
+
+@pytest.mark.parametrize("name", AT_ONCE)
+def test_the_command_starts_without_what_takes_time(name: str) -> None:
+    for node in ast.walk(ast.parse((COMMAND / name).read_text(encoding="utf-8"))):
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            modules = [f".{name}" for name in ([node.module] if node.module else [each.name for each in node.names])]
+            modules = modules if node.level else [node.module or ""]
+        for module in modules:
+            top = module.split(".")[0]
+            fast = f"{module.removeprefix('.')}.py" in AT_ONCE if not top else top in {"typer", "rich"}
+            assert fast or top in sys.stdlib_module_names, f"{name} imports {module}"
+
+
+@pytest.mark.parametrize("path", sorted(COMMAND.glob("*.py")), ids=lambda path: path.name)
+def test_the_command_stands_on_what_users_call(path: Path) -> None:
+    """And makes tensors on a named device, as the package does."""
+    source = path.read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "dark_kernels" and not node.level:
+            assert not any(part.startswith("_") for part in (node.module or "").split(".")), node.module
+            assert node.module.count(".") <= 2  # type: ignore[union-attr]
+    assert on_the_default_device(source) == []
+    assert products(source) == []

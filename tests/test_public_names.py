@@ -21,6 +21,7 @@ from dark_kernels import (
     decode,
     decode_offsets,
     decode_simcc,
+    draw,
     find_peaks,
     gaussian_mixture_nll,
     metrics,
@@ -49,6 +50,16 @@ def test_package() -> None:
     assert {"metrics", "sample_keypoints", "variance_voting", "vote"} <= set(dark_kernels.__all__)
     assert {"encode", "gaussian_mixture_nll", *HEATMAP_LOSSES} <= set(dark_kernels.__all__)
     assert re.fullmatch(r"\d+\.\d+\.\d+([ab.]\S+)?", dark_kernels.__version__)
+
+
+def test_draw() -> None:
+    assert draw.__all__ == sorted(draw.__all__, key=lambda name: (not name.isupper(), name.lower() == name, name))
+    assert list(draw.SKELETONS) == ["coco", "coco_wholebody", "hand", "face", "mpii"]
+    parameters = inspect.signature(draw.poses).parameters
+    assert {name: p.default for name, p in parameters.items() if p.default is not p.empty} == {
+        "scores": None, "covariances": None, "skeleton": None, "threshold": 0.0, "n_sigma": 2.0, "marker": "dot",
+        "write_scores": False, "colours": None, "scale": None,
+    }  # fmt: skip
 
 
 def test_recipes() -> None:
@@ -238,12 +249,9 @@ def test_testing() -> None:
 def test_all_names_exist_and_are_documented(name: str) -> None:
     if ".kernels" in name or "._triton" in name:
         pytest.importorskip("triton", reason="Triton is not installed")
-    if name.startswith(("dark_kernels._cli", "dark_kernels.cli")):
-        pytest.importorskip("typer", reason="the extra `cli` is not installed")
-        pytest.importorskip("rich", reason="the extra `cli` is not installed")
-        pytest.importorskip("matplotlib", reason="the extra `cli` is not installed")
-    if name == "dark_kernels.integrations.mmpose":
-        pytest.importorskip("mmpose", reason="mmpose is not installed; `make test-integrations` installs it")
+    for package in ("mmpose", "supervision"):
+        if name == f"dark_kernels.integrations.{package}":
+            pytest.importorskip(package, reason=f"{package} is not installed; `make test-integrations` installs it")
     module = importlib.import_module(name)
     assert module.__doc__, f"{name} has no docstring"
     for public in getattr(module, "__all__", []):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import pickle
 import re
@@ -13,122 +12,20 @@ import tracemalloc
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
+import safetensors.torch
 import torch
+from typer.testing import CliRunner
 
 import dark_kernels
 from dark_kernels import recipes
-from dark_kernels.cli import main
+from dark_kernels_cli import app, decoder, decoding, files, main, picture, results, showing
 
-for module in ("typer", "rich", "matplotlib", "safetensors", "pyarrow"):
-    pytest.importorskip(module, reason="the extra `cli` is not installed")
-
-import pyarrow.parquet  # noqa: E402
-import safetensors.torch  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from typer.testing import CliRunner  # noqa: E402
-
-from dark_kernels._cli import commands, files, picture  # noqa: E402
-
-BATCH, KEYPOINTS, HEIGHT, WIDTH = 5, 3, 13, 11
-
-
-class Run(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
-    """Run the command in this process and return its exit code and what it printed."""
-    monkeypatch.setenv("COLUMNS", "120")
-
-    def call(*arguments: object) -> Run:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as leaving:
-            main([str(argument) for argument in arguments])
-        return Run(int(leaving.value.code or 0), *capfd.readouterr())
-
-    return call
-
-
-@pytest.fixture
-def heatmaps() -> torch.Tensor:
-    """Blobs with a little noise, one map without a peak and one with its peak in a corner."""
-    generator = torch.Generator().manual_seed(0)
-    centres = 3 + torch.rand(BATCH, KEYPOINTS, 2, generator=generator) * 5
-    y, x = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
-    squares = (x - centres[..., 0, None, None]) ** 2 + (y - centres[..., 1, None, None]) ** 2
-    maps = torch.exp(-squares / 5) + 0.01 * torch.rand(BATCH, KEYPOINTS, HEIGHT, WIDTH, generator=generator)
-    maps[1, 2] = 0
-    maps[2, 0] = 0
-    maps[2, 0, 0, 0] = 1
-    return maps
-
-
-def write_heatmaps(path: Path, heatmaps: torch.Tensor) -> Path:
-    if path.suffix == ".npy":
-        np.save(path, heatmaps.numpy())
-    elif path.suffix == ".npz":
-        np.savez(path, ids=np.arange(3), heatmaps=heatmaps.numpy())
-    elif path.suffix == ".pt":
-        torch.save({"step": 7, "ids": torch.arange(3), "heatmaps": heatmaps}, path)
-    else:
-        safetensors.torch.save_file({"ids": torch.arange(3), "heatmaps": heatmaps.contiguous()}, path)
-    return path
-
-
-def read_results(path: Path) -> dict[str, np.ndarray]:
-    """coords, scores and, if they are there, covariances of any output file of BATCH x KEYPOINTS keypoints."""
-    if path.suffix == ".npz":
-        with np.load(path) as archive:
-            return dict(archive)
-    if path.suffix == ".csv":
-        with path.open(newline="") as file:
-            rows = list(csv.reader(file))
-        columns = {name: np.array(values) for name, values in zip(rows[0], zip(*rows[1:], strict=True), strict=True)}
-    else:
-        table = pyarrow.parquet.read_table(path)
-        columns = {name: table[name].to_numpy() for name in table.column_names}
-    names = ["batch", "keypoint", "x", "y", "score"]
-    assert list(columns) in (names, [*names, "var_x", "cov_xy", "var_y"])
-    assert columns["batch"].astype(int).tolist() == [b for b in range(BATCH) for _ in range(KEYPOINTS)]
-    assert columns["keypoint"].astype(int).tolist() == list(range(KEYPOINTS)) * BATCH
-    if path.suffix == ".csv":
-        columns = {name: column.astype(np.float64).astype(np.float32) for name, column in columns.items()}
-    shape = (BATCH, KEYPOINTS)
-    results = {
-        "coords": np.stack([columns["x"], columns["y"]], -1).reshape(*shape, 2),
-        "scores": columns["score"].reshape(shape),
-    }
-    if "var_x" in columns:
-        four = [columns[name] for name in ("var_x", "cov_xy", "cov_xy", "var_y")]
-        results["covariances"] = np.stack(four, -1).reshape(*shape, 2, 2)
-    return results
-
-
-def assert_results(path: Path, expected: dark_kernels.Keypoints) -> None:
-    results = read_results(path)
-    assert set(results) == {name for name, value in expected._asdict().items() if value is not None}
-    for name, value in results.items():
-        right = getattr(expected, name).numpy()
-        assert value.dtype == right.dtype
-        np.testing.assert_array_equal(value, right, err_msg=name)
-
-
-def assert_error(result: Run, folder: Path, *leftovers: Path, match: str) -> None:
-    """Exit code 2, one line of the right kind on stderr, nothing on stdout and no new file."""
-    assert result.code == 2
-    assert result.out == ""
-    assert re.fullmatch(r"dark-kernels: error: [^\n]+\n", result.err), result.err
-    assert re.search(match, result.err), result.err
-    assert "Traceback" not in result.err
-    assert sorted(folder.rglob("*")) == sorted(leftovers)
-
+from .conftest import BATCH, KEYPOINTS, Run, assert_error, assert_results, write_heatmaps
 
 # ------------------------------------------------------------------------------------------------ right numbers
 
@@ -245,19 +142,19 @@ def test_npy_is_mapped_and_converted_a_batch_at_a_time(
     path, batch, size = tmp_path / "in.npy", 64, 64 * 17 * 64 * 48 * 2
     np.save(path, np.random.default_rng(0).random((batch, 17, 64, 48), dtype=np.float32).astype(np.float16))
     modes, shapes = [], []
-    load, decode = np.load, commands.decode
+    load, decode = np.load, decoding.decode
 
     def watched_load(*arguments: Any, **options: Any) -> Any:
         modes.append(options.get("mmap_mode"))
         return load(*arguments, **options)
 
-    def watched_decode(heatmaps: torch.Tensor, *arguments: Any) -> dark_kernels.Keypoints:
+    def watched_decode(heatmaps: torch.Tensor, **options: Any) -> dark_kernels.Keypoints:
         if heatmaps.device.type != "meta":
             shapes.append(tuple(heatmaps.shape))
-        return decode(heatmaps, *arguments)
+        return decode(heatmaps, **options)
 
     monkeypatch.setattr(np, "load", watched_load)
-    monkeypatch.setattr(commands, "decode", watched_decode)
+    monkeypatch.setattr(decoding, "decode", watched_decode)
     tracemalloc.start()  # sees NumPy's memory, so the mapped file's copies
     try:
         assert run("decode", path, tmp_path / "out.npz", "--batch-size", 10).code == 0
@@ -280,16 +177,16 @@ def test_default_batch_is_bounded_in_bytes(
     tmp_path: Path, run: Callable[..., Run], heatmaps: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
-    monkeypatch.setattr(commands, "_BATCH_BYTES", 2 * heatmaps[0].nbytes + 1)
-    decode_batches = commands._decode_batches
+    monkeypatch.setattr(decoder, "_BATCH_BYTES", 2 * heatmaps[0].nbytes + 1)
+    call = decoder.Operation.__call__
 
-    def watched(maps: Any, decoder: Any, covariance: bool, batch_size: int) -> files.Results:
-        sizes.append(batch_size)
-        return decode_batches(maps, decoder, covariance, batch_size)
+    def watched(operation: decoder.Operation, maps: torch.Tensor, **options: Any) -> results.Results:
+        sizes.append(len(maps))
+        return call(operation, maps, **options)
 
-    monkeypatch.setattr(commands, "_decode_batches", watched)
+    monkeypatch.setattr(decoder.Operation, "__call__", watched)
     assert run("decode", write_heatmaps(tmp_path / "in.npy", heatmaps), tmp_path / "out.npz").code == 0
-    assert sizes == [2]
+    assert sizes == [2, 2, 1]
 
 
 # ------------------------------------------------------------------------------------------------------- errors
@@ -306,9 +203,9 @@ def test_missing_file_directory_and_extensions(tmp_path: Path, run: Callable[...
     for arguments, match in (
         ((tmp_path / "absent.npy", out), "'.*absent.npy': no such file"),
         ((folder, out), "folder.npy': is a directory"),
-        ((other, out), r"got extension '.txt', expected one of .npy, .npz, .pt, .safetensors"),
+        ((other, out), r"got extension '.txt', expected one of .npy, .npz, .pt, .safetensors, .h5"),
         ((tmp_path / "bare", out), r"got extension ''"),
-        ((good, tmp_path / "out.json"), r"got extension '.json', expected one of .npz, .csv, .parquet"),
+        ((good, tmp_path / "out.xml"), r"got extension '.xml', expected one of .npz, .csv, .parquet, .npy, .json, .h5"),
         ((good, tmp_path / "absent" / "out.npz"), "there is no folder '.*absent'"),
         ((good, folder / "..." / "out.csv"), "there is no folder"),
         ((good, other / "out.csv"), "there is no folder|cannot be written"),
@@ -332,7 +229,7 @@ def test_missing_file_directory_and_extensions(tmp_path: Path, run: Callable[...
         (["--batch-size", "many"], "--batch-size.*integer"),
         (["--recipe"], "--recipe"),
         (["--colour"], "--colour"),
-        (["third"], "third"),
+        (["third"], "out.csv.: got extension '.csv', expected one of .npy"),
     ],
 )
 def test_options_that_are_wrong(
@@ -356,8 +253,7 @@ def test_shapes_and_dtypes_that_are_wrong(tmp_path: Path, run: Callable[..., Run
         (torch.zeros(3, 8, 8), r"got shape \[3, 8, 8\], expected 4 dimensions \[B, K, H, W\]"),
         (torch.zeros(()), r"got shape \[\], expected 4 dimensions"),
         (torch.zeros(2, 3, 0, 8), r"got shape \[2, 3, 0, 8\], expected H >= 1"),
-        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), r"got dtype \S+, expected .*(float16|F16)"),
-        (torch.zeros(2, 3, 8, 8, dtype=torch.int64), r"got dtype \S+, expected .*(float16|F16)"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.complex64), r"got dtype \S+, expected .*(float16|F16)"),
         (torch.zeros(2, 3, 8, 8, dtype=torch.bool), r"got dtype \S+, expected .*(float16|F16)"),
     ):
         if source == ".npy":
@@ -423,13 +319,13 @@ def test_same_file(tmp_path: Path, run: Callable[..., Run], heatmaps: torch.Tens
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("arguments", [[], ["bogus"], ["decode"], ["decode", "in.npy"], ["--bogus"], ["info", "more"]])
+@pytest.mark.parametrize("arguments", [["bogus"], ["decode"], ["decode", "in.npy"], ["--bogus"], ["info", "more"]])
 def test_wrong_usage(
     tmp_path: Path, run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert_error(run(*arguments), tmp_path, match="--help")
-    result = CliRunner().invoke(commands.app, arguments)
+    result = CliRunner().invoke(app.app, arguments)
     assert (result.exit_code, result.output.count("\n")) == (2, 1)
 
 
@@ -479,9 +375,9 @@ def test_a_run_that_fails_in_the_middle(
     if existing:
         target.write_text("from before")
     calls = []
-    decode = commands.decode
+    decode = decoding.decode
 
-    def failing_decode(maps: torch.Tensor, *arguments: Any) -> dark_kernels.Keypoints:
+    def failing_decode(maps: torch.Tensor, **options: Any) -> dark_kernels.Keypoints:
         calls.append(maps.shape[0])
         if len(calls) == 3:  # the check, the first batch, this
             assert len(list(tmp_path.iterdir())) == 2 + existing, "the output should be in the making"
@@ -489,9 +385,9 @@ def test_a_run_that_fails_in_the_middle(
                 os.kill(os.getpid(), raised)
             else:
                 raise raised
-        return decode(maps, *arguments)
+        return decode(maps, **options)
 
-    monkeypatch.setattr(commands, "decode", failing_decode)
+    monkeypatch.setattr(decoding, "decode", failing_decode)
     handler = signal.getsignal(signal.SIGTERM)
     if code is None:
         with pytest.raises(RuntimeError, match="a bug"):  # a bug is not dressed up as the user's
@@ -513,13 +409,13 @@ def test_a_write_that_fails(
     tmp_path: Path, run: Callable[..., Run], heatmaps: torch.Tensor, monkeypatch: pytest.MonkeyPatch, output: str
 ) -> None:
     path, target = write_heatmaps(tmp_path / "in.npy", heatmaps), tmp_path / f"out{output}"
-    write = files.WRITERS[output]
+    form = results.FORMATS[output[1:]]
 
-    def failing_write(file: Any, results: files.Results) -> None:
-        write(file, results)
+    def failing_write(file: Any, found: results.Results) -> None:
+        form.write(file, found)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setitem(files.WRITERS, output, failing_write)
+    monkeypatch.setitem(results.FORMATS, output[1:], form._replace(write=failing_write))
     assert_error(run("decode", path, target), tmp_path, path, match="cannot be written: No space left on device")
 
 
@@ -569,10 +465,40 @@ def test_demo(tmp_path: Path, run: Callable[..., Run], real_heatmaps: dict[str, 
         assert sigma == ("-" if sigmas[entry, joint].isnan() else f"{sigmas[entry, joint]:.2f}")
 
 
-def test_demo_without_covariance(tmp_path: Path, run: Callable[..., Run]) -> None:
-    result = run("demo", "-o", tmp_path / "picture.svg", "--recipe", "argmax", "--device", "cpu", "--min-score", "2")
+@pytest.mark.parametrize("threshold", [0.45, 0.7, 2.0])
+def test_demo_lists_what_it_draws(
+    tmp_path: Path, run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, threshold: float
+) -> None:
+    scenes: list[picture.Scene] = []
+    make = picture.make
+
+    def watched(scene: picture.Scene, *arguments: Any) -> None:
+        scenes.append(scene)
+        make(scene, *arguments)
+
+    monkeypatch.setattr(picture, "make", watched)
+    result = run("demo", "-o", tmp_path / "picture.png", "--device", "cpu", "--min-score", threshold)
     assert (result.code, result.err) == (0, "")
-    assert len(re.findall(r"\d\.\d{3} +-", result.out)) == 2 * 17
+    (scene,) = scenes
+    listed = re.findall(r"(\w+ ?\w+) +-?\d+\.\d\d +-?\d+\.\d\d +\d\.\d{3} ", result.out)
+    drawn = [name for name, is_drawn in zip(picture.KEYPOINT_NAMES, scene.drawn, strict=True) if is_drawn]
+    assert listed == drawn
+    assert len(drawn) == {0.45: 11, 0.7: 7, 2.0: 0}[threshold]
+
+
+def test_zooms_of_the_demo_do_not_overlap() -> None:
+    places = np.zeros((17, 2))
+    places[:, 0] = np.arange(17)
+    scene = picture.Scene(
+        np.zeros((256, 256, 3), np.uint8), np.zeros((17, 64, 64)), places, places + 0.3, None, np.arange(17) > 0
+    )
+    assert picture._most_telling(scene) == [1, 8, 15]
+
+
+def test_demo_without_covariance(tmp_path: Path, run: Callable[..., Run]) -> None:
+    result = run("demo", "-o", tmp_path / "picture.svg", "--recipe", "argmax", "--device", "cpu")
+    assert (result.code, result.err) == (0, "")
+    assert len(re.findall(r"\d\.\d{3} +-", result.out)) == 11
     assert b"<svg" in (tmp_path / "picture.svg").read_bytes()
 
 
@@ -585,11 +511,11 @@ def test_demo_errors(tmp_path: Path, run: Callable[..., Run], monkeypatch: pytes
     ):
         assert_error(run("demo", *options), tmp_path, match=match)
 
-    def failing_draw(scenes: Any, name: str, file: Any, file_format: str) -> None:
+    def failing(scene: Any, name: str, file: Any, file_format: str) -> None:
         file.write(b"half a picture")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(picture, "draw", failing_draw)
+    monkeypatch.setattr(picture, "make", failing)
     assert run("demo", "-o", tmp_path / "picture.png").code == 130
     assert list(tmp_path.iterdir()) == []
 
@@ -599,23 +525,6 @@ def test_picture_puts_pixels_where_they_are() -> None:
     np.testing.assert_array_equal(
         picture.to_photograph(np.array([[0.0, 0.0], [31.41, 63.0]])), [[1.5, 1.5], [127.14, 253.5]]
     )
-
-
-@pytest.mark.parametrize("degrees", [0, 30, 90, 135])
-def test_ellipse_is_two_sigma_along_its_axes(degrees: float) -> None:
-    angle = np.radians(degrees)
-    long, short = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
-    covariance = 9.0 * np.outer(long, long) + 1.0 * np.outer(short, short)
-    axes, centre = Figure().subplots(), np.array([20.0, 10.0])
-    picture._draw_ellipse(axes, centre, covariance, "red")
-    (ellipse,) = axes.patches
-    inside = ellipse.get_patch_transform().inverted().transform
-    for direction, sigma in ((long, 3.0), (short, 1.0)):
-        for side in (-1, 1):
-            on_edge = inside(centre + side * 2 * sigma * direction)
-            assert np.linalg.norm(on_edge) == pytest.approx(1.0)
-    picture._draw_ellipse(axes, centre, np.full((2, 2), np.nan), "red")
-    assert len(axes.patches) == 1
 
 
 def test_info(run: Callable[..., Run]) -> None:
@@ -708,7 +617,7 @@ def test_no_memory_is_said_and_no_damage(
     for place in ("_from_numpy" if extension.startswith(".np") else "_from_tensor", None):
         with monkeypatch.context() as patched:
             if place is None:
-                patched.setattr(commands._Decoder, "__call__", fails)
+                patched.setattr(decoder.Operation, "__call__", fails)
             elif extension == ".safetensors":
                 patched.setattr(files, "_pick", fails)
             else:
@@ -733,7 +642,7 @@ def test_what_an_encoding_lacks_is_escaped(tmp_path: Path, heatmaps: torch.Tenso
 
 
 def test_recipes_in_a_narrow_terminal(run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands.Console, "is_terminal", True)
+    monkeypatch.setattr(showing.Console, "is_terminal", True)
     monkeypatch.setenv("COLUMNS", "60")
     done = run("recipes")
     assert done.code == 0
