@@ -65,9 +65,22 @@ class PerMap(NamedTuple):
 
 @triton.jit
 def _log1p(x):
-    """log(1 + x), accurate for small x as well: the rounding of 1 + x cancels."""
+    """log(1 + x) for x > -1, accurate for small x as well.
+
+    What is lost in the sum is added, over 1 + x: 1 - x is near enough, since where x is not small it does not count, or
+    nothing is lost.
+    """
     u = 1.0 + x
-    return tl.where(u == 1.0, x, x * tl.log(u) / (u - 1.0))
+    return tl.log(u) + (x - (u - 1.0)) * tl.maximum(1.0 - x, 0.0)
+
+
+@triton.jit
+def _focal_log(p, is_positive):
+    """log(p) of a positive pixel, log(1 - p) of others."""
+    # A logarithm takes longer than to choose what it is of: this is `_log1p`.
+    rest = 1.0 - p
+    lost = tl.where(is_positive, 0.0, (1.0 - rest) - p)
+    return tl.log(tl.where(is_positive, p, rest)) + lost * (1.0 + p)
 
 
 @triton.jit
@@ -100,9 +113,9 @@ def _pixel_loss(heatmap, target, wing, KIND: tl.constexpr):
         p = _clamp(heatmap)
         distance = 1.0 - target
         distance = distance * distance
-        of_positive = (1.0 - p) * (1.0 - p) * tl.log(p)
-        of_negative = distance * distance * p * p * _log1p(-p)
-        loss = -tl.where(target == 1.0, of_positive, of_negative)
+        is_positive = target == 1.0
+        factor = tl.where(is_positive, 1.0 - p, distance * p)
+        loss = -factor * factor * _focal_log(p, is_positive)
     return loss
 
 
@@ -125,9 +138,10 @@ def _pixel_slope(heatmap, target, wing, KIND: tl.constexpr):
         rest = 1.0 - p
         distance = 1.0 - target
         distance = distance * distance
-        of_positive = 2.0 * rest * tl.log(p) - rest * rest / p
-        of_negative = distance * distance * (p * p / rest - 2.0 * p * _log1p(-p))
-        slope = tl.where(target == 1.0, of_positive, of_negative)
+        is_positive = target == 1.0
+        own = tl.where(is_positive, rest, p)
+        slope = 2.0 * own * _focal_log(p, is_positive) - own * own / tl.where(is_positive, p, rest)
+        slope *= tl.where(is_positive, 1.0, -distance * distance)
         slope = tl.where((heatmap < _LOWEST) | (heatmap > _HIGHEST), 0.0, slope)
     return slope
 
