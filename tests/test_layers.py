@@ -26,7 +26,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "__init__.py": ({"api", "api_mixture", "reference", "reference_mixture"}, set()),
     "api.py": (
         {"library", "options", "reference"},
-        {"_common.checks", "_common.kappas", "backends", "recipes", "types"},
+        {"_common.checks", "_common.inputs", "_common.kappas", "backends", "recipes", "types"},
     ),
     "api_mixture.py": ({"library_mixture", "options", "reference_mixture"}, {"_common.checks", "backends"}),
     "library.py": (
@@ -246,6 +246,7 @@ def test_backends_know_no_recipe_by_name(path: Path) -> None:
         ("__init__.py", {"data", "metrics", "nn", "recipes", "transforms", "types", *ROOMS}),
         ("_common/__init__.py", set()),
         ("_common/checks.py", {"recipes"}),
+        ("_common/inputs.py", {"_common.checks"}),
         ("_common/kappas.py", set()),
         ("_common/lines.py", set()),
         ("_common/operators.py", {"backends"}),
@@ -256,7 +257,7 @@ def test_backends_know_no_recipe_by_name(path: Path) -> None:
         ("backends.py", set()),
         ("data/__init__.py", set()),
         ("recipes.py", set()),
-        ("transforms.py", {"_common.checks"}),
+        ("transforms.py", {"_common.checks", "_common.inputs"}),
         ("types.py", set()),
         ("_triton/blur.py", {"_triton"}),
         ("_triton/cells.py", {"_triton"}),

@@ -11,7 +11,7 @@ from .._common.operators import run_eagerly
 from ..backends import choose
 from ..recipes import OperatorRecipe, operator_schema
 from . import eager
-from .options import NO_EXTRAS, Extras
+from .options import NO_EXTRAS, Extras, in_floats
 
 _library = torch.library.Library("dark_kernels", "FRAGMENT")
 
@@ -63,6 +63,7 @@ def decode_directly(
         scores = heatmaps.new_empty(shape, dtype=torch.float32)
         covariances = heatmaps.new_empty((*shape, 2, 2), dtype=torch.float32) if covariance else None
         third = scores if covariances is None else covariances
+        heatmaps, extras = in_floats(heatmaps, extras)
         kernels.decode_fwd(coords, scores, third, heatmaps, recipe, covariance, extras)
         return coords, scores, covariances
     if 0 in shape:

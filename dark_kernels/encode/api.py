@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .._common.checks import DTYPES, ENCODINGS, check_devices, check_keypoints, check_name, check_sigma, to_float
+from .._common.inputs import take, to_tensor
 from ..backends import check_backend
 from .library import call_encode
 from .reference import encode_reference
@@ -44,14 +46,15 @@ def encode(
     keypoints in the interior come back from `"unbiased"` maps to within 1e-3 pixels.
 
     Args:
-        keypoints: [B, K, 2], or [B, N, K, 2] for N people in an image, (x, y) in heatmap pixels, with pixel centres at
-            integers; a floating dtype. From input pixels: x / (input / heatmap) for `"biased"` and `"unbiased"`,
+        keypoints: [B, K, 2], or [B, N, K, 2] for N people in an image, or [K, 2] (results have no batch), (x, y) in
+            heatmap pixels, with pixel centres at integers; a tensor or a NumPy array (results are arrays) of a floating
+            dtype. From input pixels: x / (input / heatmap) for `"biased"` and `"unbiased"`,
             x / ((input - 1) / (heatmap - 1)) for `"udp"`. A constant: no gradient flows to it.
         size: (H, W).
         sigma: Standard deviation in heatmap pixels, positive, or [K] of them; a keypoint whose element is not positive
             is not drawn. Published: 2 at an input of 256 x 192, 3 at 384 x 288.
         encoding: `"unbiased"`, `"biased"` or `"udp"`.
-        visible: [B, K] or [B, N, K], like `keypoints`; any dtype. COCO's flags 0, 1, 2 will do.
+        visible: [B, K], [B, N, K] or [K], like `keypoints`; any dtype. COCO's flags 0, 1, 2 will do.
         dtype: Dtype of the heatmaps. Arithmetic is float32, or float64 for float64.
         backend: `"auto"` (Triton where the device has it, else eager), `"triton"`, `"eager"` (vectorised PyTorch on
             any device) or `"reference"` (the definition). float64 is served by eager where Triton is asked for.
@@ -72,6 +75,12 @@ def encode(
         >>> heatmaps.shape, weight.shape
         (torch.Size([8, 17, 64, 48]), torch.Size([8, 17]))
     """
+    if not isinstance(keypoints, Tensor) or keypoints.dim() == 2:
+        dim = max(3, getattr(keypoints, "ndim", 3))
+        given = take("keypoints", keypoints, min(dim, 4), "[B, N, K, 2], [B, K, 2] or [K, 2]", least=2)
+        visible = given.also("visible", visible, 2)
+        sigma = to_tensor("sigma", sigma) if isinstance(sigma, np.ndarray) and sigma.ndim else sigma
+        return given.give_back(encode(given.tensor, size, sigma, encoding, visible, dtype, backend))
     check_keypoints(keypoints, visible)
     check_sigma(sigma, keypoints.shape[-2])
     _check_size(size)

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .._common.checks import check_number, check_positive, check_recipe
+from .._common.checks import check_number, check_positive, to_recipe
 from ..backends import check_backend
 from ..decode.api import decode
 from ..recipes import DARKPOSE, Recipe
@@ -102,7 +102,7 @@ class TwoStageDecoder(nn.Module):
         ):
             if not isinstance(head, kind):
                 raise TypeError(f"{name}: got {type(head).__name__}, expected a {kind.__name__}")
-        check_recipe(recipe, covariance=False)
+        recipe = to_recipe(recipe, covariance=False)
         if heatmap_stride is not None:
             check_positive("heatmap_stride", heatmap_stride)
         check_number("heatmap_shift", heatmap_shift)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .._common import checks
+from .._common.inputs import call_with_tensors
 from .._common.kappas import COCO_KAPPAS
 from ..backends import check_backend
 from ..types import KeptPoses, Keypoints
@@ -63,7 +65,8 @@ def oks(
 
     Args:
         poses_a: [..., N, K, 2], (x, y) of K keypoints of N poses; float16, bfloat16, float32 or float64, any strides.
-            Any leading dimensions, for a batch of images: poses are compared within an image.
+            Any leading dimensions, for a batch of images: poses are compared within an image. With a NumPy array all
+            may be, and the result is one.
         poses_b: [..., M, K, 2] with the same leading dimensions; dtypes may differ, those of the areas as well.
         areas_a: [..., N], of the persons (of their masks, or of their boxes), in the squared unit of the poses.
         areas_b: [..., M].
@@ -93,6 +96,11 @@ def oks(
         >>> dark_kernels.oks(poses, poses, areas, areas).shape
         torch.Size([8, 30, 30])
     """
+    if isinstance(poses_a, np.ndarray):
+        return call_with_tensors(
+            oks, poses_a=poses_a, poses_b=poses_b, areas_a=areas_a, areas_b=areas_b, kappas=kappas,
+            visible_a=visible_a, visible_b=visible_b, backend=backend, symmetric=symmetric, swap=swap,
+        )  # fmt: skip
     _check_poses("poses_a", poses_a, "[..., N, K, 2]", least=3)
     _check_poses("poses_b", poses_b, "[..., M, K, 2]", least=3)
     leading, num_keypoints = poses_a.shape[:-3], poses_a.shape[-2]
@@ -162,7 +170,8 @@ def oks_nms(
     such a keypoint matches nothing, such a pose neither drops another nor is dropped. No output is NaN.
 
     Args:
-        poses: [B, N, K, 2], or [N, K, 2] of a single image or with image ids; dtypes and strides as in `oks`.
+        poses: [B, N, K, 2], or [N, K, 2] of a single image or with image ids; dtypes and strides as in `oks`. With a
+            NumPy array all may be, and results are arrays.
         scores: [B, N] or [N].
         areas: [B, N] or [N], in the squared unit of the poses.
         threshold: Similarity above which the worse of two poses is dropped; positive.
@@ -190,6 +199,11 @@ def oks_nms(
         >>> kept.keep.shape, kept.indices.shape, kept.counts.shape
         (torch.Size([8, 30]), torch.Size([8, 30]), torch.Size([8]))
     """
+    if isinstance(poses, np.ndarray):
+        return call_with_tensors(
+            oks_nms, poses=poses, scores=scores, areas=areas, threshold=threshold, kappas=kappas, visible=visible,
+            mask=mask, image_ids=image_ids, backend=backend,
+        )  # fmt: skip
     checks.check_positive("threshold", threshold)
     return _suppress(poses, scores, areas, threshold, "hard", None, kappas, visible, mask, image_ids, backend)
 
@@ -245,6 +259,11 @@ def soft_oks_nms(
         >>> kept.scores.shape
         torch.Size([50])
     """
+    if isinstance(poses, np.ndarray):
+        return call_with_tensors(
+            soft_oks_nms, poses=poses, scores=scores, areas=areas, threshold=threshold, method=method,
+            max_poses=max_poses, kappas=kappas, visible=visible, mask=mask, image_ids=image_ids, backend=backend,
+        )  # fmt: skip
     checks.check_positive("threshold", threshold)
     checks.check_name("method", method, METHODS)
     checks.check_count("max_poses", max_poses)
@@ -282,7 +301,8 @@ def vote(
 
     Args:
         samples: [B, K, S, 2], S >= 1 samples (x, y) of each keypoint, in heatmap pixels with pixel centres at
-            integers if there are heatmaps; float16, bfloat16, float32 or float64, any strides.
+            integers if there are heatmaps; float16, bfloat16, float32 or float64, any strides. With a
+            NumPy array both may be, and results are arrays.
         heatmaps: [B, K, H, W] or None; the dtype may differ.
         bandwidth: Standard deviation of the kernels of a density, positive, or None.
         backend: `"auto"` (Triton where the device has it, else eager), `"triton"`, `"eager"` (vectorised
@@ -306,6 +326,8 @@ def vote(
         >>> dark_kernels.vote(samples, heatmaps).coords.shape
         torch.Size([8, 17, 2])
     """
+    if isinstance(samples, np.ndarray):
+        return call_with_tensors(vote, samples=samples, heatmaps=heatmaps, bandwidth=bandwidth, backend=backend)
     checks.check_tensor("samples", samples, 4, "[B, K, S, 2]")
     if samples.shape[2] == 0 or samples.shape[3] != 2:
         raise ValueError(f"samples: got shape {list(samples.shape)}, expected [B, K, S, 2] with S >= 1 samples (x, y)")
@@ -352,7 +374,8 @@ def variance_voting(
     through them.
 
     Args:
-        poses: [..., N, K, 2]; float16, bfloat16, float32 or float64, any strides.
+        poses: [..., N, K, 2]; float16, bfloat16, float32 or float64, any strides. With a NumPy array all may be,
+            and the result is one.
         variances: [..., N, K], or [..., N, K, 2] of each axis, in the squared unit of the poses; the dtype may differ.
         similarities: [..., M, N], of the poses that are asked for with all poses, as `oks` returns them.
         spread: How fast a pose loses its vote with the similarity, positive.
@@ -374,6 +397,11 @@ def variance_voting(
         >>> dark_kernels.variance_voting(poses, torch.ones(8, 30, 17), similarities).shape
         torch.Size([8, 30, 17, 2])
     """
+    if isinstance(poses, np.ndarray):
+        return call_with_tensors(
+            variance_voting, poses=poses, variances=variances, similarities=similarities, spread=spread, mask=mask,
+            backend=backend,
+        )  # fmt: skip
     dim = poses.dim() if isinstance(poses, Tensor) else 3
     checks.check_tensor("poses", poses, max(dim, 3), "[..., N, K, 2]")
     if poses.shape[-1] != 2:

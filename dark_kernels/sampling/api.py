@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .._common import checks
+from .._common.inputs import call_with_tensors
 from ..backends import check_backend
 from .library import call_sample_keypoints
 from .reference import sample_keypoints_reference
@@ -41,7 +43,8 @@ def sample_keypoints(
     A singular covariance is valid.
 
     Args:
-        means: [..., 2], (x, y); float16, bfloat16, float32 or float64, any strides.
+        means: [..., 2], (x, y); float16, bfloat16, float32 or float64, any strides. With a NumPy array all may be, and
+            the result is one.
         covariances: [..., 2, 2] with the same leading dimensions, in the squared unit of the means, rows and columns
             in the order (x, y); dtype may differ. Symmetric: the upper triangle is not read.
         n: Samples of each keypoint, at least 1.
@@ -66,6 +69,10 @@ def sample_keypoints(
         >>> samples.shape
         torch.Size([8, 17, 100, 2])
     """
+    if isinstance(means, np.ndarray):
+        return call_with_tensors(
+            sample_keypoints, means=means, covariances=covariances, n=n, seed=seed, offset=offset, backend=backend
+        )
     checks.check_tensor("means", means, means.dim() if isinstance(means, Tensor) else 1, "[..., 2]")
     if means.dim() == 0 or means.shape[-1] != 2:
         raise ValueError(f"means: got shape {list(means.shape)}, expected [..., 2], (x, y) of every keypoint")

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from .._common import checks
+from .._common.inputs import is_batch, take, to_tensor
 from ..backends import check_backend
 from ..recipes import simcc_kernel_size
 from ..types import SimCCKeypoints
@@ -57,8 +58,10 @@ def decode_simcc(
     written to.
 
     Args:
-        simcc_x: [B, K, Wx], float16, bfloat16, float32 or float64, any strides. Arithmetic is float32, in float64 if
-            an input is.
+        simcc_x: [B, K, Wx], [K, Wx] or [Wx], float16, bfloat16, float32 or float64, any strides; results lack the same
+            dimensions. Arithmetic is float32, in float64 if an input is. NumPy arrays (results are arrays), uint8,
+            int8, int16 and uint16 are taken as in `decode`: for the logits of a quantised network `logit_scale` is the
+            scale.
         simcc_y: [B, K, Wy]; dtype and strides may differ from those of `simcc_x`.
         sigma: Standard deviation in bins of the targets that the network was trained on: a number, or (x, y). Needed
             with `dark`, where the width of the blur follows from it (at least 0.5), and with `visibility`.
@@ -80,7 +83,7 @@ def decode_simcc(
         `visibility` [B, K] or None; float32, or float64 if an input is. Empty for B = 0 or K = 0.
 
     Raises:
-        TypeError: An input is not a dense tensor of one of the dtypes above, or a number or flag is none.
+        TypeError: An input is not dense or not of one of the dtypes above, or a number or flag is none.
         ValueError: A shape does not fit, the inputs are on several devices, a number is out of range, a name is
             unknown, `sigma` is missing, or `backend` cannot serve these tensors.
 
@@ -91,7 +94,18 @@ def decode_simcc(
         >>> keypoints.coords.shape
         torch.Size([8, 17, 2])
     """
+    if not is_batch(simcc_x, 3):
+        given = take("simcc_x", simcc_x, 3, "[B, K, Wx], [K, Wx] or [Wx]", least=1)
+        axis = given.also("simcc_y", simcc_y, 3)
+        return given.give_back(
+            decode_simcc(
+                given.tensor, axis, sigma, dark, split_ratio, score, visibility, beta, backend,
+                activation=activation, logit_scale=logit_scale,
+            )
+        )  # fmt: skip
+    simcc_y = to_tensor("simcc_y", simcc_y)
     _check_axes(simcc_x, simcc_y)
+    simcc_x, simcc_y = checks.to_float(simcc_x), checks.to_float(simcc_y)
     sigmas = _pair(sigma)
     for name, flag in (("dark", dark), ("visibility", visibility)):
         if not isinstance(flag, bool):
@@ -142,8 +156,8 @@ def decode_simcc(
 
 
 def _check_axes(simcc_x: Tensor, simcc_y: Tensor) -> None:
-    checks.check_tensor("simcc_x", simcc_x, 3, "[B, K, Wx]")
-    checks.check_tensor("simcc_y", simcc_y, 3, "[B, K, Wy]")
+    checks.check_tensor("simcc_x", simcc_x, 3, "[B, K, Wx]", checks.MAP_DTYPES)
+    checks.check_tensor("simcc_y", simcc_y, 3, "[B, K, Wy]", checks.MAP_DTYPES)
     for name, axis in (("simcc_x", simcc_x), ("simcc_y", simcc_y)):
         if axis.shape[2] == 0:
             raise ValueError(f"{name}: got shape {list(axis.shape)}, expected at least one bin")

@@ -14,9 +14,9 @@ from dark_kernels import soft_argmax
 from dark_kernels.soft_argmax import soft_argmax_reference
 
 ERRORS = [
-    (ValueError, r"heatmaps: got shape \[2, 3, 4\], expected 4 dimensions", {"heatmaps": torch.rand(2, 3, 4)}),
+    (ValueError, r"heatmaps: got shape \[4\], expected \[B, K, H, W\]", {"heatmaps": torch.rand(4)}),
     (ValueError, "heatmaps: got .*, expected H >= 1 and W >= 1", {"heatmaps": torch.rand(2, 3, 0, 4)}),
-    (TypeError, "heatmaps: got numpy.ndarray, .* torch.from_numpy", {"heatmaps": np.zeros((1, 1, 2, 2))}),
+    (TypeError, "heatmaps: got torch.int64, expected", {"heatmaps": np.zeros((1, 1, 2, 2), np.int64)}),
     (TypeError, "heatmaps: got torch.int64", {"heatmaps": torch.zeros(1, 1, 2, 2, dtype=torch.int64)}),
     (TypeError, "heatmaps: got a sparse tensor", {"heatmaps": torch.rand(1, 1, 2, 2).to_sparse()}),
     (ValueError, "beta: got 0, expected a positive", {"beta": 0}),
