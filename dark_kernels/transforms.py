@@ -25,27 +25,33 @@ gradients flow to centres and scales.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, get_args, overload
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ._common.checks import check_devices, check_name, check_positive, check_tensor
 from ._common.inputs import is_batch, take, to_numbers
+from ._common.names import BoxFormat, Numbers
 
 __all__ = ["center_scale_from_boxes", "darkpose", "mmpose", "mmpose_legacy"]
 
-BOX_FORMATS = ("xywh", "xyxy")
+BOX_FORMATS: tuple[BoxFormat, ...] = get_args(BoxFormat)
 # Image pixels in one unit of `scale`, by HRNet's convention.
 PIXELS_PER_SCALE = 200.0
 
 
+@overload
+def darkpose(center: Tensor | Sequence[Any], scale: Numbers, heatmap_size: tuple[int, int]) -> Tensor: ...
+@overload
+def darkpose(center: NDArray[Any], scale: Numbers, heatmap_size: tuple[int, int]) -> NDArray[Any]: ...
 def darkpose(
-    center: Tensor,  # [B, 2]
-    scale: Tensor,  # [B, 2] in 200 image pixels
+    center: Numbers,  # [B, 2]
+    scale: Numbers,  # [B, 2] in 200 image pixels
     heatmap_size: tuple[int, int],  # (W, H)
-) -> Tensor:
+) -> Tensor | NDArray[Any]:
     """DarkPose's `get_affine_transform`: pixel centres to pixel centres, one factor for both axes, from the width.
 
     Args:
@@ -73,12 +79,20 @@ def darkpose(
     return _matrices(factor.expand(-1, 2), center, middle=((width - 1) / 2, (height - 1) / 2))
 
 
+@overload
 def mmpose_legacy(
-    center: Tensor,  # [B, 2]
-    scale: Tensor,  # [B, 2] in 200 image pixels
+    center: Tensor | Sequence[Any], scale: Numbers, heatmap_size: tuple[int, int], use_udp: bool = ...
+) -> Tensor: ...
+@overload
+def mmpose_legacy(
+    center: NDArray[Any], scale: Numbers, heatmap_size: tuple[int, int], use_udp: bool = ...
+) -> NDArray[Any]: ...
+def mmpose_legacy(
+    center: Numbers,  # [B, 2]
+    scale: Numbers,  # [B, 2] in 200 image pixels
     heatmap_size: tuple[int, int],  # (W, H)
     use_udp: bool = False,
-) -> Tensor:
+) -> Tensor | NDArray[Any]:
     """`transform_preds` of mmpose 0.x, ViTPose and transformers' VitPose.
 
     Args:
@@ -100,12 +114,20 @@ def mmpose_legacy(
     return mmpose(center, PIXELS_PER_SCALE * scale, heatmap_size, use_udp)
 
 
+@overload
 def mmpose(
-    center: Tensor,  # [B, 2]
-    scale: Tensor,  # [B, 2] in image pixels
+    center: Tensor | Sequence[Any], scale: Numbers, heatmap_size: tuple[int, int], use_udp: bool = ...
+) -> Tensor: ...
+@overload
+def mmpose(
+    center: NDArray[Any], scale: Numbers, heatmap_size: tuple[int, int], use_udp: bool = ...
+) -> NDArray[Any]: ...
+def mmpose(
+    center: Numbers,  # [B, 2]
+    scale: Numbers,  # [B, 2] in image pixels
     heatmap_size: tuple[int, int],  # (W, H)
     use_udp: bool = False,
-) -> Tensor:
+) -> Tensor | NDArray[Any]:
     """mmpose 1.x: a codec's way from the heatmap to the network's input, and from there to the image.
 
     Args:
@@ -129,13 +151,29 @@ def mmpose(
     return _matrices(factors, center, middle=(spans[0] / 2, spans[1] / 2))
 
 
+@overload
 def center_scale_from_boxes(
-    boxes: Tensor,  # [B, 4]
+    boxes: Tensor | Sequence[Any],
+    input_size: tuple[int, int],
+    box_format: BoxFormat = ...,
+    padding: float = ...,
+    unit: float = ...,
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def center_scale_from_boxes(
+    boxes: NDArray[Any],
+    input_size: tuple[int, int],
+    box_format: BoxFormat = ...,
+    padding: float = ...,
+    unit: float = ...,
+) -> tuple[NDArray[Any], NDArray[Any]]: ...
+def center_scale_from_boxes(
+    boxes: Numbers,  # [B, 4]
     input_size: tuple[int, int],  # (width, height)
-    box_format: str = "xywh",
+    box_format: BoxFormat = "xywh",
     padding: float = 1.25,
     unit: float = 1.0,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor] | tuple[NDArray[Any], NDArray[Any]]:
     """The crops that top-down pipelines take for boxes: padded, and widened to the aspect ratio of the network's input.
 
     As mmpose (`GetBBoxCenterScale` and `TopdownAffine`) and transformers (VitPose, Sapiens2) do it.
@@ -181,7 +219,7 @@ def center_scale_from_boxes(
     return corner + size / 2, crop * (padding / unit)
 
 
-def _of_crops(function: Callable[..., Tensor], center: Any, scale: Any, *options: Any) -> Any:
+def _of_crops(function: Callable[..., Any], center: Any, scale: Any, *options: Any) -> Any:
     """Matrices as the centres have it: of arrays, of lists, of a single crop."""
     given = take("center", center, 2, "[B, 2] or [2]", least=1, lists=True)
     if not isinstance(scale, Tensor):

@@ -692,7 +692,7 @@ def test_what_is_refused(row: Row, name: str) -> None:
     """A complex tensor, a sparse one, one of another rank or on another device, and what is no tensor."""
     inputs = make(row, 2, leaves=False)
     given = inputs[name]
-    for wrong in (given.to(torch.complex64), given.to_sparse(), given.numpy()):
+    for wrong in (given.to(torch.complex64), given.to_sparse(), "no tensor"):
         if isinstance(wrong, Tensor) or given.is_floating_point():  # of indices a sequence does
             with pytest.raises(TypeError, match=f"^{name}: got"):
                 row({**inputs, name: wrong})

@@ -9,7 +9,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, cast
 
 import numpy as np
 import rich.box
@@ -22,7 +22,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from .. import __version__, data, decode
-from ..backends import Choice, check_backend, choose
+from ..backends import Backend, Choice, check_backend, choose
 from ..recipes import ALL, ARGMAX, DARKPOSE, Recipe
 from ..recipes import get as get_recipe
 from . import files
@@ -330,7 +330,7 @@ class _Decoder:
             self.choice = choose(backend, self.device.type, dtype)
         except ValueError as error:
             raise UserError(str(error)) from error
-        self._backend = backend
+        self._backend = cast(Backend, backend)
 
     def __call__(self, heatmaps: torch.Tensor, covariance: bool, recipe: Recipe | None = None) -> files.Results:
         on_device = heatmaps.to(self.device)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, overload
+from typing import Any, get_args, overload
 
 import torch
 from torch import Tensor
 
 from ..recipes import Recipe, get
+from .names import Coordinates, Encoding, RecipeName, Reduction
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Of maps that are read as they are: each number has a float32.
 MAP_DTYPES = (*DTYPES, torch.uint8, torch.int8, torch.int16, torch.uint16)
-COORDINATES = ("absolute", "offset")
-ENCODINGS = ("unbiased", "biased", "udp")
-REDUCTIONS = ("mean", "none", "sum", "mean_valid")
+COORDINATES: tuple[Coordinates, ...] = get_args(Coordinates)
+ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
+REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
 
 
 def kind_of(value: object) -> str:
@@ -168,7 +169,7 @@ def check_maps(heatmaps: Tensor) -> None:
     check_size("heatmaps", heatmaps)
 
 
-def to_recipe(recipe: Recipe | str, covariance: bool) -> Recipe:
+def to_recipe(recipe: Recipe | RecipeName, covariance: bool) -> Recipe:
     """A Recipe or the name of one, of whose stencil a covariance can be had if one is asked for."""
     if not isinstance(recipe, Recipe):
         if not isinstance(recipe, str):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from .checks import check_dense, kind_of, remedy_for
 
 
-def is_batch(value: Any, dim: int) -> bool:
+def is_batch(value: Any, dim: int) -> TypeGuard[Tensor]:
     """True for what needs no conversion: a tensor of `dim` dimensions. All that a plain call pays."""
     return isinstance(value, Tensor) and value.dim() == dim
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any, Literal, overload
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .._common.checks import MAP_DTYPES, check_dense, check_devices, check_maps, check_positive, check_tensor, to_recipe
 from .._common.inputs import is_batch, take, to_numbers, to_tensor
-from ..backends import check_backend, held_by_graphs, is_plain
+from .._common.names import ArrayT, Numbers, RecipeName
+from ..backends import Backend, check_backend, held_by_graphs, is_plain
 from ..recipes import DARKPOSE, Recipe
 from ..types import Keypoints
 from .library import decode_directly, decode_operator
@@ -24,18 +27,83 @@ UDP_COMBINED = Recipe(
 )
 
 
+@overload
 def decode(
-    heatmaps: Tensor,  # [B, C, H, W]
-    recipe: Recipe = DARKPOSE,
-    covariance: bool = False,
-    backend: str = "auto",
+    heatmaps: ArrayT,
+    recipe: Recipe | RecipeName = ...,
+    covariance: Literal[False] = ...,
+    backend: Backend = ...,
     *,
-    flipped: Tensor | None = None,  # [B, C, H, W]
-    flip_indices: Sequence[int] | Tensor | None = None,  # [C]
+    flipped: Tensor | NDArray[Any] | None = ...,
+    flip_indices: Sequence[int] | Tensor | NDArray[Any] | None = ...,
+    shift_flipped: bool = ...,
+    image_transform: Numbers | None = ...,
+    keypoint_indices: Sequence[int] | Tensor | NDArray[Any] | None = ...,
+) -> Keypoints[ArrayT, None]: ...
+@overload
+def decode(
+    heatmaps: ArrayT,
+    recipe: Recipe | RecipeName = ...,
+    *,
+    covariance: Literal[True],
+    backend: Backend = ...,
+    flipped: Tensor | NDArray[Any] | None = ...,
+    flip_indices: Sequence[int] | Tensor | NDArray[Any] | None = ...,
+    shift_flipped: bool = ...,
+    image_transform: Numbers | None = ...,
+    keypoint_indices: Sequence[int] | Tensor | NDArray[Any] | None = ...,
+) -> Keypoints[ArrayT, ArrayT]: ...
+@overload
+def decode(
+    heatmaps: ArrayT,
+    recipe: Recipe | RecipeName,
+    covariance: Literal[True],
+    backend: Backend = ...,
+    *,
+    flipped: Tensor | NDArray[Any] | None = ...,
+    flip_indices: Sequence[int] | Tensor | NDArray[Any] | None = ...,
+    shift_flipped: bool = ...,
+    image_transform: Numbers | None = ...,
+    keypoint_indices: Sequence[int] | Tensor | NDArray[Any] | None = ...,
+) -> Keypoints[ArrayT, ArrayT]: ...
+@overload
+def decode(
+    heatmaps: ArrayT,
+    recipe: Recipe | RecipeName = ...,
+    *,
+    covariance: bool,
+    backend: Backend = ...,
+    flipped: Tensor | NDArray[Any] | None = ...,
+    flip_indices: Sequence[int] | Tensor | NDArray[Any] | None = ...,
+    shift_flipped: bool = ...,
+    image_transform: Numbers | None = ...,
+    keypoint_indices: Sequence[int] | Tensor | NDArray[Any] | None = ...,
+) -> Keypoints[ArrayT, ArrayT | None]: ...
+@overload
+def decode(
+    heatmaps: ArrayT,
+    recipe: Recipe | RecipeName,
+    covariance: bool,
+    backend: Backend = ...,
+    *,
+    flipped: Tensor | NDArray[Any] | None = ...,
+    flip_indices: Sequence[int] | Tensor | NDArray[Any] | None = ...,
+    shift_flipped: bool = ...,
+    image_transform: Numbers | None = ...,
+    keypoint_indices: Sequence[int] | Tensor | NDArray[Any] | None = ...,
+) -> Keypoints[ArrayT, ArrayT | None]: ...
+def decode(
+    heatmaps: Tensor | NDArray[Any],  # [B, C, H, W]
+    recipe: Recipe | RecipeName = DARKPOSE,
+    covariance: bool = False,
+    backend: Backend = "auto",
+    *,
+    flipped: Tensor | NDArray[Any] | None = None,  # [B, C, H, W]
+    flip_indices: Sequence[int] | Tensor | NDArray[Any] | None = None,  # [C]
     shift_flipped: bool = False,
-    image_transform: Tensor | None = None,  # [B, 2, 3]
-    keypoint_indices: Sequence[int] | Tensor | None = None,  # [K]
-) -> Keypoints:
+    image_transform: Numbers | None = None,  # [B, 2, 3]
+    keypoint_indices: Sequence[int] | Tensor | NDArray[Any] | None = None,  # [K]
+) -> Keypoints[Any, Any]:
     """Turn heatmaps into keypoints with sub-pixel coordinates.
 
     For each map: find the first maximum in row-major order, smooth the map around it, and take one Newton
@@ -146,14 +214,32 @@ def decode(
     return _decode(heatmaps, recipe, covariance, backend, extras)
 
 
+@overload
 def decode_offsets(
-    heatmaps: Tensor,  # [B, 3 K, H, W]
+    heatmaps: Tensor,
+    kernel_size: int = ...,
+    radius_factor: float = ...,
+    backend: Backend = ...,
+    *,
+    image_transform: Numbers | None = ...,
+) -> Keypoints[Tensor, None]: ...
+@overload
+def decode_offsets(
+    heatmaps: NDArray[Any],
+    kernel_size: int = ...,
+    radius_factor: float = ...,
+    backend: Backend = ...,
+    *,
+    image_transform: Numbers | None = ...,
+) -> Keypoints[NDArray[Any], None]: ...
+def decode_offsets(
+    heatmaps: Tensor | NDArray[Any],  # [B, 3 K, H, W]
     kernel_size: int = 11,
     radius_factor: float = 0.0546875,
-    backend: str = "auto",
+    backend: Backend = "auto",
     *,
-    image_transform: Tensor | None = None,  # [B, 2, 3]
-) -> Keypoints:
+    image_transform: Numbers | None = None,  # [B, 2, 3]
+) -> Keypoints[Any, Any]:
     """Turn UDP's combined heatmaps into keypoints: a map of the keypoint's disk and two of the offsets to its centre.
 
     For each keypoint: smooth the first map, find its first maximum, and add what the two offset maps, which are not
@@ -213,7 +299,7 @@ def decode_offsets(
     return _decode(maps[:, :, 0], recipe, False, backend, extras)
 
 
-def _decode(heatmaps: Tensor, recipe: Recipe, covariance: bool, backend: str, extras: Extras) -> Keypoints:
+def _decode(heatmaps: Tensor, recipe: Recipe, covariance: bool, backend: Backend, extras: Extras) -> Keypoints:
     if heatmaps.requires_grad:
         heatmaps = heatmaps.detach()
     if backend == "reference":
@@ -243,7 +329,10 @@ _OFFSETS_RECIPES = {kernel_size: _recipe_of(kernel_size) for kernel_size in rang
 
 
 def _check_flip(
-    heatmaps: Tensor, flipped: Tensor | None, flip_indices: Sequence[int] | Tensor | None, shift_flipped: bool
+    heatmaps: Tensor,
+    flipped: Tensor | NDArray[Any] | None,
+    flip_indices: Sequence[int] | Tensor | NDArray[Any] | None,
+    shift_flipped: bool,
 ) -> tuple[Tensor | None, Tensor | None, bool]:
     if not isinstance(shift_flipped, bool):
         raise TypeError(f"shift_flipped: got {shift_flipped!r}, expected True or False")
@@ -274,7 +363,7 @@ def _check_flip(
     return flipped.detach(), indices, shift_flipped
 
 
-def _check_transform(image_transform: Tensor | None, heatmaps: Tensor) -> Tensor | None:
+def _check_transform(image_transform: Numbers | None, heatmaps: Tensor) -> Tensor | None:
     if image_transform is None:
         return None
     image_transform = to_numbers("image_transform", image_transform, heatmaps)
@@ -288,7 +377,7 @@ def _check_transform(image_transform: Tensor | None, heatmaps: Tensor) -> Tensor
     return image_transform.detach()
 
 
-def _check_indices(name: str, indices: Sequence[int] | Tensor | None, heatmaps: Tensor) -> Tensor | None:
+def _check_indices(name: str, indices: Sequence[int] | Tensor | NDArray[Any] | None, heatmaps: Tensor) -> Tensor | None:
     """[K] int64 on the device of the heatmaps."""
     if indices is None:
         return None

@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
+from typing import Any, overload
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .._common.checks import DTYPES, ENCODINGS, check_devices, check_keypoints, check_name, check_sigma, to_float
 from .._common.inputs import take, to_tensor
-from ..backends import check_backend
+from .._common.names import Encoding
+from ..backends import Backend, check_backend
 from .library import call_encode
 from .reference import encode_reference
 
 
+@overload
 def encode(
-    keypoints: Tensor,  # [B, K, 2] or [B, N, K, 2]
+    keypoints: Tensor,
     size: tuple[int, int],
-    sigma: float | Tensor = 2.0,  # a number or [K]
-    encoding: str = "unbiased",
-    visible: Tensor | None = None,  # [B, K] or [B, N, K]
+    sigma: float | Tensor | NDArray[Any] = ...,
+    encoding: Encoding = ...,
+    visible: Tensor | NDArray[Any] | None = ...,
+    dtype: torch.dtype = ...,
+    backend: Backend = ...,
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def encode(
+    keypoints: NDArray[Any],
+    size: tuple[int, int],
+    sigma: float | Tensor | NDArray[Any] = ...,
+    encoding: Encoding = ...,
+    visible: Tensor | NDArray[Any] | None = ...,
+    dtype: torch.dtype = ...,
+    backend: Backend = ...,
+) -> tuple[NDArray[Any], NDArray[Any]]: ...
+def encode(
+    keypoints: Tensor | NDArray[Any],  # [B, K, 2] or [B, N, K, 2]
+    size: tuple[int, int],
+    sigma: float | Tensor | NDArray[Any] = 2.0,  # a number or [K]
+    encoding: Encoding = "unbiased",
+    visible: Tensor | NDArray[Any] | None = None,  # [B, K] or [B, N, K]
     dtype: torch.dtype = torch.float32,
-    backend: str = "auto",
-) -> tuple[Tensor, Tensor]:
+    backend: Backend = "auto",
+) -> tuple[Tensor, Tensor] | tuple[NDArray[Any], NDArray[Any]]:
     """Draw keypoints as Gaussian heatmaps: the training targets of the published heatmap networks.
 
     With d the distance of a pixel from the centre, its value is exp(-d.d / (2 sigma^2)). `encoding` says where the
@@ -79,8 +103,9 @@ def encode(
         dim = max(3, getattr(keypoints, "ndim", 3))
         given = take("keypoints", keypoints, min(dim, 4), "[B, N, K, 2], [B, K, 2] or [K, 2]", least=2)
         visible = given.also("visible", visible, 2)
-        sigma = to_tensor("sigma", sigma) if isinstance(sigma, np.ndarray) and sigma.ndim else sigma
         return given.give_back(encode(given.tensor, size, sigma, encoding, visible, dtype, backend))
+    visible = None if visible is None else to_tensor("visible", visible)
+    sigma = to_tensor("sigma", sigma) if isinstance(sigma, np.ndarray) else sigma
     check_keypoints(keypoints, visible)
     check_sigma(sigma, keypoints.shape[-2])
     _check_size(size)

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from .._common import checks
+from .._common.names import Average, KindOfSize
 from . import _shared
 
-KINDS_OF_SIZES = ("longest", "diagonal", "area", "head")
+KINDS_OF_SIZES: tuple[KindOfSize, ...] = get_args(KindOfSize)
 
 
 def distances(
@@ -45,7 +46,7 @@ def pck(
     sizes: Tensor | float,  # [...]
     threshold: float | Sequence[float] | Tensor = 0.05,
     mask: Tensor | None = None,  # [..., K]
-    average: str = "macro",
+    average: Average = "macro",
 ) -> Tensor:
     """PCK: the share of keypoints that are nearer to their targets than `threshold` sizes of their person.
 
@@ -97,7 +98,7 @@ def pckh(
     head_sizes: Tensor,  # [...]
     threshold: float = 0.5,
     mask: Tensor | None = None,  # [..., K]
-    average: str = "micro",
+    average: Average = "micro",
 ) -> Tensor:
     """PCKh: the share of keypoints that are within `threshold` head sizes of their targets, [].
 
@@ -133,7 +134,7 @@ def epe(
     coords: Tensor,  # [..., K, D]
     targets: Tensor,  # [..., K, D]
     mask: Tensor | None = None,  # [..., K]
-    average: str = "micro",
+    average: Average = "micro",
 ) -> Tensor:
     """EPE: the mean distance of keypoints from their targets (end-point error), in the unit of the coordinates. In
     3 dimensions the same is called MPJPE.
@@ -169,7 +170,7 @@ def nme(
     targets: Tensor,  # [..., K, D]
     sizes: Tensor | float,  # [...]
     mask: Tensor | None = None,  # [..., K]
-    average: str = "micro",
+    average: Average = "micro",
 ) -> Tensor:
     """NME: the mean distance of keypoints from their targets in sizes of their face or person (normalised mean error).
 
@@ -211,7 +212,7 @@ def auc(
     sizes: Tensor | float,  # [...]
     thresholds: int | Sequence[float] | Tensor = 20,
     mask: Tensor | None = None,  # [..., K]
-    average: str = "macro",
+    average: Average = "macro",
 ) -> Tensor:
     """AUC: the area under the curve of PCK over its threshold, as the mean of `pck` at the thresholds.
 
@@ -258,7 +259,7 @@ def auc(
 
 def sizes_from_boxes(
     boxes: Tensor,  # [..., 4]
-    kind: str = "longest",
+    kind: KindOfSize = "longest",
 ) -> Tensor:
     """Sizes for `pck`, `nme` and `auc`, from boxes: float64 [...]. NaN where a box is not finite, or a side of it
     not positive.
@@ -347,7 +348,7 @@ def _relative(coords: Tensor, targets: Tensor, sizes: Tensor | float, mask: Tens
     return found / sizes, counts & (sizes > 0) & (sizes < math.inf)
 
 
-def _shares(relative: Tensor, counts: Tensor, thresholds: Sequence[float], average: str) -> Tensor:
+def _shares(relative: Tensor, counts: Tensor, thresholds: Sequence[float], average: Average) -> Tensor:
     """[T] or [T, K]."""
     return torch.stack([_shared.average_of((relative < each).double(), counts, average) for each in thresholds])
 

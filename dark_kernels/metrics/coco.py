@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .._common import checks
 from .._common.kappas import COCO_KAPPAS
+from .._common.names import AreaSource, Swap
 from ..poses.api import SWAPS, oks
 from ..types import Keypoints
 from . import annotations as files
@@ -128,9 +129,9 @@ def oks_average_precision(
     annotations: Mapping[str, Any] | str | os.PathLike[str],
     kappas: str | Sequence[float] | Tensor = COCO_KAPPAS,  # [K]
     *,
-    area: str | float | None = None,
+    area: AreaSource | float | None = None,
     symmetric: Sequence[tuple[int, int]] | Tensor | None = None,
-    swap: str = "pairs",
+    swap: Swap = "pairs",
 ) -> dict[str, float]:
     """Average precision and recall by object keypoint similarity, as COCO evaluates them (with faster-coco-eval).
 
@@ -213,7 +214,7 @@ def _pairs(symmetric: Any, num_keypoints: int) -> list[tuple[int, int]]:
     return [(i, j) for i, j in enumerate(checks.to_partners(symmetric, num_keypoints)) if i < j]
 
 
-def _symmetric_evaluation(base: Any, kappas: Sequence[float], pairs: Sequence[tuple[int, int]], swap: str) -> Any:
+def _symmetric_evaluation(base: Any, kappas: Sequence[float], pairs: Sequence[tuple[int, int]], swap: Swap) -> Any:
     """An evaluation whose similarities are those of `oks` with `symmetric`."""
 
     class Evaluation(base):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from torch import Tensor
 
 from .._common.checks import (
@@ -17,12 +19,13 @@ from .._common.checks import (
     check_tensor,
     to_float,
 )
-from ..backends import check_backend
+from .._common.names import Coordinates, Distribution, Reduction
+from ..backends import Backend, check_backend
 from .library import gaussian_nll_function, linear_gaussian_nll_function
 from .options import options_of
 from .reference import gaussian_nll_reference, linear_gaussian_nll_reference
 
-_DISTRIBUTIONS = ("gaussian", "laplace")
+_DISTRIBUTIONS: tuple[Distribution, ...] = get_args(Distribution)
 
 
 def gaussian_nll(
@@ -31,14 +34,14 @@ def gaussian_nll(
     target: Tensor,  # [B, K, 2]
     stride: float = 4.0,
     weight: Tensor | None = None,  # [B, K]
-    coordinates: str = "absolute",
-    distribution: str = "gaussian",
+    coordinates: Coordinates = "absolute",
+    distribution: Distribution = "gaussian",
     beta: float = 0.0,
     fixed_log_var: float | None = None,
     log_var_bounds: tuple[float, float] | None = None,
     full: bool = False,
-    reduction: str = "mean",
-    backend: str = "auto",
+    reduction: Reduction = "mean",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Compute the negative log-likelihood of keypoints under the distributions predicted in their cells.
 
@@ -153,14 +156,14 @@ def linear_gaussian_nll(
     target: Tensor,  # [B, K, 2]
     stride: float = 4.0,
     keypoint_weight: Tensor | None = None,  # [B, K]
-    coordinates: str = "absolute",
-    distribution: str = "gaussian",
+    coordinates: Coordinates = "absolute",
+    distribution: Distribution = "gaussian",
     beta: float = 0.0,
     fixed_log_var: float | None = None,
     log_var_bounds: tuple[float, float] | None = None,
     full: bool = False,
-    reduction: str = "mean",
-    backend: str = "auto",
+    reduction: Reduction = "mean",
+    backend: Backend = "auto",
 ) -> Tensor:
     """`gaussian_nll` of the maps that a 1x1 convolution makes, without making them.
 
@@ -259,13 +262,13 @@ def linear_gaussian_nll(
 
 def _check_options(
     stride: float,
-    coordinates: str,
-    distribution: str,
+    coordinates: Coordinates,
+    distribution: Distribution,
     beta: float,
     fixed_log_var: float | None,
     log_var_bounds: tuple[float, float] | None,
-    reduction: str,
-    backend: str,
+    reduction: Reduction,
+    backend: Backend,
     channels: int,
 ) -> None:
     check_name("coordinates", coordinates, COORDINATES)

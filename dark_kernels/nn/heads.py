@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from .._common.checks import check_count, check_devices, check_name, check_number, check_shape, check_size, check_tensor
+from .._common.names import Coordinates, Covariance, Distribution, Reduction
+from ..backends import Backend
 from ..nll.api import gaussian_nll, linear_gaussian_nll
 from .losses import empty_maps
 
 # covariance -> log variances a keypoint
-_COVARIANCES = {"isotropic": 1, "diagonal": 2, "full": 3}
+_COVARIANCES: dict[Covariance, int] = {"isotropic": 1, "diagonal": 2, "full": 3}
 
 
 class DARKHead(nn.Module):
@@ -66,11 +68,11 @@ class DARKHead(nn.Module):
         self,
         in_channels: int,
         num_keypoints: int,
-        covariance: str = "isotropic",
+        covariance: Covariance = "isotropic",
         stride: float = 4.0,
         initial_log_var: float | None = None,
-        coordinates: str = "absolute",
-        distribution: str = "gaussian",
+        coordinates: Coordinates = "absolute",
+        distribution: Distribution = "gaussian",
         log_var_bounds: tuple[float, float] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -157,8 +159,8 @@ class DARKHead(nn.Module):
         beta: float = 0.0,
         fixed_log_var: float | None = None,
         full: bool = False,
-        reduction: str = "mean",
-        backend: str = "auto",
+        reduction: Reduction = "mean",
+        backend: Backend = "auto",
         at: Tensor | None = None,  # [B, K, 2]
     ) -> Tensor:
         """`dark_kernels.linear_gaussian_nll` of this head: the loss of its maps, without the maps.

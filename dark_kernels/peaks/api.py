@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal, get_args, overload
+
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .._common.checks import check_count, check_maps, check_name, check_number, to_float, to_recipe
 from .._common.inputs import is_batch, take
-from ..backends import check_backend, is_plain
+from .._common.names import ArrayT, Plateau, RecipeName
+from ..backends import Backend, check_backend, is_plain
 from ..recipes import DARKPOSE, Recipe
 from ..types import Peaks
 from .library import find_peaks_directly, find_peaks_operator
@@ -14,20 +18,56 @@ from .options import Rule
 from .reference import find_peaks_reference
 
 MOST_PEAKS = 128  # a list of that many fits in the registers of a warp
-PLATEAUS = ("first", "all", "none")
+PLATEAUS: tuple[Plateau, ...] = get_args(Plateau)
 
 
+@overload
 def find_peaks(
-    heatmaps: Tensor,  # [B, K, H, W]
+    heatmaps: ArrayT,
+    max_peaks: int,
+    threshold: float = ...,
+    window: int = ...,
+    recipe: Recipe | RecipeName = ...,
+    plateau: Plateau = ...,
+    backend: Backend = ...,
+    *,
+    covariance: Literal[False] = ...,
+) -> Peaks[ArrayT, None]: ...
+@overload
+def find_peaks(
+    heatmaps: ArrayT,
+    max_peaks: int,
+    threshold: float = ...,
+    window: int = ...,
+    recipe: Recipe | RecipeName = ...,
+    plateau: Plateau = ...,
+    backend: Backend = ...,
+    *,
+    covariance: Literal[True],
+) -> Peaks[ArrayT, ArrayT]: ...
+@overload
+def find_peaks(
+    heatmaps: ArrayT,
+    max_peaks: int,
+    threshold: float = ...,
+    window: int = ...,
+    recipe: Recipe | RecipeName = ...,
+    plateau: Plateau = ...,
+    backend: Backend = ...,
+    *,
+    covariance: bool,
+) -> Peaks[ArrayT, ArrayT | None]: ...
+def find_peaks(
+    heatmaps: Tensor | NDArray[Any],  # [B, K, H, W]
     max_peaks: int,
     threshold: float = 0.0,
     window: int = 3,
-    recipe: Recipe = DARKPOSE,
-    plateau: str = "first",
-    backend: str = "auto",
+    recipe: Recipe | RecipeName = DARKPOSE,
+    plateau: Plateau = "first",
+    backend: Backend = "auto",
     *,
     covariance: bool = False,
-) -> Peaks:
+) -> Peaks[Any, Any]:
     """Turn heatmaps with several keypoints in a map, as bottom-up networks make them, into their best peaks.
 
     A pixel is a peak if it exceeds `threshold` and all neighbours in the `window` x `window` square around it; of equal

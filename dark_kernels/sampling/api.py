@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .._common import checks
 from .._common.inputs import call_with_tensors
-from ..backends import check_backend
+from .._common.names import ArrayT
+from ..backends import Backend, check_backend
 from .library import call_sample_keypoints
 from .reference import sample_keypoints_reference
 
@@ -20,13 +21,13 @@ _TOLERANCE = 8
 
 
 def sample_keypoints(
-    means: Tensor,  # [..., 2]
-    covariances: Tensor,  # [..., 2, 2]
+    means: ArrayT,  # [..., 2]
+    covariances: ArrayT,  # [..., 2, 2]
     n: int,
     seed: int,
     offset: int = 0,
-    backend: str = "auto",
-) -> Tensor:
+    backend: Backend = "auto",
+) -> ArrayT:
     """Draw n samples of each keypoint's Gaussian: mean + L eps, where L L^T is the covariance.
 
     The random bits are a function of `seed`, `offset`, the place of the keypoint and the number of the sample alone

@@ -2,38 +2,116 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal, get_args, overload
 
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .._common import checks
 from .._common.inputs import is_batch, take, to_tensor
-from ..backends import check_backend
+from .._common.names import Activation, ArrayT, AxisScore
+from ..backends import Backend, check_backend
 from ..recipes import simcc_kernel_size
 from ..types import SimCCKeypoints
 from .library import decode_simcc_function
 from .reference import decode_simcc_reference
 
-_SCORES = ("min", "mean")
-_ACTIVATIONS = ("none", "sigmoid", "softmax")
+_SCORES: tuple[AxisScore, ...] = get_args(AxisScore)
+_ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 # Farther out the product of the scale with a logit has no float32, and one of nothing with infinity no value.
 _LOGIT_SCALES = (1e-30, 1e30)
 
 
+@overload
 def decode_simcc(
-    simcc_x: Tensor,  # [B, K, Wx]
-    simcc_y: Tensor,  # [B, K, Wy]
-    sigma: float | tuple[float, float] | None = None,
+    simcc_x: ArrayT,
+    simcc_y: Tensor | NDArray[Any],
+    sigma: float | Sequence[float] | None = ...,
+    dark: bool = ...,
+    split_ratio: float = ...,
+    score: AxisScore = ...,
+    visibility: Literal[False] = ...,
+    beta: float = ...,
+    backend: Backend = ...,
+    *,
+    activation: Activation = ...,
+    logit_scale: float = ...,
+) -> SimCCKeypoints[ArrayT, None]: ...
+@overload
+def decode_simcc(
+    simcc_x: ArrayT,
+    simcc_y: Tensor | NDArray[Any],
+    sigma: float | Sequence[float] | None = ...,
+    dark: bool = ...,
+    split_ratio: float = ...,
+    score: AxisScore = ...,
+    *,
+    visibility: Literal[True],
+    beta: float = ...,
+    backend: Backend = ...,
+    activation: Activation = ...,
+    logit_scale: float = ...,
+) -> SimCCKeypoints[ArrayT, ArrayT]: ...
+@overload
+def decode_simcc(
+    simcc_x: ArrayT,
+    simcc_y: Tensor | NDArray[Any],
+    sigma: float | Sequence[float] | None,
+    dark: bool,
+    split_ratio: float,
+    score: AxisScore,
+    visibility: Literal[True],
+    beta: float = ...,
+    backend: Backend = ...,
+    *,
+    activation: Activation = ...,
+    logit_scale: float = ...,
+) -> SimCCKeypoints[ArrayT, ArrayT]: ...
+@overload
+def decode_simcc(
+    simcc_x: ArrayT,
+    simcc_y: Tensor | NDArray[Any],
+    sigma: float | Sequence[float] | None = ...,
+    dark: bool = ...,
+    split_ratio: float = ...,
+    score: AxisScore = ...,
+    *,
+    visibility: bool,
+    beta: float = ...,
+    backend: Backend = ...,
+    activation: Activation = ...,
+    logit_scale: float = ...,
+) -> SimCCKeypoints[ArrayT, ArrayT | None]: ...
+@overload
+def decode_simcc(
+    simcc_x: ArrayT,
+    simcc_y: Tensor | NDArray[Any],
+    sigma: float | Sequence[float] | None,
+    dark: bool,
+    split_ratio: float,
+    score: AxisScore,
+    visibility: bool,
+    beta: float = ...,
+    backend: Backend = ...,
+    *,
+    activation: Activation = ...,
+    logit_scale: float = ...,
+) -> SimCCKeypoints[ArrayT, ArrayT | None]: ...
+def decode_simcc(
+    simcc_x: Tensor | NDArray[Any],  # [B, K, Wx]
+    simcc_y: Tensor | NDArray[Any],  # [B, K, Wy]
+    sigma: float | Sequence[float] | None = None,
     dark: bool = False,
     split_ratio: float = 1.0,
-    score: str = "min",
+    score: AxisScore = "min",
     visibility: bool = False,
     beta: float = 150.0,
-    backend: str = "auto",
+    backend: Backend = "auto",
     *,
-    activation: str = "none",
+    activation: Activation = "none",
     logit_scale: float = 1.0,
-) -> SimCCKeypoints:
+) -> SimCCKeypoints[Any, Any]:
     """Turn SimCC's classifications of the two axes into keypoints.
 
     For each axis: find the first largest bin and, with `dark`, smooth the axis and take one Newton step towards the
@@ -170,7 +248,7 @@ def _check_axes(simcc_x: Tensor, simcc_y: Tensor) -> None:
     checks.check_devices(simcc_x=simcc_x, simcc_y=simcc_y)
 
 
-def _pair(sigma: float | tuple[float, float] | None) -> tuple[float, float] | None:
+def _pair(sigma: float | Sequence[float] | None) -> tuple[float, float] | None:
     """(x, y) of a number or of two of them (a list or an array as well)."""
     if sigma is None:
         return None

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any, overload
+
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .._common import checks
 from .._common.inputs import is_batch, take
-from ..backends import check_backend
+from ..backends import Backend, check_backend
 from .library import soft_argmax_function
 from .reference import soft_argmax_reference
 
 
+@overload
+def soft_argmax(heatmaps: Tensor, beta: float = ..., backend: Backend = ...) -> Tensor: ...
+@overload
+def soft_argmax(heatmaps: NDArray[Any], beta: float = ..., backend: Backend = ...) -> NDArray[Any]: ...
 def soft_argmax(
-    heatmaps: Tensor,  # [B, K, H, W]
+    heatmaps: Tensor | NDArray[Any],  # [B, K, H, W]
     beta: float = 1.0,
-    backend: str = "auto",
-) -> Tensor:
+    backend: Backend = "auto",
+) -> Tensor | NDArray[Any]:
     """Average the pixel coordinates of each map under softmax(beta * map), with a gradient.
 
     Sun et al., "Integral Human Pose Regression", ECCV 2018, eq. 2. With p the softmax over all pixels of a map and m
