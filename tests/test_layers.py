@@ -26,11 +26,20 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "__init__.py": ({"api", "api_mixture", "reference", "reference_mixture"}, set()),
     "api.py": (
         {"library", "options", "reference"},
-        {"_common.checks", "_common.inputs", "_common.kappas", "_common.names", "backends", "recipes", "types"},
+        {
+            "_common.checks",
+            "_common.inputs",
+            "_common.kappas",
+            "_common.names",
+            "_common.units",
+            "backends",
+            "recipes",
+            "types",
+        },
     ),
     "api_mixture.py": (
         {"library_mixture", "options", "reference_mixture"},
-        {"_common.checks", "_common.names", "backends"},
+        {"_common.checks", "_common.names", "_common.units", "backends"},
     ),
     "library.py": (
         {"eager", "eager_voting", "kernels", "kernels_linear", "kernels_voting", "options"},
@@ -258,6 +267,7 @@ def test_backends_know_no_recipe_by_name(path: Path) -> None:
         ("_common/targets/__init__.py", set()),
         ("_common/targets/eager.py", set()),
         ("_common/targets/reference.py", set()),
+        ("_common/units.py", {"backends"}),
         ("backends.py", set()),
         ("data/__init__.py", set()),
         ("recipes.py", set()),
@@ -291,7 +301,10 @@ def test_modules_stand_on_what_users_call(path: Path) -> None:
             rest == "api"
             if first in ROOMS
             else part_of(module)
-            in {path.parts[0], "_common.checks", "_common.kappas", "_common.names", "backends", "recipes", "types"}
+            in {
+                *(path.parts[0], "_common.checks", "_common.kappas", "_common.names", "_common.units"),
+                *("backends", "recipes", "types"),
+            }
         )
         assert allowed, f"{path} imports {module or 'dark_kernels'}"
 

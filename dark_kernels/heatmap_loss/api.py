@@ -19,6 +19,7 @@ from .._common.checks import (
     to_float,
 )
 from .._common.names import Empty, Encoding, HeatmapReduction, Weighting
+from .._common.units import look_at_units
 from ..backends import Backend, check_backend
 from .library import heatmap_loss_function
 from .options import Options
@@ -54,6 +55,9 @@ def heatmap_mse(
     the forward pass is one launch that reads each element once and writes [B, K] (and one that adds these up); the
     backward pass is another, which reads each element once and writes the gradient. Nothing else of map size exists, on
     a CPU neither. Two runs agree bit for bit; nothing waits for the device.
+
+    The first batches on a CPU are looked at: if more than half of the keypoints lie beyond the map, which input pixels
+    do, a UserWarning says so once.
 
     w is `weight` times the weight that `encode` returns: 0 where a keypoint is invisible, NaN or infinite, or its
     window is outside the map. A map with a weight that is not positive is ignored: its loss is 0, and so is its
@@ -342,6 +346,10 @@ def _heatmap_loss(
     check_name("empty", empty, _EMPTY)
     check_name("reduction", reduction, _REDUCTIONS)
     check_backend(backend)
+    height, width = heatmaps.shape[2:]
+    expected = "(x, y) in heatmap pixels: of input pixels, divided by input size over heatmap size"
+    people = weight[:, None] if weight is not None and keypoints.dim() == 4 else weight
+    look_at_units("keypoints", keypoints, (width, height), (visible, people), expected)
     options = Options(kind, encoding, squares_weight, empty == "zero", *wing)
     if backend == "reference":
         return heatmap_loss_reference(heatmaps, keypoints, sigma, visible, weight, options, topk, reduction)

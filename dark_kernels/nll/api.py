@@ -20,6 +20,7 @@ from .._common.checks import (
     to_float,
 )
 from .._common.names import Coordinates, Distribution, Reduction
+from .._common.units import look_at_targets
 from ..backends import Backend, check_backend
 from .library import gaussian_nll_function, linear_gaussian_nll_function
 from .options import options_of
@@ -64,7 +65,8 @@ def gaussian_nll(
     bit for bit; nothing waits for the device.
 
     A keypoint is ignored if its target is NaN, infinite or outside the maps, or its weight is not positive: its
-    loss is 0, and so is its gradient, whatever the maps hold.
+    loss is 0, and so is its gradient, whatever the maps hold. If more than half of the targets in one of the first
+    batches on a CPU lie outside, a UserWarning says so once.
 
     Of finite maps no keypoint's loss or gradient is NaN. A target that is met exactly has the loss of its log variance
     alone, however small the variance is: a gradient of 0 for the mean, and for the log variance that of the loss's
@@ -140,6 +142,7 @@ def gaussian_nll(
     _check_options(
         stride, coordinates, distribution, beta, fixed_log_var, log_var_bounds, reduction, backend, log_var.shape[2]
     )
+    look_at_targets(target, mean, stride, weight)
     if backend == "reference":
         return gaussian_nll_reference(
             mean, log_var, target, stride, weight, coordinates, distribution, beta, fixed_log_var, log_var_bounds,
@@ -249,6 +252,7 @@ def linear_gaussian_nll(
         stride, coordinates, distribution, beta, fixed_log_var, log_var_bounds, reduction, backend,
         num_rows // num_keypoints - 2 if num_keypoints else 1,
     )  # fmt: skip
+    look_at_targets(target, features, stride, keypoint_weight)
     if backend == "reference":
         return linear_gaussian_nll_reference(
             features, weight, bias, target, stride, keypoint_weight, coordinates, distribution, beta, fixed_log_var,

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from .._common import checks
 from .._common.names import Coordinates, Reduction
+from .._common.units import look_at_targets
 from ..backends import Backend, check_backend
 from .library_mixture import gaussian_mixture_nll_function
 from .options import options_of
@@ -112,6 +113,7 @@ def gaussian_mixture_nll(
     checks.check_bounds("log_var_bounds", log_var_bounds)
     checks.check_name("reduction", reduction, checks.REDUCTIONS)
     check_backend(backend)
+    look_at_targets(target, logits, stride, weight)
     if backend == "reference":
         return gaussian_mixture_nll_reference(
             logits, mean, log_var, target, stride, weight, coordinates, log_var_bounds, reduction

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .._common.checks import check_count, check_devices, check_name, check_number, check_shape, check_size, check_tensor
 from .._common.names import Coordinates, Covariance, Distribution, Reduction
+from .._common.units import look_at_targets
 from ..backends import Backend
 from ..nll.api import gaussian_nll, linear_gaussian_nll
 from .losses import empty_maps
@@ -171,7 +172,8 @@ class DARKHead(nn.Module):
 
         Args:
             features: [B, C, H, W], any strides; the dtype may differ from the parameters'.
-            target: [B, K, 2], (x, y) in input pixels. NaN, or outside the map: ignored.
+            target: [B, K, 2], (x, y) in input pixels. NaN, or outside the map: ignored (and said once, of a batch on
+                the CPU most of which is outside).
             keypoint_weight: [B, K], multiplies each loss; 0 means not annotated.
             beta: Exponent of beta-NLL.
             fixed_log_var: Takes the place of all predicted log variances, e.g. a `VarianceSchedule`'s.
@@ -211,6 +213,7 @@ class DARKHead(nn.Module):
                 **options,
             )
         self._check_points("at", at, features)
+        look_at_targets(target, features, self.stride, keypoint_weight)
         mean, log_var, center, valid = self._read(features, at)
         if self.coordinates == "absolute":
             mean = mean - center
