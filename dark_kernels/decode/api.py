@@ -308,7 +308,7 @@ def _decode(heatmaps: Tensor, recipe: Recipe, covariance: bool, backend: Backend
     numbers = recipe.operator_arguments
     if is_plain(heatmaps) and (extras is NO_EXTRAS or is_plain(*[one for one in extras if isinstance(one, Tensor)])):
         return Keypoints(*decode_directly(heatmaps, numbers, covariance, backend, extras))
-    coords, scores, covariances = decode_operator(heatmaps, *numbers, covariance, backend, **named(extras))
+    coords, scores, covariances = decode_operator(heatmaps, *numbers, covariance, backend, *extras)
     return Keypoints(coords, scores, covariances if covariance else None)
 
 
