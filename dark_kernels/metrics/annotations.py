@@ -75,7 +75,8 @@ def read(annotations: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str, A
 def read_results(results: Any) -> list[Mapping[str, Any]]:
     """Read a file, or a sequence or an array of dicts."""
     results = _entries.read_json(results)
-    if isinstance(results, (str, bytes, Mapping)) or not isinstance(results, Iterable):
+    is_keypoints = hasattr(results, "_fields")
+    if isinstance(results, (str, bytes, Mapping)) or is_keypoints or not isinstance(results, Iterable):
         raise TypeError(
             f"results: got {type(results).__name__}, expected a list of {{'image_id': ..., 'category_id': ..., "
             "'keypoints': ..., 'score': ...}, as coco_results returns it, or a JSON file of one"
