@@ -108,5 +108,5 @@ def test_results_are_batched_by_default(result: Any) -> None:
 
 def test_results_with_and_without_covariances_are_no_batch() -> None:
     one, other = Keypoints(torch.rand(3, 2), torch.rand(3)), Keypoints(*map(torch.rand, ((3, 2), (3,), (3, 2, 2))))
-    with pytest.raises(ValueError, match=r"covariances: got None in 1 of 2 results, expected all or none"):
+    with pytest.raises(ValueError, match=r"covariances: got None in 1 of 2 results, expected it in all or in none"):
         default_collate([one, other])
