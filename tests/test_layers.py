@@ -302,7 +302,14 @@ def test_modules_stand_on_what_users_call(path: Path) -> None:
             if first in ROOMS
             else part_of(module)
             in {
-                *(path.parts[0], "_common.checks", "_common.kappas", "_common.names", "_common.units"),
+                *(
+                    path.parts[0],
+                    "_common.checks",
+                    "_common.inputs",
+                    "_common.kappas",
+                    "_common.names",
+                    "_common.units",
+                ),
                 *("backends", "recipes", "types"),
             }
         )

@@ -53,6 +53,7 @@ def test_calls_run() -> None:
     types_of_calls.of_flags(True)
     types_of_calls.of_names()
     types_of_calls.of_other_rooms()
+    types_of_calls.of_metrics()
 
 
 def test_pages_are_modules_with_the_lines_of_the_page() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import assert_type
 
 import dark_kernels
-from dark_kernels import Keypoints, Peaks, SimCCKeypoints, nn, transforms
+from dark_kernels import Keypoints, Peaks, SimCCKeypoints, metrics, nn, transforms
 
 MAPS = torch.rand(2, 3, 16, 12)
 AXES = torch.rand(2, 3, 20)
@@ -68,3 +68,12 @@ def of_other_rooms() -> None:
     head = nn.DARKHead(4, 3, covariance="full", coordinates="offset")
     decoder = nn.TwoStageDecoder(torch.nn.Conv2d(4, 3, 1), head, "fit")
     assert_type(decoder.forward(torch.rand(2, 4, 8, 6)).covariances, Tensor)
+
+
+def of_metrics() -> None:
+    points, covariances = torch.rand(2, 3, 2), torch.eye(2).expand(2, 3, 2, 2)
+    assert_type(metrics.epe(points, points), Tensor)
+    assert_type(metrics.pck(points.numpy(), points.numpy(), 3.0), NDArray[Any])
+    assert_type(metrics.coverage(points, covariances, points), Tensor)
+    assert_type(metrics.sharpness(covariances.numpy()), NDArray[Any])
+    metrics.coco_results(dark_kernels.decode(MAPS.numpy()), [0, 1])

@@ -698,3 +698,8 @@ def test_what_is_no_list_of_results_is_told(tmp_path: Path) -> None:
     for results in (tmp_path / "annotations.json", dataset, keypoints, b"[]", 1):
         with pytest.raises(TypeError, match=r"results: got \w+, expected a list of .*, as coco_results returns it"):
             metrics.oks_average_precision(results, str(tmp_path / "results.json"))  # type: ignore[arg-type]
+
+
+def test_results_of_arrays_are_those_of_tensors() -> None:
+    keypoints = decode(torch.rand(3, 17, 16, 12))
+    assert metrics.coco_results(keypoints.numpy(), range(3)) == metrics.coco_results(keypoints, range(3))
