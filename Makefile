@@ -26,6 +26,9 @@ OUT    ?= benchmarks/results
 # How long `make gpu` begins anything.
 MINUTES ?= 60
 
+# What both type checkers have to pass, as users run them: the code of README.md, and calls with their types.
+TYPED := build/typed/readme.py tests/types_of_calls.py
+
 # Of the tests that run kernels, one in so many is a sample.
 ONE_IN ?= 40
 
@@ -52,6 +55,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.typed_pages build/typed
+	$(BIN)/mypy --config-file= --strict --allow-redefinition --follow-imports silent --cache-dir .mypy_cache/strict $(TYPED)
+	$(BIN)/basedpyright --pythonpath $(BIN)/python $(TYPED)
 
 compile-report: $(VENV)/.dev $(OLDER_REPORTS)
 	$(BIN)/python -m benchmarks.compile_report $(if $(TARGETS),--targets $(TARGETS))

@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-BACKENDS = ("auto", "triton", "eager", "reference")
+Backend = Literal["auto", "triton", "eager", "reference"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 # torch.device.type of the devices that Triton compiles for. ROCm builds of PyTorch say "cuda".
 TRITON_DEVICES = ("cuda", "xpu")

@@ -18,28 +18,40 @@ mmpose 1.x goes by way of the network's input, whose size drops out of the produ
 pixels already (SimCC, or what a codec returned) the same formula holds with the input size in place of the heatmap's:
 `mmpose(center, scale, input_size)`.
 
-Nothing here waits for a device; gradients flow to centres and scales.
+Centres, scales and boxes are tensors, NumPy arrays (results are arrays) or lists of numbers, of a batch of crops or
+of one (results have no batch). Integers in arrays and lists become float32. Nothing here waits for a device;
+gradients flow to centres and scales.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any, get_args, overload
+
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ._common.checks import check_devices, check_name, check_positive, check_tensor
+from ._common.inputs import is_batch, take, to_numbers
+from ._common.names import BoxFormat, Numbers
 
 __all__ = ["center_scale_from_boxes", "darkpose", "mmpose", "mmpose_legacy"]
 
-BOX_FORMATS = ("xywh", "xyxy")
+BOX_FORMATS: tuple[BoxFormat, ...] = get_args(BoxFormat)
 # Image pixels in one unit of `scale`, by HRNet's convention.
 PIXELS_PER_SCALE = 200.0
 
 
+@overload
+def darkpose(center: Tensor | Sequence[Any], scale: Numbers, heatmap_size: tuple[int, int]) -> Tensor: ...
+@overload
+def darkpose(center: NDArray[Any], scale: Numbers, heatmap_size: tuple[int, int]) -> NDArray[Any]: ...
 def darkpose(
-    center: Tensor,  # [B, 2]
-    scale: Tensor,  # [B, 2] in 200 image pixels
+    center: Numbers,  # [B, 2]
+    scale: Numbers,  # [B, 2] in 200 image pixels
     heatmap_size: tuple[int, int],  # (W, H)
-) -> Tensor:
+) -> Tensor | NDArray[Any]:
     """DarkPose's `get_affine_transform`: pixel centres to pixel centres, one factor for both axes, from the width.
 
     Args:
@@ -60,17 +72,27 @@ def darkpose(
         tensor([[[  4.2340,   0.0000,   0.5000],
                  [  0.0000,   4.2340, -13.3723]]])
     """
+    if not (is_batch(center, 2) and is_batch(scale, 2)):
+        return _of_crops(darkpose, center, scale, heatmap_size)
     width, height = _check(center, scale, heatmap_size, least=2)
     factor = (PIXELS_PER_SCALE * scale[:, :1] - 1.0) / (width - 1)
     return _matrices(factor.expand(-1, 2), center, middle=((width - 1) / 2, (height - 1) / 2))
 
 
+@overload
 def mmpose_legacy(
-    center: Tensor,  # [B, 2]
-    scale: Tensor,  # [B, 2] in 200 image pixels
+    center: Tensor | Sequence[Any], scale: Numbers, heatmap_size: tuple[int, int], use_udp: bool = ...
+) -> Tensor: ...
+@overload
+def mmpose_legacy(
+    center: NDArray[Any], scale: Numbers, heatmap_size: tuple[int, int], use_udp: bool = ...
+) -> NDArray[Any]: ...
+def mmpose_legacy(
+    center: Numbers,  # [B, 2]
+    scale: Numbers,  # [B, 2] in 200 image pixels
     heatmap_size: tuple[int, int],  # (W, H)
     use_udp: bool = False,
-) -> Tensor:
+) -> Tensor | NDArray[Any]:
     """`transform_preds` of mmpose 0.x, ViTPose and transformers' VitPose.
 
     Args:
@@ -86,16 +108,26 @@ def mmpose_legacy(
     Raises:
         TypeError, ValueError: An argument has another type, dtype, shape or device, or a size is too small.
     """
+    if not (is_batch(center, 2) and is_batch(scale, 2)):
+        return _of_crops(mmpose_legacy, center, scale, heatmap_size, use_udp)
     _check(center, scale, heatmap_size, least=2 if use_udp else 1)
     return mmpose(center, PIXELS_PER_SCALE * scale, heatmap_size, use_udp)
 
 
+@overload
 def mmpose(
-    center: Tensor,  # [B, 2]
-    scale: Tensor,  # [B, 2] in image pixels
+    center: Tensor | Sequence[Any], scale: Numbers, heatmap_size: tuple[int, int], use_udp: bool = ...
+) -> Tensor: ...
+@overload
+def mmpose(
+    center: NDArray[Any], scale: Numbers, heatmap_size: tuple[int, int], use_udp: bool = ...
+) -> NDArray[Any]: ...
+def mmpose(
+    center: Numbers,  # [B, 2]
+    scale: Numbers,  # [B, 2] in image pixels
     heatmap_size: tuple[int, int],  # (W, H)
     use_udp: bool = False,
-) -> Tensor:
+) -> Tensor | NDArray[Any]:
     """mmpose 1.x: a codec's way from the heatmap to the network's input, and from there to the image.
 
     Args:
@@ -111,19 +143,37 @@ def mmpose(
     Raises:
         TypeError, ValueError: An argument has another type, dtype, shape or device, or a size is too small.
     """
+    if not (is_batch(center, 2) and is_batch(scale, 2)):
+        return _of_crops(mmpose, center, scale, heatmap_size, use_udp)
     width, height = _check(center, scale, heatmap_size, least=2 if use_udp else 1)
     spans = (width - 1, height - 1) if use_udp else (width, height)
     factors = torch.stack([scale[:, axis] / span for axis, span in enumerate(spans)], dim=-1)
     return _matrices(factors, center, middle=(spans[0] / 2, spans[1] / 2))
 
 
+@overload
 def center_scale_from_boxes(
-    boxes: Tensor,  # [B, 4]
+    boxes: Tensor | Sequence[Any],
+    input_size: tuple[int, int],
+    box_format: BoxFormat = ...,
+    padding: float = ...,
+    unit: float = ...,
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def center_scale_from_boxes(
+    boxes: NDArray[Any],
+    input_size: tuple[int, int],
+    box_format: BoxFormat = ...,
+    padding: float = ...,
+    unit: float = ...,
+) -> tuple[NDArray[Any], NDArray[Any]]: ...
+def center_scale_from_boxes(
+    boxes: Numbers,  # [B, 4]
     input_size: tuple[int, int],  # (width, height)
-    box_format: str = "xywh",
+    box_format: BoxFormat = "xywh",
     padding: float = 1.25,
     unit: float = 1.0,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor] | tuple[NDArray[Any], NDArray[Any]]:
     """The crops that top-down pipelines take for boxes: padded, and widened to the aspect ratio of the network's input.
 
     As mmpose (`GetBBoxCenterScale` and `TopdownAffine`) and transformers (VitPose, Sapiens2) do it.
@@ -148,6 +198,9 @@ def center_scale_from_boxes(
         >>> transforms.center_scale_from_boxes(boxes, (192, 256))
         (tensor([[125., 140.]]), tensor([[ 75., 100.]]))
     """
+    if not is_batch(boxes, 2):
+        given = take("boxes", boxes, 2, "[B, 4] or [4]", least=1, lists=True)
+        return given.give_back(center_scale_from_boxes(given.tensor, input_size, box_format, padding, unit))
     check_tensor("boxes", boxes, 2, "[B, 4]")
     if boxes.shape[1] != 4:
         raise ValueError(f"boxes: got shape {list(boxes.shape)}, expected [B, 4], a box for each crop")
@@ -164,6 +217,16 @@ def center_scale_from_boxes(
         dim=-1,
     )
     return corner + size / 2, crop * (padding / unit)
+
+
+def _of_crops(function: Callable[..., Any], center: Any, scale: Any, *options: Any) -> Any:
+    """Matrices as the centres have it: of arrays, of lists, of a single crop."""
+    given = take("center", center, 2, "[B, 2] or [2]", least=1, lists=True)
+    if not isinstance(scale, Tensor):
+        scale = to_numbers("scale", scale, given.tensor).to(given.tensor.dtype)
+    scale = given.also("scale", scale, 2)
+    check_tensor("scale", scale, 2, "[B, 2]")
+    return given.give_back(function(given.tensor, scale, *options))
 
 
 def _matrices(

@@ -1,7 +1,8 @@
 """Results of the operations: named tuples of tensors, which move, convert, save and load as a whole.
 
 Each has `to(...)` and `cpu()`, which are those of its tensors, and `numpy()`, whose arrays are detached and on the CPU.
-What is None stays None. `torch.load` reads them by default, and `_asdict()` is for formats that know dictionaries.
+What is None stays None. `torch.load` reads them by default, `torch.utils.data.default_collate` batches them, and
+`_asdict()` is for formats that know dictionaries.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
+from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
 _Result = TypeVar("_Result", bound=tuple[Any, ...])
 
@@ -147,8 +149,24 @@ class KeptPoses(NamedTuple):
         return _mapped(self, lambda tensor: tensor.numpy(force=True))
 
 
+def _collate(batch: list[_Result], *, collate_fn_map: dict[Any, Callable[..., Any]] | None = None) -> _Result:
+    """A batch of results, field by field. PyTorch's own way for tuples with names cannot batch None."""
+    make: Callable[..., _Result] = type(batch[0])
+    fields: list[Any] = []
+    for name, values in zip(make._fields, zip(*batch, strict=True), strict=True):  # type: ignore[attr-defined]
+        num_absent = sum(value is None for value in values)
+        if num_absent not in (0, len(values)):
+            raise ValueError(
+                f"{name}: got None in {num_absent} of {len(values)} results, expected it in all or in none"
+            )
+        fields.append(None if num_absent else collate(list(values), collate_fn_map=collate_fn_map))
+    return make(*fields)
+
+
 _TYPES = (Keypoints, SimCCKeypoints, Peaks, KeptPoses)
 torch.serialization.add_safe_globals(list(_TYPES))
+# As `torch.utils.data._utils.collate.collate` documents it.
+default_collate_fn_map.update(dict.fromkeys(_TYPES, _collate))
 # An exported program that returns one of these can be saved only under a name; torch's own error asks for this call.
 for _type in _TYPES:
     pytree._register_namedtuple(_type, serialized_type_name=f"dark_kernels.{_type.__name__}")

@@ -12,7 +12,7 @@ import torch
 from dark_kernels._common import checks
 
 REFUSED: list[tuple[type[Exception], str, Callable[[], None]]] = [
-    (TypeError, "x: got builtins.list, expected a torch.Tensor$", lambda: checks.check_tensor("x", [1.0], 1, "[K]")),
+    (TypeError, "x: got builtins.float, expected a torch.Tensor$", lambda: checks.check_tensor("x", 1.0, 1, "[K]")),
     (TypeError, "x: got a nested tensor",
      lambda: checks.check_tensor("x", torch.nested.nested_tensor([torch.ones(2)], layout=torch.jagged), 2, "[B, K]")),
     (TypeError, "x: got a sparse tensor", lambda: checks.check_tensor("x", torch.ones(2).to_sparse(), 1, "[K]")),

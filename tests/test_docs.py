@@ -90,7 +90,10 @@ WITH_EXAMPLES = [
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_examples_in_docstrings_run(name: str) -> None:
-    assert doctest.testmod(importlib.import_module(f"dark_kernels.{name}")).failed == 0
+    module = importlib.import_module(f"dark_kernels.{name}")
+    result = doctest.testmod(module)
+    assert result.failed == 0
+    assert result.attempted == Path(str(module.__file__)).read_text(encoding="utf-8").count(">>> ")
 
 
 FUNCTIONS = [name for name in dark_kernels.__all__ if inspect.isfunction(getattr(dark_kernels, name))]

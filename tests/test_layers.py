@@ -26,9 +26,22 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "__init__.py": ({"api", "api_mixture", "reference", "reference_mixture"}, set()),
     "api.py": (
         {"library", "options", "reference"},
-        {"_common.checks", "_common.kappas", "_common.plans", "backends", "recipes", "types"},
+        {
+            "_common.checks",
+            "_common.inputs",
+            "_common.kappas",
+            "_common.names",
+            "_common.plans",
+            "_common.units",
+            "backends",
+            "recipes",
+            "types",
+        },
     ),
-    "api_mixture.py": ({"library_mixture", "options", "reference_mixture"}, {"_common.checks", "backends"}),
+    "api_mixture.py": (
+        {"library_mixture", "options", "reference_mixture"},
+        {"_common.checks", "_common.names", "_common.units", "backends"},
+    ),
     "library.py": (
         {"eager", "eager_voting", "kernels", "kernels_linear", "kernels_voting", "options"},
         {"_common.operators", "_common.plans", "backends", "recipes"},
@@ -245,15 +258,18 @@ def test_backends_know_no_recipe_by_name(path: Path) -> None:
     [
         ("__init__.py", {"data", "draw", "metrics", "nn", "recipes", "transforms", "types", *ROOMS}),
         ("_common/__init__.py", set()),
-        ("_common/checks.py", {"recipes"}),
+        ("_common/checks.py", {"_common.names", "recipes"}),
+        ("_common/inputs.py", {"_common.checks"}),
         ("_common/kappas.py", set()),
         ("_common/lines.py", set()),
+        ("_common/names.py", set()),
         ("_common/operators.py", {"backends"}),
         ("_common/plans.py", {"backends", "recipes"}),
         ("_common/products.py", set()),
         ("_common/targets/__init__.py", set()),
         ("_common/targets/eager.py", set()),
         ("_common/targets/reference.py", set()),
+        ("_common/units.py", {"backends"}),
         ("backends.py", set()),
         ("data/__init__.py", set()),
         ("draw/__init__.py", {"draw"}),
@@ -262,7 +278,7 @@ def test_backends_know_no_recipe_by_name(path: Path) -> None:
         ("draw/skeletons.py", set()),
         ("draw/surfaces.py", {"draw"}),
         ("recipes.py", set()),
-        ("transforms.py", {"_common.checks"}),
+        ("transforms.py", {"_common.checks", "_common.inputs", "_common.names"}),
         ("types.py", set()),
         ("_triton/blur.py", {"_triton"}),
         ("_triton/cells.py", {"_triton"}),
@@ -291,7 +307,18 @@ def test_modules_stand_on_what_users_call(path: Path) -> None:
         allowed = (
             rest == "api"
             if first in ROOMS
-            else part_of(module) in {path.parts[0], "_common.checks", "_common.kappas", "backends", "recipes", "types"}
+            else part_of(module)
+            in {
+                *(
+                    path.parts[0],
+                    "_common.checks",
+                    "_common.inputs",
+                    "_common.kappas",
+                    "_common.names",
+                    "_common.units",
+                ),
+                *("backends", "recipes", "types"),
+            }
         )
         assert allowed, f"{path} imports {module or 'dark_kernels'}"
 
@@ -305,7 +332,8 @@ def test_integrations_stand_on_what_users_call(path: Path) -> None:
     """And on one other package at most: the one that the file is named after."""
     for module, _ in inside(path):
         first = module.partition(".")[0]
-        allowed = module == first if first in ROOMS else first in {"integrations", "recipes", "transforms", "types"}
+        shared = {"integrations", "_common.names", "recipes", "transforms", "types"}
+        allowed = module == first if first in ROOMS else part_of(module) in shared
         assert allowed, f"{path} imports {module or 'dark_kernels'}"
     for module, _ in imports(path):
         top = module.split(".")[0]

@@ -99,7 +99,7 @@ def test_decode() -> None:
     }
     by_position = [name for name, one in signature.parameters.items() if one.kind is one.POSITIONAL_OR_KEYWORD]
     assert by_position == ["heatmaps", "recipe", "covariance", "backend"]
-    assert typing.get_type_hints(decode)["return"] is Keypoints
+    assert typing.get_origin(typing.get_type_hints(decode)["return"]) is Keypoints
 
 
 def test_decode_offsets() -> None:
@@ -128,7 +128,7 @@ def test_decode_simcc() -> None:
         "activation": "none",
         "logit_scale": 1.0,
     }
-    assert typing.get_type_hints(decode_simcc)["return"] is SimCCKeypoints
+    assert typing.get_origin(typing.get_type_hints(decode_simcc)["return"]) is SimCCKeypoints
 
 
 def test_soft_argmax() -> None:
@@ -154,7 +154,7 @@ def test_find_peaks() -> None:
         "covariance": False,
     }
     assert signature.parameters["covariance"].kind is inspect.Parameter.KEYWORD_ONLY
-    assert typing.get_type_hints(find_peaks)["return"] is Peaks
+    assert typing.get_origin(typing.get_type_hints(find_peaks)["return"]) is Peaks
     assert Peaks._fields == ("coords", "scores", "counts", "covariances")
 
 

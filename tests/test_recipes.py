@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import itertools
 import math
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dark_kernels import Recipe, recipes
+from dark_kernels import Recipe, decode, recipes
 from dark_kernels.recipes import blur_taps, opencv_sigma
 
 WIDE = ("opencv", 11, 2.0, "zeros", True, 1e-10, math.inf, "wide", "raw")
@@ -194,6 +196,26 @@ def test_the_readme_shows_these_rows() -> None:
     assert [line.strip("|").split("|") for line in table.splitlines()] == [
         [cell if cell == "---" else f" {cell} " for cell in line] for line in lines
     ]
+
+
+def test_the_readme_says_which_recipe_a_network_needs() -> None:
+    """On its first screen: all that somebody could need, by their names, and the default."""
+    root = Path(__file__).parent.parent
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    before, _, rest = readme.partition("<!-- which:begin -->\n")
+    assert before.count("\n") < 60
+    rows = rest.partition("<!-- which:end -->")[0].splitlines()[2:]
+    named = [name for row in rows for name in re.findall(r'`"(\w+)"`', row)]
+    assert set(named) == {recipe.name for recipe in recipes.ALL} - {"argmax"}
+    (default,) = (row for row in rows if "the default" in row)
+    assert f'`"{inspect.signature(decode).parameters["recipe"].default.name}"`' in default
+    # And docs/decoders.md says the same of each.
+    published = (root / "docs" / "decoders.md").read_text(encoding="utf-8").splitlines()
+    for row in rows[:-1]:
+        for name in re.findall(r'`"(\w+)"`', row):
+            source = row.strip("| ").split(",")[0].split(" ")[0].lower()
+            lines = [line for line in published if f"| `{name.upper()}`" in line]
+            assert any(source in line.lower() for line in lines), (source, name)
 
 
 def test_only_a_fit_is_told_of_its_radius() -> None:

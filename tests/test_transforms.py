@@ -176,13 +176,15 @@ def test_doctests() -> None:
 @pytest.mark.parametrize(("convention", "options"), CONVENTIONS)
 def test_bad_crops(convention: Convention, options: dict[str, bool]) -> None:
     center, scale = crops()
-    with pytest.raises(TypeError, match=r"center: got numpy.ndarray, expected a torch.Tensor"):
-        convention(center.numpy(), scale, SIZE, **options)
+    with pytest.raises(TypeError, match=r"center: got builtins.str, expected a torch.Tensor"):
+        convention("center", scale, SIZE, **options)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"scale: got torch.int64, expected one of"):
         convention(center, scale.long(), SIZE, **options)
     with pytest.raises(TypeError, match=r"scale: got torch.float32, expected torch.float64, as center"):
         convention(center, scale.float(), SIZE, **options)
-    with pytest.raises(ValueError, match=r"center: got shape \[2\], expected 2 dimensions \[B, 2\]"):
+    with pytest.raises(ValueError, match=r"center: got shape \[1, 3, 2\], expected \[B, 2\] or \[2\]"):
+        convention(center[None], scale, SIZE, **options)
+    with pytest.raises(ValueError, match=r"scale: got shape \[3, 2\], expected \[1, 2\], as center"):
         convention(center[0], scale, SIZE, **options)
     with pytest.raises(ValueError, match=r"scale: got shape \[3, 1\], expected \[B, 2\]"):
         convention(center, scale[:, :1], SIZE, **options)
@@ -208,8 +210,8 @@ def test_bad_sizes(convention: Convention, options: dict[str, bool]) -> None:
 
 def test_bad_boxes() -> None:
     boxes = torch.ones(2, 4)
-    with pytest.raises(TypeError, match=r"boxes: got builtins.list, expected a torch.Tensor"):
-        transforms.center_scale_from_boxes([[0, 0, 1, 1]], (192, 256))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"boxes: got builtins.list, expected numbers, in rows of equal length"):
+        transforms.center_scale_from_boxes([[0, 0, 1, 1], [0]], (192, 256))
     with pytest.raises(ValueError, match=r"boxes: got shape \[2, 3\], expected \[B, 4\]"):
         transforms.center_scale_from_boxes(boxes[:, :3], (192, 256))
     with pytest.raises(ValueError, match=r"box_format: got 'cxcywh', expected one of 'xywh', 'xyxy'"):

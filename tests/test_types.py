@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, default_collate
 
 from dark_kernels import KeptPoses, Keypoints, Peaks, SimCCKeypoints
 
@@ -88,3 +89,24 @@ def test_results_are_loaded_by_default(result: Any, tmp_path: Path) -> None:
     assert type(loaded) is type(result)
     for name, value in result._asdict().items():
         assert getattr(loaded, name) is value is None or torch.equal(getattr(loaded, name), value)
+
+
+@pytest.mark.parametrize("result", RESULTS, ids=lambda result: type(result).__name__)
+def test_results_are_batched_by_default(result: Any) -> None:
+    result = result._make(each if each is None else each.detach() for each in result)
+    samples = [result._make(each if each is None else each[i] for each in result) for i in range(2)]
+    for batch in (
+        default_collate(samples),
+        default_collate([{"result": sample} for sample in samples])["result"],
+        next(iter(DataLoader(samples, batch_size=2))),  # type: ignore[arg-type]
+        default_collate([sample.numpy() for sample in samples]),
+    ):
+        assert type(batch) is type(result)
+        for one, other in zip(batch, result, strict=True):
+            assert one is other is None or torch.equal(one, other)
+
+
+def test_results_with_and_without_covariances_are_no_batch() -> None:
+    one, other = Keypoints(torch.rand(3, 2), torch.rand(3)), Keypoints(*map(torch.rand, ((3, 2), (3,), (3, 2, 2))))
+    with pytest.raises(ValueError, match=r"covariances: got None in 1 of 2 results, expected it in all or in none"):
+        default_collate([one, other])

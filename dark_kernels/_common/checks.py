@@ -4,32 +4,53 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, get_args, overload
 
 import torch
 from torch import Tensor
 
-from ..recipes import Recipe
+from ..recipes import Recipe, get
+from .names import Coordinates, Encoding, RecipeName, Reduction
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-COORDINATES = ("absolute", "offset")
-ENCODINGS = ("unbiased", "biased", "udp")
-REDUCTIONS = ("mean", "none", "sum", "mean_valid")
+# Of maps that are read as they are: each number has a float32.
+MAP_DTYPES = (*DTYPES, torch.uint8, torch.int8, torch.int16, torch.uint16)
+COORDINATES: tuple[Coordinates, ...] = get_args(Coordinates)
+ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
+REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
 
 
-def check_tensor(name: str, tensor: Tensor, dim: int, shape: str, one_less: str = "") -> None:
-    """A dense floating tensor of `dim` dimensions, which `shape` names for the message. `one_less` is what to say where
-    one dimension is missing."""
+def kind_of(value: object) -> str:
+    """The type of a value as messages name it."""
+    return f"{type(value).__module__}.{type(value).__name__}"
+
+
+def remedy_for(name: str, value: object) -> str:
+    """What makes a tensor or an array of a value that is neither, as the end of a message."""
+    if kind_of(value).startswith("numpy.ma"):
+        return f"; convert it with {name}.filled(0)"
+    if isinstance(value, (list, tuple)) and value:
+        if isinstance(value[0], Tensor):
+            return f"; convert it with torch.stack({name})"
+        return f"; convert it with numpy.asarray({name})"
+    if hasattr(value, "__dlpack__") and not kind_of(value).startswith("numpy."):
+        return f"; convert it with torch.from_dlpack({name})"
+    if hasattr(value, "__array_interface__") or hasattr(value, "__array__"):
+        return f"; convert it with numpy.asarray({name})"
+    return ""
+
+
+def check_tensor(name: str, tensor: Tensor, dim: int, shape: str, dtypes: tuple[torch.dtype, ...] = DTYPES) -> None:
+    """A dense tensor of one of these dtypes and of `dim` dimensions, which `shape` names for the message."""
     if not isinstance(tensor, Tensor):
-        kind = f"{type(tensor).__module__}.{type(tensor).__name__}"
-        hint = f"; convert it with torch.from_numpy({name})" if kind == "numpy.ndarray" else ""
+        kind = kind_of(tensor)
+        hint = f"; convert it with torch.from_numpy({name})" if kind == "numpy.ndarray" else remedy_for(name, tensor)
         raise TypeError(f"{name}: got {kind}, expected a torch.Tensor{hint}")
     check_dense(name, tensor)
-    if tensor.dtype not in DTYPES:
-        raise TypeError(f"{name}: got {tensor.dtype}, expected one of {', '.join(str(dtype) for dtype in DTYPES)}")
+    if tensor.dtype not in dtypes:
+        raise TypeError(f"{name}: got {tensor.dtype}, expected one of {', '.join(str(dtype) for dtype in dtypes)}")
     if tensor.dim() != dim:
-        hint = one_less if tensor.dim() == dim - 1 else ""
-        raise ValueError(f"{name}: got shape {list(tensor.shape)}, expected {dim} dimensions {shape}{hint}")
+        raise ValueError(f"{name}: got shape {list(tensor.shape)}, expected {dim} dimensions {shape}")
 
 
 def check_dense(name: str, tensor: Tensor) -> None:
@@ -98,9 +119,13 @@ def check_weight(name: str, weight: Tensor | None, shape: Sequence[int]) -> None
         check_constant(name, weight)
 
 
-def to_float(weight: Tensor | None) -> Tensor | None:
-    """Visibilities come as booleans and integers too."""
-    return weight if weight is None or weight.is_floating_point() else weight.to(torch.float32)
+@overload
+def to_float(numbers: Tensor) -> Tensor: ...
+@overload
+def to_float(numbers: None) -> None: ...
+def to_float(numbers: Tensor | None) -> Tensor | None:
+    """Visibilities come as booleans and integers too, and maps as integers."""
+    return numbers if numbers is None or numbers.is_floating_point() else numbers.to(torch.float32)
 
 
 def check_keypoints(keypoints: Tensor, visible: Tensor | None) -> None:
@@ -138,26 +163,29 @@ def check_constant(name: str, tensor: Tensor) -> None:
         )
 
 
-def check_heatmaps(heatmaps: Tensor) -> None:
-    """Dense maps [B, K, H, W] of at least one pixel."""
-    check_tensor("heatmaps", heatmaps, 4, "[B, K, H, W]", "; add a batch dimension with heatmaps[None]")
+def check_maps(heatmaps: Tensor) -> None:
+    """Dense maps [B, K, H, W] of at least one pixel, of numbers that are read as they are."""
+    check_tensor("heatmaps", heatmaps, 4, "[B, K, H, W]", MAP_DTYPES)
     check_size("heatmaps", heatmaps)
 
 
-def check_recipe(recipe: Recipe, covariance: bool) -> None:
-    """A Recipe, of whose stencil a covariance can be had if one is asked for."""
+def to_recipe(recipe: Recipe | RecipeName, covariance: bool) -> Recipe:
+    """A Recipe or the name of one, of whose stencil a covariance can be had if one is asked for."""
     if not isinstance(recipe, Recipe):
-        raise TypeError(
-            f"recipe: got {type(recipe).__name__} {recipe!r}, expected a dark_kernels.Recipe such as "
-            "dark_kernels.recipes.DARKPOSE"
-        )
+        if not isinstance(recipe, str):
+            raise TypeError(
+                f"recipe: got {type(recipe).__name__} {recipe!r}, expected a dark_kernels.Recipe such as "
+                "dark_kernels.recipes.DARKPOSE, or its name 'darkpose'"
+            )
+        recipe = get(recipe)
     if not isinstance(covariance, bool):
         raise TypeError(f"covariance: got {covariance!r}, expected True or False")
     if covariance and not recipe.has_hessian:
         raise ValueError(
             f"covariance: got True with recipe {recipe.name!r}, whose stencil {recipe.stencil!r} has no "
-            "Hessian; expected stencil 'wide', 'compact' or 'fit'"
+            "Hessian; expected stencil 'wide', 'compact', 'fit' or 'gaussian'"
         )
+    return recipe
 
 
 def check_devices(**tensors: Tensor | None) -> None:

@@ -3,6 +3,7 @@ gradients' memory, autograd's limits."""
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -37,9 +38,25 @@ def register(
 
     One implementation serves all devices. It asks `choose`, so a device without Triton is served by eager.
     """
+    operator = getattr(torch.ops.dark_kernels, name).default
     library.impl(name, implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(f"dark_kernels::{name}", fake, lib=library)
-    return directly(getattr(torch.ops.dark_kernels, name).default, implementation)
+    torch.library.register_vmap(f"dark_kernels::{name}", functools.partial(_one_by_one, operator), lib=library)
+    return directly(operator, implementation)
+
+
+def _one_by_one(operator: Any, info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+    """Call an operator for each entry that vmap maps over, as PyTorch does by itself with a warning.
+
+    The operators have a batch of their own, which is faster.
+    """
+    outputs = [
+        operator(*[each if dim is None else each.select(dim, i) for each, dim in zip(arguments, in_dims, strict=True)])
+        for i in range(info.batch_size)
+    ]
+    if isinstance(outputs[0], Tensor):
+        return torch.stack(outputs), 0
+    return tuple(torch.stack(each) for each in zip(*outputs, strict=True)), (0,) * len(outputs[0])
 
 
 def run_eagerly(function: Callable[..., tuple[Tensor | None, ...]], maps: Tensor, *arguments: Any) -> Any:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any, Literal, overload
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from .._common.checks import check_dense, check_devices, check_heatmaps, check_positive, check_recipe, check_tensor
+from .._common.checks import MAP_DTYPES, check_dense, check_devices, check_maps, check_positive, check_tensor, to_recipe
+from .._common.inputs import is_batch, take, to_numbers, to_tensor
+from .._common.names import ArrayT, Numbers, RecipeName
 from .._common.plans import held, planned
-from ..backends import check_backend, is_plain
+from ..backends import Backend, check_backend, is_plain
 from ..recipes import DARKPOSE, Recipe
 from ..types import Keypoints
 from .library import decode_directly, decode_operator
-from .options import NO_EXTRAS, Extras, named
+from .options import NO_EXTRAS, Extras, in_floats, named
 from .reference import decode_reference
 
 # What is done to the first map of each three that UDP's combined heatmaps consist of.
@@ -24,19 +28,84 @@ UDP_COMBINED = Recipe(
 )
 
 
+@overload
+def decode(
+    heatmaps: ArrayT,
+    recipe: Recipe | RecipeName = ...,
+    covariance: Literal[False] = ...,
+    backend: Backend = ...,
+    *,
+    flipped: Tensor | NDArray[Any] | None = ...,
+    flip_indices: Sequence[int] | Tensor | NDArray[Any] | None = ...,
+    shift_flipped: bool = ...,
+    image_transform: Numbers | None = ...,
+    keypoint_indices: Sequence[int] | Tensor | NDArray[Any] | None = ...,
+) -> Keypoints[ArrayT, None]: ...
+@overload
+def decode(
+    heatmaps: ArrayT,
+    recipe: Recipe | RecipeName = ...,
+    *,
+    covariance: Literal[True],
+    backend: Backend = ...,
+    flipped: Tensor | NDArray[Any] | None = ...,
+    flip_indices: Sequence[int] | Tensor | NDArray[Any] | None = ...,
+    shift_flipped: bool = ...,
+    image_transform: Numbers | None = ...,
+    keypoint_indices: Sequence[int] | Tensor | NDArray[Any] | None = ...,
+) -> Keypoints[ArrayT, ArrayT]: ...
+@overload
+def decode(
+    heatmaps: ArrayT,
+    recipe: Recipe | RecipeName,
+    covariance: Literal[True],
+    backend: Backend = ...,
+    *,
+    flipped: Tensor | NDArray[Any] | None = ...,
+    flip_indices: Sequence[int] | Tensor | NDArray[Any] | None = ...,
+    shift_flipped: bool = ...,
+    image_transform: Numbers | None = ...,
+    keypoint_indices: Sequence[int] | Tensor | NDArray[Any] | None = ...,
+) -> Keypoints[ArrayT, ArrayT]: ...
+@overload
+def decode(
+    heatmaps: ArrayT,
+    recipe: Recipe | RecipeName = ...,
+    *,
+    covariance: bool,
+    backend: Backend = ...,
+    flipped: Tensor | NDArray[Any] | None = ...,
+    flip_indices: Sequence[int] | Tensor | NDArray[Any] | None = ...,
+    shift_flipped: bool = ...,
+    image_transform: Numbers | None = ...,
+    keypoint_indices: Sequence[int] | Tensor | NDArray[Any] | None = ...,
+) -> Keypoints[ArrayT, ArrayT | None]: ...
+@overload
+def decode(
+    heatmaps: ArrayT,
+    recipe: Recipe | RecipeName,
+    covariance: bool,
+    backend: Backend = ...,
+    *,
+    flipped: Tensor | NDArray[Any] | None = ...,
+    flip_indices: Sequence[int] | Tensor | NDArray[Any] | None = ...,
+    shift_flipped: bool = ...,
+    image_transform: Numbers | None = ...,
+    keypoint_indices: Sequence[int] | Tensor | NDArray[Any] | None = ...,
+) -> Keypoints[ArrayT, ArrayT | None]: ...
 @planned
 def decode(
-    heatmaps: Tensor,  # [B, C, H, W]
-    recipe: Recipe = DARKPOSE,
+    heatmaps: Tensor | NDArray[Any],  # [B, C, H, W]
+    recipe: Recipe | RecipeName = DARKPOSE,
     covariance: bool = False,
-    backend: str = "auto",
+    backend: Backend = "auto",
     *,
-    flipped: Tensor | None = None,  # [B, C, H, W]
-    flip_indices: Sequence[int] | Tensor | None = None,  # [C]
+    flipped: Tensor | NDArray[Any] | None = None,  # [B, C, H, W]
+    flip_indices: Sequence[int] | Tensor | NDArray[Any] | None = None,  # [C]
     shift_flipped: bool = False,
-    image_transform: Tensor | None = None,  # [B, 2, 3]
-    keypoint_indices: Sequence[int] | Tensor | None = None,  # [K]
-) -> Keypoints:
+    image_transform: Numbers | None = None,  # [B, 2, 3]
+    keypoint_indices: Sequence[int] | Tensor | NDArray[Any] | None = None,  # [K]
+) -> Keypoints[Any, Any]:
     """Turn heatmaps into keypoints with sub-pixel coordinates.
 
     For each map: find the first maximum in row-major order, smooth the map around it, and take one Newton
@@ -65,9 +134,13 @@ def decode(
     requires grad is accepted and the outputs carry no gradient. The input is never written to.
 
     Args:
-        heatmaps: [B, C, H, W], float16, bfloat16, float32 or float64, any strides (channels_last, slices
-            and expanded tensors are read where they are). Arithmetic is float32, in float64 for float64.
-        recipe: Which decoder, a row of `dark_kernels.recipes` or a `Recipe` of your own.
+        heatmaps: [B, C, H, W], or [C, H, W] and [H, W] without the dimensions that results lack then. A tensor or a
+            NumPy array (results are arrays, computed on the CPU) of float16, bfloat16, float32 or float64, any strides
+            (channels_last, slices and expanded tensors are read where they are). Arithmetic is float32, in float64 for
+            float64. Also uint8, int8, int16 or uint16, whose numbers are taken as they are, without scaling: float32
+            copies are decoded, on a CPU of some images at a time. A recipe that clips at 50 (UDP's) cuts off maps from
+            0 to 255. Lists of maps, and arrays of other libraries, are refused; the message says what converts them.
+        recipe: Which decoder, a row of `dark_kernels.recipes`, its name (`"mmpose_udp"`) or a `Recipe` of your own.
         covariance: Also return the covariance of each keypoint: minus the inverse Hessian of the log of
             the smoothed map at the peak, less what the blur added, or the covariance of the Gaussian that was
             fitted (by `stencil="gaussian"` a round one); less `recipe.target_sigma` squared, if given. NaN where the
@@ -75,17 +148,18 @@ def decode(
         backend: `"auto"` (Triton where the device has it, else eager), `"triton"`, `"eager"` (vectorised
             PyTorch on any device) or `"reference"` (the definition: whole maps, slow). float64 is served by
             eager where Triton is asked for.
-        flipped: [B, C, H, W], what the network says of the mirrored images, as it came out and of the dtype and
-            device of `heatmaps` (flip test). The mean of both is decoded, in float32, or float64 for float64
-            heatmaps. A kernel reads both maps once and stores no mean; eager stores those of some images at a
-            time.
+        flipped: [B, C, H, W], what the network says of the mirrored images, as it came out and of the shape, dtype and
+            device of `heatmaps`, a tensor or an array (flip test). The mean of both is decoded, in float32, or float64
+            for float64 heatmaps. A kernel reads both maps once and stores no mean; eager stores those of some images at
+            a time.
         flip_indices: For each of the C channels, the one that holds this keypoint in `flipped`, where left and right
             have swapped. Ints, or an integer tensor (see below).
         shift_flipped: Move the flipped-back map one pixel to the right before the mean is taken, its column 0 staying
             where it is, as mmpose's `shift_heatmap` and HRNet's `SHIFT_HEATMAP` do.
-        image_transform: [B, 2, 3] of one of the dtypes above, affine matrices A, as `dark_kernels.transforms` makes:
-            coordinates become A (x, y, 1), and a covariance C becomes A C A^T with the first two columns of A.
-            Keypoints without a peak stay `recipe.invalid`. Numbers that are not finite come out as such.
+        image_transform: [B, 2, 3], affine matrices A as `dark_kernels.transforms` makes: a tensor of one of the
+            floating dtypes above, or numbers in an array or in lists, [2, 3] for maps without a batch. Coordinates
+            become A (x, y, 1), and a covariance C becomes A C A^T with the first two columns of A. Keypoints without a
+            peak stay `recipe.invalid`. Numbers that are not finite come out as such.
         keypoint_indices: The channels to decode, in that order, repetitions allowed; no others are read. Ints, or an
             integer tensor.
 
@@ -100,11 +174,11 @@ def decode(
         those of the image.
 
     Raises:
-        TypeError: `heatmaps`, `flipped` or `image_transform` is not a dense tensor of one of the dtypes above,
-            `recipe` is not a Recipe, or indices are not integers.
-        ValueError: A tensor has another shape or device than the above, or an empty H or W; an index is out of
-            range; one of `flipped` and `flip_indices` comes without the other; `backend` is unknown or cannot serve
-            this tensor; `covariance` is asked of a recipe whose stencil has no Hessian.
+        TypeError: `heatmaps`, `flipped` or `image_transform` is not dense or not of one of the dtypes above, `recipe`
+            is neither a Recipe nor a name, or indices are not integers.
+        ValueError: A tensor has another shape or device than the above, or an empty H or W; an index is out of range;
+            one of `flipped` and `flip_indices` comes without the other; `backend` or the recipe's name is unknown, or
+            the backend cannot serve this tensor; `covariance` is asked of a recipe whose stencil has no Hessian.
 
     Example:
         >>> import torch, dark_kernels
@@ -113,7 +187,24 @@ def decode(
         >>> keypoints.coords.shape
         torch.Size([8, 17, 2])
     """
-    _check(heatmaps, recipe, covariance, backend)
+    if not is_batch(heatmaps, 4):
+        given = take("heatmaps", heatmaps, 4, "[B, C, H, W], [C, H, W] or [H, W]", least=2)
+        matrices = None if image_transform is None else to_numbers("image_transform", image_transform, given.tensor)
+        keypoints = decode(
+            given.tensor,
+            recipe,
+            covariance,
+            backend,
+            flipped=given.also("flipped", flipped, 4),
+            flip_indices=flip_indices,
+            shift_flipped=shift_flipped,
+            image_transform=given.also("image_transform", matrices, 3),
+            keypoint_indices=keypoint_indices,
+        )
+        return given.give_back(keypoints)
+    check_maps(heatmaps)
+    recipe = to_recipe(recipe, covariance)
+    check_backend(backend)
     extras = NO_EXTRAS
     optional = (flipped, flip_indices, image_transform, keypoint_indices)
     if any(each is not None for each in optional) or shift_flipped is not False:
@@ -125,15 +216,33 @@ def decode(
     return _decode(heatmaps, recipe, covariance, backend, extras)
 
 
+@overload
+def decode_offsets(
+    heatmaps: Tensor,
+    kernel_size: int = ...,
+    radius_factor: float = ...,
+    backend: Backend = ...,
+    *,
+    image_transform: Numbers | None = ...,
+) -> Keypoints[Tensor, None]: ...
+@overload
+def decode_offsets(
+    heatmaps: NDArray[Any],
+    kernel_size: int = ...,
+    radius_factor: float = ...,
+    backend: Backend = ...,
+    *,
+    image_transform: Numbers | None = ...,
+) -> Keypoints[NDArray[Any], None]: ...
 @planned
 def decode_offsets(
-    heatmaps: Tensor,  # [B, 3 K, H, W]
+    heatmaps: Tensor | NDArray[Any],  # [B, 3 K, H, W]
     kernel_size: int = 11,
     radius_factor: float = 0.0546875,
-    backend: str = "auto",
+    backend: Backend = "auto",
     *,
-    image_transform: Tensor | None = None,  # [B, 2, 3]
-) -> Keypoints:
+    image_transform: Numbers | None = None,  # [B, 2, 3]
+) -> Keypoints[Any, Any]:
     """Turn UDP's combined heatmaps into keypoints: a map of the keypoint's disk and two of the offsets to its centre.
 
     For each keypoint: smooth the first map, find its first maximum, and add what the two offset maps, which are not
@@ -144,20 +253,20 @@ def decode_offsets(
     offset is not finite, or the map has an infinite pixel, the peak stays on its pixel. The input is never written to.
 
     Args:
-        heatmaps: [B, 3 K, H, W], float16, bfloat16, float32 or float64, any strides; channels in threes (disk, x
-            offset, y offset). Arithmetic is float32, in float64 for float64.
+        heatmaps: [B, 3 K, H, W] or [3 K, H, W], of the kinds and dtypes that `decode` takes; channels in threes (disk,
+            x offset, y offset). Arithmetic is float32, in float64 for float64.
         kernel_size: mmpose's `blur_kernel_size`, a positive int: the map is smoothed with 2 kernel_size + 1 taps,
             of the sigma that OpenCV derives from their number.
         radius_factor: Offsets are in units of `radius_factor * max(W, H)` heatmap pixels.
         backend: As in `decode`.
-        image_transform: [B, 2, 3], as in `decode`.
+        image_transform: [B, 2, 3] or [2, 3], as in `decode`.
 
     Returns:
         Keypoints: `coords` [B, K, 2] as (x, y) in heatmap pixels (or in the image, with `image_transform`), `scores`
         [B, K], the smoothed map's maximum, and no covariances; float32, or float64 for float64 heatmaps.
 
     Raises:
-        TypeError: A tensor is not a dense one of the dtypes above, or a number is none.
+        TypeError: A tensor or array is not a dense one of these dtypes, or a number is none.
         ValueError: `heatmaps` has another rank, an empty H or W, or a number of channels that 3 does not divide; a
             number is out of range; `backend` is unknown or cannot serve this tensor.
 
@@ -166,9 +275,17 @@ def decode_offsets(
         >>> dark_kernels.decode_offsets(torch.rand(8, 51, 64, 48)).coords.shape
         torch.Size([8, 17, 2])
     """
+    if not is_batch(heatmaps, 4):
+        given = take("heatmaps", heatmaps, 4, "[B, 3 K, H, W] or [3 K, H, W]", least=3)
+        matrices = None if image_transform is None else to_numbers("image_transform", image_transform, given.tensor)
+        matrices = given.also("image_transform", matrices, 3)
+        return given.give_back(
+            decode_offsets(given.tensor, kernel_size, radius_factor, backend, image_transform=matrices)
+        )
     check_positive("radius_factor", radius_factor)
     recipe = _offsets_recipe(kernel_size)
-    _check(heatmaps, recipe, False, backend)
+    check_maps(heatmaps)
+    check_backend(backend)
     channels, height, width = heatmaps.shape[1:]
     if channels % 3 != 0:
         raise ValueError(
@@ -185,15 +302,16 @@ def decode_offsets(
     return _decode(maps[:, :, 0], recipe, False, backend, extras)
 
 
-def _decode(heatmaps: Tensor, recipe: Recipe, covariance: bool, backend: str, extras: Extras) -> Keypoints:
+def _decode(heatmaps: Tensor, recipe: Recipe, covariance: bool, backend: Backend, extras: Extras) -> Keypoints:
     if heatmaps.requires_grad:
         heatmaps = heatmaps.detach()
     if backend == "reference":
+        heatmaps, extras = in_floats(heatmaps, extras)
         return Keypoints(*decode_reference(heatmaps, recipe, covariance, **named(extras)))
     numbers = recipe.operator_arguments
     if is_plain(heatmaps) and (extras is NO_EXTRAS or is_plain(*[one for one in extras if isinstance(one, Tensor)])):
         return Keypoints(*decode_directly(heatmaps, numbers, covariance, backend, extras))
-    coords, scores, covariances = decode_operator(heatmaps, *numbers, covariance, backend, **named(extras))
+    coords, scores, covariances = decode_operator(heatmaps, *numbers, covariance, backend, *extras)
     return Keypoints(coords, scores, covariances if covariance else None)
 
 
@@ -214,7 +332,10 @@ _OFFSETS_RECIPES = {kernel_size: _recipe_of(kernel_size) for kernel_size in rang
 
 
 def _check_flip(
-    heatmaps: Tensor, flipped: Tensor | None, flip_indices: Sequence[int] | Tensor | None, shift_flipped: bool
+    heatmaps: Tensor,
+    flipped: Tensor | NDArray[Any] | None,
+    flip_indices: Sequence[int] | Tensor | NDArray[Any] | None,
+    shift_flipped: bool,
 ) -> tuple[Tensor | None, Tensor | None, bool]:
     if not isinstance(shift_flipped, bool):
         raise TypeError(f"shift_flipped: got {shift_flipped!r}, expected True or False")
@@ -231,7 +352,8 @@ def _check_flip(
             f"flip_indices: got None with flipped, expected {heatmaps.shape[1]} channels of flipped, one for each "
             "of heatmaps"
         )
-    check_tensor("flipped", flipped, 4, "[B, C, H, W]")
+    flipped = to_tensor("flipped", flipped)
+    check_tensor("flipped", flipped, 4, "[B, C, H, W]", MAP_DTYPES)
     if flipped.shape != heatmaps.shape:
         raise ValueError(f"flipped: got shape {list(flipped.shape)}, expected {list(heatmaps.shape)}, as heatmaps")
     if flipped.dtype != heatmaps.dtype:
@@ -244,9 +366,10 @@ def _check_flip(
     return flipped.detach(), indices, shift_flipped
 
 
-def _check_transform(image_transform: Tensor | None, heatmaps: Tensor) -> Tensor | None:
+def _check_transform(image_transform: Numbers | None, heatmaps: Tensor) -> Tensor | None:
     if image_transform is None:
         return None
+    image_transform = to_numbers("image_transform", image_transform, heatmaps)
     check_tensor("image_transform", image_transform, 3, "[B, 2, 3]")
     batch = heatmaps.shape[0]
     if image_transform.shape != (batch, 2, 3):
@@ -257,7 +380,7 @@ def _check_transform(image_transform: Tensor | None, heatmaps: Tensor) -> Tensor
     return image_transform.detach()
 
 
-def _check_indices(name: str, indices: Sequence[int] | Tensor | None, heatmaps: Tensor) -> Tensor | None:
+def _check_indices(name: str, indices: Sequence[int] | Tensor | NDArray[Any] | None, heatmaps: Tensor) -> Tensor | None:
     """[K] int64 on the device of the heatmaps."""
     if indices is None:
         return None
@@ -302,9 +425,3 @@ def _indices(indices: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 _remembered_indices = functools.lru_cache(maxsize=64)(_indices)
-
-
-def _check(heatmaps: Tensor, recipe: Recipe, covariance: bool, backend: str) -> None:
-    check_heatmaps(heatmaps)
-    check_recipe(recipe, covariance)
-    check_backend(backend)

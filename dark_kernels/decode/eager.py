@@ -25,7 +25,7 @@ from .eager_plan import Plan, StencilPlan, make_plan
 from .eager_scores import Activation, activation_of, mass_around
 from .eager_search import blur_of, matched_filter_of, search_smoothed
 from .eager_steps import covariances_of, differences_of, fit_gaussian, newton_step, quarter_step
-from .options import NO_EXTRAS, Extras
+from .options import NO_EXTRAS, Extras, in_floats
 
 # How far rounding can push a value across a clip: float32 blurs are good to a few 1e-7. Generous, since a
 # map sent to the exact way without need costs time and not accuracy.
@@ -35,8 +35,8 @@ _CLIP_MARGIN = 1e-5
 _FEW_PIXELS = 2**17
 # Pixels of the maps that are flipped back at once on CPU.
 _FLIP_BLOCK = 2**18
-# Pixels of the means with mirrored maps that are stored at once on CPU.
-_MERGED_PIXELS = 2**22
+# Pixels of the means with mirrored maps that are stored at once on CPU, and of maps of integers in float32.
+_MERGED_PIXELS, _CONVERTED_PIXELS = 2**22, 2**20
 
 
 def decode_fwd(
@@ -51,9 +51,10 @@ def decode_fwd(
     """
     batch = heatmaps.shape[0]
     images = batch
-    if extras.flipped is not None and heatmaps.device.type == "cpu":
-        # The means of so many images take memory that is at hand; those of all would be handed out page by page.
-        images = max(1, _MERGED_PIXELS // math.prod(heatmaps.shape[1:]))
+    if heatmaps.device.type == "cpu" and (extras.flipped is not None or not heatmaps.is_floating_point()):
+        # Of so many images they take memory that is at hand; those of all would be handed out page by page.
+        pixels = _MERGED_PIXELS if heatmaps.is_floating_point() else _CONVERTED_PIXELS
+        images = max(1, pixels // math.prod(heatmaps.shape[1:]))
     if images >= batch:
         return _decode_images(heatmaps, recipe, covariance, extras)
     parts = [
@@ -81,6 +82,7 @@ def _decode_images(
     extras: Extras,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """`decode_fwd` of images whose merged maps are stored."""
+    heatmaps, extras = in_floats(heatmaps, extras)
     if extras is not NO_EXTRAS:
         heatmaps = _chosen_and_merged(heatmaps, extras)
     batch, num_keypoints = heatmaps.shape[:2]

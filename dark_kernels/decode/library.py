@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._common.operators import run_eagerly
+from .._common.operators import register, run_eagerly
 from ..backends import choose
 from ..recipes import OperatorRecipe, operator_schema
 from . import eager
-from .options import NO_EXTRAS, Extras
+from .options import NO_EXTRAS, Extras, in_floats
 
 _library = torch.library.Library("dark_kernels", "FRAGMENT")
 
 _library.define(
-    f"decode(Tensor heatmaps, {operator_schema()}, bool covariance, str backend, *, "
+    f"decode(Tensor heatmaps, {operator_schema()}, bool covariance, str backend, "
     "Tensor? flipped=None, Tensor? flip_indices=None, bool shift_flipped=False, Tensor? keypoint_indices=None, "
     "Tensor? image_transform=None, Tensor? offsets=None, float offset_scale=0.0) "
     "-> (Tensor coords, Tensor scores, Tensor covariances)",
@@ -63,6 +63,7 @@ def decode_directly(
         scores = heatmaps.new_empty(shape, dtype=torch.float32)
         covariances = heatmaps.new_empty((*shape, 2, 2), dtype=torch.float32) if covariance else None
         third = scores if covariances is None else covariances
+        heatmaps, extras = in_floats(heatmaps, extras)
         kernels.decode_fwd(coords, scores, third, heatmaps, recipe, covariance, extras)
         return coords, scores, covariances
     if 0 in shape:
@@ -71,20 +72,21 @@ def decode_directly(
     return run_eagerly(eager.decode_fwd, heatmaps, recipe, covariance, extras)
 
 
-def _decode(heatmaps: Tensor, *arguments: Any, **extras: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *numbers, covariance, backend = arguments
-    coords, scores, covariances = decode_directly(
-        heatmaps, OperatorRecipe(*numbers), covariance, backend, Extras(**extras)
-    )
+def _split(arguments: tuple[Any, ...]) -> tuple[OperatorRecipe, bool, str, Extras]:
+    """What an operator is called with besides heatmaps. Extras that are as by default may be left out at the end."""
+    count = len(OperatorRecipe._fields)
+    return OperatorRecipe(*arguments[:count]), *arguments[count : count + 2], Extras(*arguments[count + 2 :])
+
+
+def _decode(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    coords, scores, covariances = decode_directly(heatmaps, *_split(arguments))
     return coords, scores, scores.new_empty(0) if covariances is None else covariances
 
 
-def _decode_fake(heatmaps: Tensor, *arguments: Any, **extras: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return empty_outputs(heatmaps, arguments[-2], Extras(**extras))
+def _decode_fake(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    _, covariance, _, extras = _split(arguments)
+    return empty_outputs(heatmaps, covariance, extras)
 
 
-# One implementation for all devices: it asks `choose`, so a device without Triton is served by eager.
-_library.impl("decode", _decode, "CompositeExplicitAutograd")
-torch.library.register_fake("dark_kernels::decode", _decode_fake, lib=_library)
-
+register(_library, "decode", _decode, _decode_fake)
 decode_operator = torch.ops.dark_kernels.decode.default

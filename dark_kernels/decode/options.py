@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -43,3 +44,11 @@ _NAMES = Extras._fields
 def named(extras: Extras) -> dict[str, Any]:
     """As keyword arguments: `_asdict()`, which torch.compile follows in PyTorch 2.6 as well."""
     return dict(zip(_NAMES, extras, strict=True))
+
+
+def in_floats(heatmaps: Tensor, extras: Extras) -> tuple[Tensor, Extras]:
+    """Maps of integers, and what belongs to them, as the same numbers in float32; others as they are."""
+    if heatmaps.is_floating_point():
+        return heatmaps, extras
+    flipped, offsets = (None if each is None else each.to(torch.float32) for each in (extras.flipped, extras.offsets))
+    return heatmaps.to(torch.float32), extras._replace(flipped=flipped, offsets=offsets)

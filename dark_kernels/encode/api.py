@@ -2,26 +2,52 @@
 
 from __future__ import annotations
 
+from typing import Any, overload
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .._common.checks import DTYPES, ENCODINGS, check_devices, check_keypoints, check_name, check_sigma, to_float
+from .._common.inputs import take, to_tensor
+from .._common.names import Encoding
 from .._common.plans import planned
-from ..backends import check_backend
+from ..backends import Backend, check_backend
 from .library import call_encode
 from .reference import encode_reference
 
 
+@overload
+def encode(
+    keypoints: Tensor,
+    size: tuple[int, int],
+    sigma: float | Tensor | NDArray[Any] = ...,
+    encoding: Encoding = ...,
+    visible: Tensor | NDArray[Any] | None = ...,
+    dtype: torch.dtype = ...,
+    backend: Backend = ...,
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def encode(
+    keypoints: NDArray[Any],
+    size: tuple[int, int],
+    sigma: float | Tensor | NDArray[Any] = ...,
+    encoding: Encoding = ...,
+    visible: Tensor | NDArray[Any] | None = ...,
+    dtype: torch.dtype = ...,
+    backend: Backend = ...,
+) -> tuple[NDArray[Any], NDArray[Any]]: ...
 @planned
 def encode(
-    keypoints: Tensor,  # [B, K, 2] or [B, N, K, 2]
+    keypoints: Tensor | NDArray[Any],  # [B, K, 2] or [B, N, K, 2]
     size: tuple[int, int],
-    sigma: float | Tensor = 2.0,  # a number or [K]
-    encoding: str = "unbiased",
-    visible: Tensor | None = None,  # [B, K] or [B, N, K]
+    sigma: float | Tensor | NDArray[Any] = 2.0,  # a number or [K]
+    encoding: Encoding = "unbiased",
+    visible: Tensor | NDArray[Any] | None = None,  # [B, K] or [B, N, K]
     dtype: torch.dtype = torch.float32,
-    backend: str = "auto",
-) -> tuple[Tensor, Tensor]:
+    backend: Backend = "auto",
+) -> tuple[Tensor, Tensor] | tuple[NDArray[Any], NDArray[Any]]:
     """Draw keypoints as Gaussian heatmaps: the training targets of the published heatmap networks.
 
     With d the distance of a pixel from the centre, its value is exp(-d.d / (2 sigma^2)). `encoding` says where the
@@ -46,14 +72,15 @@ def encode(
     keypoints in the interior come back from `"unbiased"` maps to within 1e-3 pixels.
 
     Args:
-        keypoints: [B, K, 2], or [B, N, K, 2] for N people in an image, (x, y) in heatmap pixels, with pixel centres at
-            integers; a floating dtype. From input pixels: x / (input / heatmap) for `"biased"` and `"unbiased"`,
+        keypoints: [B, K, 2], or [B, N, K, 2] for N people in an image, or [K, 2] (results have no batch), (x, y) in
+            heatmap pixels, with pixel centres at integers; a tensor or a NumPy array (results are arrays) of a floating
+            dtype. From input pixels: x / (input / heatmap) for `"biased"` and `"unbiased"`,
             x / ((input - 1) / (heatmap - 1)) for `"udp"`. A constant: no gradient flows to it.
         size: (H, W).
         sigma: Standard deviation in heatmap pixels, positive, or [K] of them; a keypoint whose element is not positive
             is not drawn. Published: 2 at an input of 256 x 192, 3 at 384 x 288.
         encoding: `"unbiased"`, `"biased"` or `"udp"`.
-        visible: [B, K] or [B, N, K], like `keypoints`; any dtype. COCO's flags 0, 1, 2 will do.
+        visible: [B, K], [B, N, K] or [K], like `keypoints`; any dtype. COCO's flags 0, 1, 2 will do.
         dtype: Dtype of the heatmaps. Arithmetic is float32, or float64 for float64.
         backend: `"auto"` (Triton where the device has it, else eager), `"triton"`, `"eager"` (vectorised PyTorch on
             any device) or `"reference"` (the definition). float64 is served by eager where Triton is asked for.
@@ -74,6 +101,13 @@ def encode(
         >>> heatmaps.shape, weight.shape
         (torch.Size([8, 17, 64, 48]), torch.Size([8, 17]))
     """
+    if not isinstance(keypoints, Tensor) or keypoints.dim() == 2:
+        dim = max(3, getattr(keypoints, "ndim", 3))
+        given = take("keypoints", keypoints, min(dim, 4), "[B, N, K, 2], [B, K, 2] or [K, 2]", least=2)
+        visible = given.also("visible", visible, 2)
+        return given.give_back(encode(given.tensor, size, sigma, encoding, visible, dtype, backend))
+    visible = None if visible is None else to_tensor("visible", visible)
+    sigma = to_tensor("sigma", sigma) if isinstance(sigma, np.ndarray) else sigma
     check_keypoints(keypoints, visible)
     check_sigma(sigma, keypoints.shape[-2])
     _check_size(size)

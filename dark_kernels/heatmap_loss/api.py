@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from torch import Tensor
 
 from .._common.checks import (
@@ -16,14 +18,16 @@ from .._common.checks import (
     check_weight,
     to_float,
 )
-from ..backends import check_backend
+from .._common.names import Empty, Encoding, HeatmapReduction, Weighting
+from .._common.units import look_at_units
+from ..backends import Backend, check_backend
 from .library import heatmap_loss_function
 from .options import Options
 from .reference import heatmap_loss_reference
 
-_WEIGHTINGS = ("mmpose", "hrnet")
-_EMPTY = ("skip", "zero")
-_REDUCTIONS = ("mean", "none", "sum")
+_WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)
+_EMPTY: tuple[Empty, ...] = get_args(Empty)
+_REDUCTIONS: tuple[HeatmapReduction, ...] = get_args(HeatmapReduction)
 
 
 def heatmap_mse(
@@ -32,12 +36,12 @@ def heatmap_mse(
     sigma: float | Tensor = 2.0,  # a number or [K]
     visible: Tensor | None = None,  # [B, K] or [B, N, K]
     weight: Tensor | None = None,  # [B, K]
-    encoding: str = "unbiased",
-    weighting: str = "mmpose",
+    encoding: Encoding = "unbiased",
+    weighting: Weighting = "mmpose",
     topk: int | None = None,
-    empty: str = "skip",
-    reduction: str = "mean",
-    backend: str = "auto",
+    empty: Empty = "skip",
+    reduction: HeatmapReduction = "mean",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Compute the mean squared error between heatmaps and the Gaussians of `encode`, without drawing them.
 
@@ -51,6 +55,9 @@ def heatmap_mse(
     the forward pass is one launch that reads each element once and writes [B, K] (and one that adds these up); the
     backward pass is another, which reads each element once and writes the gradient. Nothing else of map size exists, on
     a CPU neither. Two runs agree bit for bit; nothing waits for the device.
+
+    The first batches on a CPU are looked at: if more than half of the keypoints lie beyond the map, which input pixels
+    do, a UserWarning says so once.
 
     w is `weight` times the weight that `encode` returns: 0 where a keypoint is invisible, NaN or infinite, or its
     window is outside the map. A map with a weight that is not positive is ignored: its loss is 0, and so is its
@@ -110,14 +117,14 @@ def heatmap_adaptive_wing(
     sigma: float | Tensor = 2.0,  # a number or [K]
     visible: Tensor | None = None,  # [B, K] or [B, N, K]
     weight: Tensor | None = None,  # [B, K]
-    encoding: str = "unbiased",
+    encoding: Encoding = "unbiased",
     alpha: float = 2.1,
     omega: float = 14.0,
     epsilon: float = 1.0,
     theta: float = 0.5,
-    empty: str = "skip",
-    reduction: str = "mean",
-    backend: str = "auto",
+    empty: Empty = "skip",
+    reduction: HeatmapReduction = "mean",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Adaptive wing loss between heatmaps and the Gaussians that `encode` draws at the keypoints, which are not drawn.
 
@@ -170,10 +177,10 @@ def heatmap_focal(
     sigma: float | Tensor = 2.0,  # a number or [K]
     visible: Tensor | None = None,  # [B, K] or [B, N, K]
     weight: Tensor | None = None,  # [B, K]
-    encoding: str = "biased",
-    empty: str = "skip",
-    reduction: str = "mean",
-    backend: str = "auto",
+    encoding: Encoding = "biased",
+    empty: Empty = "skip",
+    reduction: HeatmapReduction = "mean",
+    backend: Backend = "auto",
 ) -> Tensor:
     """CenterNet's focal loss between maps of probabilities and the Gaussians that `encode` draws at the keypoints,
     which are not drawn.
@@ -218,9 +225,9 @@ def heatmap_cross_entropy(
     sigma: float | Tensor = 2.0,  # a number or [K]
     visible: Tensor | None = None,  # [B, K] or [B, N, K]
     weight: Tensor | None = None,  # [B, K]
-    encoding: str = "unbiased",
-    reduction: str = "mean",
-    backend: str = "auto",
+    encoding: Encoding = "unbiased",
+    reduction: HeatmapReduction = "mean",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Compute the cross-entropy between the softmax over each map and the normalised Gaussian of `encode`.
 
@@ -265,9 +272,9 @@ def heatmap_js(
     sigma: float | Tensor = 2.0,  # a number or [K]
     visible: Tensor | None = None,  # [B, K] or [B, N, K]
     weight: Tensor | None = None,  # [B, K]
-    encoding: str = "unbiased",
-    reduction: str = "mean",
-    backend: str = "auto",
+    encoding: Encoding = "unbiased",
+    reduction: HeatmapReduction = "mean",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Compute the Jensen-Shannon divergence between the softmax over each map and the normalised Gaussian of `encode`.
 
@@ -313,10 +320,10 @@ def _heatmap_loss(
     sigma: float | Tensor,
     visible: Tensor | None,
     weight: Tensor | None,
-    encoding: str,
-    empty: str,
-    reduction: str,
-    backend: str,
+    encoding: Encoding,
+    empty: Empty,
+    reduction: HeatmapReduction,
+    backend: Backend,
     squares_weight: bool = False,
     wing: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0),
     topk: int | None = None,
@@ -339,6 +346,10 @@ def _heatmap_loss(
     check_name("empty", empty, _EMPTY)
     check_name("reduction", reduction, _REDUCTIONS)
     check_backend(backend)
+    height, width = heatmaps.shape[2:]
+    expected = "(x, y) in heatmap pixels: of input pixels, divided by input size over heatmap size"
+    people = weight[:, None] if weight is not None and keypoints.dim() == 4 else weight
+    look_at_units("keypoints", keypoints, (width, height), (visible, people), expected)
     options = Options(kind, encoding, squares_weight, empty == "zero", *wing)
     if backend == "reference":
         return heatmap_loss_reference(heatmaps, keypoints, sigma, visible, weight, options, topk, reduction)

@@ -38,6 +38,7 @@ from mmpose.registry import KEYPOINT_CODECS
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .._common.names import Activation
 from ..decode import decode, decode_offsets
 from ..recipes import MEGVII, MMPOSE_DARK, MMPOSE_UDP, QUARTER, Recipe
 from ..simcc import decode_simcc
@@ -149,7 +150,9 @@ class DarkKernelsSimCCLabel(SimCCLabel):
         logit_scale: What multiplies them before: the `beta` of the head's KLDiscretLoss.
     """
 
-    def __init__(self, *arguments: Any, activation: str = "none", logit_scale: float = 1.0, **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, activation: Activation = "none", logit_scale: float = 1.0, **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
         self.activation = activation
         self.logit_scale = logit_scale

@@ -46,11 +46,6 @@ def post_process_pose_estimation(
     Raises:
         TypeError, ValueError: As those functions.
     """
-    if not hasattr(processor, "size"):
-        raise TypeError(
-            f"processor: got {type(processor).__name__}, which has no size; expected the image processor first, then "
-            "the outputs of the model"
-        )
     is_sapiens = any(kind.__name__ == "Sapiens2ImageProcessor" for kind in type(processor).__mro__)
     post_process = post_process_sapiens2 if is_sapiens else post_process_vitpose
     return post_process(processor, outputs, boxes, *args, **kwargs)
@@ -88,10 +83,10 @@ def post_process_vitpose(
         [K] (which keypoints they are) and `bbox` [4], all on the CPU.
 
     Raises:
-        TypeError: `outputs.heatmaps` is no tensor of floats.
+        TypeError: `processor` has no size, `outputs.heatmaps` is no tensor of floats, or `boxes` are no lists.
         ValueError: The boxes or sizes do not fit the heatmaps.
     """
-    heatmaps = outputs.heatmaps
+    heatmaps = _heatmaps_of(processor, outputs)
     per_image, flat_boxes = _flatten(boxes, heatmaps)
     if target_sizes is not None:
         sizes = _rows(target_sizes, 2, "target_sizes", "(height, width)")
@@ -144,12 +139,12 @@ def post_process_sapiens2(
         [K] (which keypoints they are) and `bbox` [4] (left, top, right, bottom), all on the device of the heatmaps.
 
     Raises:
-        TypeError: `outputs.heatmaps` is no tensor of floats.
+        TypeError: `processor` has no size, `outputs.heatmaps` is no tensor of floats, or `boxes` are no lists.
         ValueError: The boxes or sizes do not fit the heatmaps, or the kernel size is even.
     """
-    heatmaps = outputs.heatmaps
+    heatmaps = _heatmaps_of(processor, outputs)
     if outputs_flipped is not None:
-        heatmaps = (heatmaps + outputs_flipped.heatmaps) / 2
+        heatmaps = (heatmaps + _heatmaps_of(processor, outputs_flipped, "outputs_flipped")) / 2
     per_image, flat_boxes = _flatten(boxes, heatmaps)
     if target_sizes is not None and source_sizes is None:
         raise ValueError("source_sizes: got None, expected (height, width) of each image, since target_sizes are given")
@@ -169,6 +164,22 @@ def post_process_sapiens2(
         bboxes = bboxes * factors.repeat(1, 2)
     coords, scores = _decode(heatmaps, with_kernel_size(SAPIENS_HF, kernel_size), matrices)
     return _by_image(coords, scores.float(), bboxes.to(coords), per_image, threshold)
+
+
+def _heatmaps_of(processor: Any, outputs: Any, name: str = "outputs") -> Tensor:
+    """The heatmaps [N, K, H, W] of a model's outputs, after a look at who is who."""
+    if not hasattr(processor, "size"):
+        raise TypeError(
+            f"processor: got {type(processor).__name__}, which has no size; expected the image processor first, then "
+            "the outputs of the model"
+        )
+    heatmaps = getattr(outputs, "heatmaps", None)
+    if not isinstance(heatmaps, Tensor):
+        raise TypeError(
+            f"{name}: got {type(outputs).__name__}, which has no tensor of heatmaps; expected the outputs of the model "
+            "behind the image processor, then the boxes"
+        )
+    return heatmaps
 
 
 def _decode(
@@ -203,8 +214,14 @@ def _by_image(
 
 def _flatten(boxes: Any, heatmaps: Tensor) -> tuple[list[int], Tensor]:
     """Number of boxes of each image, and all of them, [N, 4] in float64 on the host."""
-    per_image = [len(of_image) for of_image in boxes]
-    flat = _rows([box[:4] for of_image in boxes for box in of_image], 4, "boxes", "(left, top, width, height)")
+    try:
+        per_image = [len(of_image) for of_image in boxes]
+        rows = [box[:4] for of_image in boxes for box in of_image]
+    except (TypeError, IndexError):  # no boxes, or those of one image
+        raise TypeError(
+            f"boxes: got {type(boxes).__name__}, expected for each image a list of its boxes (left, top, width, height)"
+        ) from None
+    flat = _rows(rows, 4, "boxes", "(left, top, width, height)")
     if len(flat) != len(heatmaps):
         raise ValueError(
             f"boxes: got {len(flat)} in {len(per_image)} images, expected {len(heatmaps)}, one for each of the heatmaps"

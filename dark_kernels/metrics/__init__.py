@@ -1,8 +1,9 @@
 """Metrics of keypoints, poses and uncertainty, in float64.
 
 What is compared: coords [..., 2] and covariances [..., 2, 2] of a prediction, such as `decode` and `nn.TwoStageDecoder`
-return them, with targets [..., 2] in the same pixels. A keypoint counts if its target is finite and its `mask`, if
-there is one, above 0. A share or a mean over no keypoint is NaN.
+return them, with targets [..., 2] in the same pixels; all of them tensors, or all NumPy arrays, and so is what comes
+back. A keypoint counts if its target is finite and its `mask`, if there is one, above 0. A share or a mean over no
+keypoint is NaN.
 
 A prediction that is missing, NaN or infinite, is not a good one: it is infinitely far away and outside of every
 ellipse. But it has no distribution, nor has one whose covariance is not positive definite, so likelihood, calibration

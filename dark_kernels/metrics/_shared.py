@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from .._common import checks
+from .._common.names import Average
 
-AVERAGES = ("micro", "macro", "none")
+AVERAGES: tuple[Average, ...] = get_args(Average)
 
 
 def check_coords(coords: Tensor) -> None:
@@ -61,7 +63,7 @@ def mean(values: Tensor, counts: Tensor) -> Tensor:
     return torch.where(counts, values, 0.0).sum() / counts.sum()
 
 
-def average_of(values: Tensor, counts: Tensor, average: str) -> Tensor:
+def average_of(values: Tensor, counts: Tensor, average: Average) -> Tensor:
     """Average values [..., K] that count: one number over all keypoints ("micro"), the mean of the keypoints' means
     ("macro"), or those, [K] ("none"). NaN where none counts."""
     if average == "micro":

@@ -13,21 +13,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .._common import checks
+from .._common.inputs import call_with_tensors
+from .._common.names import ArrayT, Average, KindOfSize
 from . import _shared
 
-KINDS_OF_SIZES = ("longest", "diagonal", "area", "head")
+KINDS_OF_SIZES: tuple[KindOfSize, ...] = get_args(KindOfSize)
 
 
 def distances(
-    coords: Tensor,  # [..., 2]
-    targets: Tensor,  # [..., 2]
-) -> Tensor:
+    coords: ArrayT,  # [..., 2]
+    targets: ArrayT,  # [..., 2]
+) -> ArrayT:
     """Distances of predictions from their targets, [...], infinite where a prediction is missing; NaN for a target that
     is not finite.
 
@@ -35,18 +39,20 @@ def distances(
         TypeError: An argument is not a dense floating tensor.
         ValueError: Shapes or devices differ.
     """
+    if isinstance(coords, np.ndarray):
+        return call_with_tensors(distances, coords=coords, targets=targets)
     _shared.check_pairs(coords, targets)
     return _shared.distances_between(coords, targets)
 
 
 def pck(
-    coords: Tensor,  # [..., K, D]
-    targets: Tensor,  # [..., K, D]
-    sizes: Tensor | float,  # [...]
-    threshold: float | Sequence[float] | Tensor = 0.05,
-    mask: Tensor | None = None,  # [..., K]
-    average: str = "macro",
-) -> Tensor:
+    coords: ArrayT,  # [..., K, D]
+    targets: ArrayT,  # [..., K, D]
+    sizes: ArrayT | float,  # [...]
+    threshold: float | Sequence[float] | Tensor | NDArray[Any] = 0.05,
+    mask: ArrayT | None = None,  # [..., K]
+    average: Average = "macro",
+) -> ArrayT:
     """PCK: the share of keypoints that are nearer to their targets than `threshold` sizes of their person.
 
     What `sizes` are gives it its name: PCK with those of boxes (`sizes_from_boxes`), tPCK of the torso
@@ -82,6 +88,10 @@ def pck(
         >>> metrics.pck(coords, targets, sizes, 0.2, average="none").shape
         torch.Size([17])
     """
+    if isinstance(coords, np.ndarray):
+        return call_with_tensors(
+            pck, coords=coords, targets=targets, sizes=sizes, threshold=threshold, mask=mask, average=average
+        )
     relative, counts = _relative(coords, targets, sizes, mask)
     checks.check_name("average", average, _shared.AVERAGES)
     numbers = _numbers("threshold", threshold)
@@ -92,13 +102,13 @@ def pck(
 
 
 def pckh(
-    coords: Tensor,  # [..., K, 2]
-    targets: Tensor,  # [..., K, 2]
-    head_sizes: Tensor,  # [...]
+    coords: ArrayT,  # [..., K, 2]
+    targets: ArrayT,  # [..., K, 2]
+    head_sizes: ArrayT,  # [...]
     threshold: float = 0.5,
-    mask: Tensor | None = None,  # [..., K]
-    average: str = "micro",
-) -> Tensor:
+    mask: ArrayT | None = None,  # [..., K]
+    average: Average = "micro",
+) -> ArrayT:
     """PCKh: the share of keypoints that are within `threshold` head sizes of their targets, [].
 
     Source: M. Andriluka et al., "2D Human Pose Estimation: New Benchmark and State of the Art Analysis", CVPR 2014. In
@@ -118,6 +128,10 @@ def pckh(
         TypeError: An argument is not a dense floating tensor, or not a number.
         ValueError: Shapes or devices differ, `threshold` is not positive, or `average` is unknown.
     """
+    if isinstance(coords, np.ndarray):
+        return call_with_tensors(
+            pckh, coords=coords, targets=targets, head_sizes=head_sizes, threshold=threshold, mask=mask, average=average
+        )
     found = distances(coords, targets)
     checks.check_tensor("head_sizes", head_sizes, found.dim() - 1, "one for each person")
     checks.check_shape("head_sizes", head_sizes, found.shape[:-1], "one for each person")
@@ -130,11 +144,11 @@ def pckh(
 
 
 def epe(
-    coords: Tensor,  # [..., K, D]
-    targets: Tensor,  # [..., K, D]
-    mask: Tensor | None = None,  # [..., K]
-    average: str = "micro",
-) -> Tensor:
+    coords: ArrayT,  # [..., K, D]
+    targets: ArrayT,  # [..., K, D]
+    mask: ArrayT | None = None,  # [..., K]
+    average: Average = "micro",
+) -> ArrayT:
     """EPE: the mean distance of keypoints from their targets (end-point error), in the unit of the coordinates. In
     3 dimensions the same is called MPJPE.
 
@@ -158,6 +172,8 @@ def epe(
         >>> float(metrics.epe(torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2)))
         5.0
     """
+    if isinstance(coords, np.ndarray):
+        return call_with_tensors(epe, coords=coords, targets=targets, mask=mask, average=average)
     _shared.check_poses(coords, targets)
     checks.check_name("average", average, _shared.AVERAGES)
     found = _shared.distances_between(coords, targets)
@@ -165,12 +181,12 @@ def epe(
 
 
 def nme(
-    coords: Tensor,  # [..., K, D]
-    targets: Tensor,  # [..., K, D]
-    sizes: Tensor | float,  # [...]
-    mask: Tensor | None = None,  # [..., K]
-    average: str = "micro",
-) -> Tensor:
+    coords: ArrayT,  # [..., K, D]
+    targets: ArrayT,  # [..., K, D]
+    sizes: ArrayT | float,  # [...]
+    mask: ArrayT | None = None,  # [..., K]
+    average: Average = "micro",
+) -> ArrayT:
     """NME: the mean distance of keypoints from their targets in sizes of their face or person (normalised mean error).
 
     Faces are measured by the distance between the outer corners of the eyes (`sizes_from_keypoints` of 36 and 45 of
@@ -200,19 +216,21 @@ def nme(
         >>> metrics.nme(coords, targets, metrics.sizes_from_keypoints(targets, 36, 45)).shape
         torch.Size([])
     """
+    if isinstance(coords, np.ndarray):
+        return call_with_tensors(nme, coords=coords, targets=targets, sizes=sizes, mask=mask, average=average)
     relative, counts = _relative(coords, targets, sizes, mask)
     checks.check_name("average", average, _shared.AVERAGES)
     return _shared.average_of(relative, counts, average)
 
 
 def auc(
-    coords: Tensor,  # [..., K, D]
-    targets: Tensor,  # [..., K, D]
-    sizes: Tensor | float,  # [...]
-    thresholds: int | Sequence[float] | Tensor = 20,
-    mask: Tensor | None = None,  # [..., K]
-    average: str = "macro",
-) -> Tensor:
+    coords: ArrayT,  # [..., K, D]
+    targets: ArrayT,  # [..., K, D]
+    sizes: ArrayT | float,  # [...]
+    thresholds: int | Sequence[float] | Tensor | NDArray[Any] = 20,
+    mask: ArrayT | None = None,  # [..., K]
+    average: Average = "macro",
+) -> ArrayT:
     """AUC: the area under the curve of PCK over its threshold, as the mean of `pck` at the thresholds.
 
     As mmpose reports it: of hands with sizes of 30 px and 20 thresholds; of 3-D poses with sizes of 1.0, the thresholds
@@ -242,6 +260,10 @@ def auc(
         >>> float(metrics.auc(hands + 10, hands, sizes=30.0))  # 14.1 px off: nearer than 15, 16.5, ..., 28.5 px
         0.5
     """
+    if isinstance(coords, np.ndarray):
+        return call_with_tensors(
+            auc, coords=coords, targets=targets, sizes=sizes, thresholds=thresholds, mask=mask, average=average
+        )
     relative, counts = _relative(coords, targets, sizes, mask)
     checks.check_name("average", average, _shared.AVERAGES)
     given = _numbers("thresholds", thresholds)
@@ -257,9 +279,9 @@ def auc(
 
 
 def sizes_from_boxes(
-    boxes: Tensor,  # [..., 4]
-    kind: str = "longest",
-) -> Tensor:
+    boxes: ArrayT,  # [..., 4]
+    kind: KindOfSize = "longest",
+) -> ArrayT:
     """Sizes for `pck`, `nme` and `auc`, from boxes: float64 [...]. NaN where a box is not finite, or a side of it
     not positive.
 
@@ -281,6 +303,8 @@ def sizes_from_boxes(
         >>> metrics.sizes_from_boxes(torch.tensor([[10.0, 10.0, 30.0, 40.0]]), "diagonal").tolist()
         [50.0]
     """
+    if isinstance(boxes, np.ndarray):
+        return call_with_tensors(sizes_from_boxes, boxes=boxes, kind=kind)
     checks.check_tensor("boxes", boxes, max(boxes.dim(), 1) if isinstance(boxes, Tensor) else 1, "[..., 4]")
     if boxes.shape[-1] != 4:
         raise ValueError(f"boxes: got shape {list(boxes.shape)}, expected [..., 4], (x, y, width, height)")
@@ -296,11 +320,11 @@ def sizes_from_boxes(
 
 
 def sizes_from_keypoints(
-    targets: Tensor,  # [..., K, D]
+    targets: ArrayT,  # [..., K, D]
     first: int,
     second: int,
-    mask: Tensor | None = None,  # [..., K]
-) -> Tensor:
+    mask: ArrayT | None = None,  # [..., K]
+) -> ArrayT:
     """Sizes for `pck`, `nme` and `auc`, from the distance between two keypoints: float64 [...], such as the torso
     from a shoulder to the hip of the other side, or the outer corners of the eyes. NaN where one is not annotated.
 
@@ -323,6 +347,8 @@ def sizes_from_keypoints(
         >>> metrics.sizes_from_keypoints(torch.tensor([[[0.0, 0.0], [9.0, 9.0], [3.0, 4.0]]]), 0, 2).tolist()
         [5.0]
     """
+    if isinstance(targets, np.ndarray):
+        return call_with_tensors(sizes_from_keypoints, targets=targets, first=first, second=second, mask=mask)
     _shared.check_poses(targets, targets)
     first, second = checks.to_count("first", first, least=0), checks.to_count("second", second, least=0)
     for name, index in (("first", first), ("second", second)):
@@ -347,7 +373,7 @@ def _relative(coords: Tensor, targets: Tensor, sizes: Tensor | float, mask: Tens
     return found / sizes, counts & (sizes > 0) & (sizes < math.inf)
 
 
-def _shares(relative: Tensor, counts: Tensor, thresholds: Sequence[float], average: str) -> Tensor:
+def _shares(relative: Tensor, counts: Tensor, thresholds: Sequence[float], average: Average) -> Tensor:
     """[T] or [T, K]."""
     return torch.stack([_shared.average_of((relative < each).double(), counts, average) for each in thresholds])
 

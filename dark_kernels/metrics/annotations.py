@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .._common import checks
+from .._common.names import AreaSource
 from . import _entries
 from ._shifts import find_shift
 
@@ -74,7 +75,8 @@ def read(annotations: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str, A
 def read_results(results: Any) -> list[Mapping[str, Any]]:
     """Read a file, or a sequence or an array of dicts."""
     results = _entries.read_json(results)
-    if isinstance(results, (str, bytes, Mapping)) or not isinstance(results, Iterable):
+    is_keypoints = hasattr(results, "_fields")
+    if isinstance(results, (str, bytes, Mapping)) or is_keypoints or not isinstance(results, Iterable):
         raise TypeError(
             f"results: got {type(results).__name__}, expected a list of {{'image_id': ..., 'category_id': ..., "
             "'keypoints': ..., 'score': ...}, as coco_results returns it, or a JSON file of one"
@@ -85,7 +87,7 @@ def read_results(results: Any) -> list[Mapping[str, Any]]:
     return results
 
 
-def check_area(area: str | float | None) -> None:
+def check_area(area: AreaSource | float | None) -> None:
     """None, "bbox", "keypoints" or a positive number."""
     if isinstance(area, str):
         checks.check_name("area", area, ("bbox", "keypoints"))
@@ -97,7 +99,7 @@ def compare(
     annotations: dict[str, Any],
     results: Sequence[Mapping[str, Any]],
     kappas: Sequence[float],
-    area: str | float | None,
+    area: AreaSource | float | None,
 ) -> Comparison:
     """Compare results with annotations that have been `read`."""
     notes = _Notes()
@@ -179,7 +181,9 @@ def _where(person: dict[str, Any]) -> str:
     return f"annotations: got {_name(person)}"
 
 
-def _people(annotations: dict[str, Any], num_keypoints: int, area: str | float | None, notes: _Notes) -> list[Any]:
+def _people(
+    annotations: dict[str, Any], num_keypoints: int, area: AreaSource | float | None, notes: _Notes
+) -> list[Any]:
     """Copies of annotations with all that an evaluation reads, and with `counts`, whether it is to be found."""
     people = [{**entry, "index": index} for index, entry in enumerate(annotations["annotations"])]
     for person in people:
@@ -271,7 +275,7 @@ def _visible_box(person: dict[str, Any]) -> list[float]:
     return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
 
 
-def _complete_box(person: dict[str, Any], area: str | float | None, notes: _Notes) -> None:
+def _complete_box(person: dict[str, Any], area: AreaSource | float | None, notes: _Notes) -> None:
     person["bbox"] = _entries.box(_where(person), person.get("bbox"))
     if person["bbox"] is not None:
         return
@@ -296,7 +300,7 @@ def _needs_area(person: dict[str, Any]) -> bool:
     return area is None or _entries.is_missing(area) or not 0 < area < math.inf
 
 
-def _complete_area(person: dict[str, Any], area: str | float | None) -> None:
+def _complete_area(person: dict[str, Any], area: AreaSource | float | None) -> None:
     if not _needs_area(person):
         return
     if not person["counts"]:

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from .._common import checks
+from .._common.inputs import to_tensor
 from .._common.kappas import COCO_KAPPAS
+from .._common.names import AreaSource, Swap
 from ..poses.api import SWAPS, oks
 from ..types import Keypoints
 from . import annotations as files
@@ -26,7 +28,7 @@ _STATISTICS = ("AP", "AP50", "AP75", "AP_medium", "AP_large", "AR", "AR50", "AR7
 
 
 def coco_results(
-    keypoints: Keypoints,  # coords [N, K, 2], scores [N, K]
+    keypoints: Keypoints[Any, Any],  # coords [N, K, 2], scores [N, K]
     image_ids: Sequence[int] | Tensor,  # [N]
     category_id: int | Sequence[int] | Tensor = 1,  # or [N]
     pose_scores: Sequence[float] | Tensor | None = None,  # [N]
@@ -34,8 +36,9 @@ def coco_results(
     """N poses as COCO's results file lists them: `json.dump` writes it.
 
     Args:
-        keypoints: Of N poses, in pixels of their images. `decode` returns heatmap pixels, which are to be mapped
-            there first. A keypoint that is NaN or infinite becomes (0, 0) with a score of 0: the file has no NaN.
+        keypoints: Of N poses, of tensors or of arrays, in pixels of their images. `decode` returns heatmap pixels,
+            which are to be mapped there first. A keypoint that is NaN or infinite becomes (0, 0) with a score of 0: the
+            file has no NaN.
         image_ids: Whose each pose is, [N].
         category_id: Of all poses, 1 is COCO's person; or of each, [N].
         pose_scores: Of each pose, [N]; None for the mean of its keypoints' scores. One that is not finite becomes 0.
@@ -49,7 +52,8 @@ def coco_results(
     """
     if not isinstance(keypoints, Keypoints):
         raise TypeError(f"keypoints: got {type(keypoints).__name__}, expected dark_kernels.Keypoints")
-    coords, scores = keypoints.coords, keypoints.scores
+    coords = to_tensor("keypoints.coords", keypoints.coords)
+    scores = to_tensor("keypoints.scores", keypoints.scores)
     checks.check_tensor("keypoints.coords", coords, 3, "[N, K, 2]")
     if coords.shape[-1] != 2:
         raise ValueError(f"keypoints.coords: got shape {list(coords.shape)}, expected [N, K, 2]")
@@ -128,9 +132,9 @@ def oks_average_precision(
     annotations: Mapping[str, Any] | str | os.PathLike[str],
     kappas: str | Sequence[float] | Tensor = COCO_KAPPAS,  # [K]
     *,
-    area: str | float | None = None,
+    area: AreaSource | float | None = None,
     symmetric: Sequence[tuple[int, int]] | Tensor | None = None,
-    swap: str = "pairs",
+    swap: Swap = "pairs",
 ) -> dict[str, float]:
     """Average precision and recall by object keypoint similarity, as COCO evaluates them (with faster-coco-eval).
 
@@ -213,7 +217,7 @@ def _pairs(symmetric: Any, num_keypoints: int) -> list[tuple[int, int]]:
     return [(i, j) for i, j in enumerate(checks.to_partners(symmetric, num_keypoints)) if i < j]
 
 
-def _symmetric_evaluation(base: Any, kappas: Sequence[float], pairs: Sequence[tuple[int, int]], swap: str) -> Any:
+def _symmetric_evaluation(base: Any, kappas: Sequence[float], pairs: Sequence[tuple[int, int]], swap: Swap) -> Any:
     """An evaluation whose similarities are those of `oks` with `symmetric`."""
 
     class Evaluation(base):

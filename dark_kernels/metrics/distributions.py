@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .._common import checks
+from .._common.inputs import call_with_tensors
+from .._common.names import ArrayT
 from ._shared import check_coords, check_pairs, mean, which_count
 
 LEVELS = (0.5, 0.9, 0.95)
@@ -16,10 +19,10 @@ LEVELS = (0.5, 0.9, 0.95)
 
 
 def squared_distances(
-    coords: Tensor,  # [..., 2]
-    covariances: Tensor,  # [..., 2, 2]
-    targets: Tensor,  # [..., 2]
-) -> Tensor:
+    coords: ArrayT,  # [..., 2]
+    covariances: ArrayT,  # [..., 2, 2]
+    targets: ArrayT,  # [..., 2]
+) -> ArrayT:
     """Squared Mahalanobis distances of targets from predictions, [...]: chi-square with 2 degrees of freedom if the
     distributions are true. Infinite where there is no distribution, NaN for a target that is not finite.
 
@@ -27,6 +30,8 @@ def squared_distances(
         TypeError: An argument is not a dense floating tensor.
         ValueError: Shapes or devices differ.
     """
+    if isinstance(coords, np.ndarray):
+        return call_with_tensors(squared_distances, coords=coords, covariances=covariances, targets=targets)
     check_pairs(coords, targets)
     x, y = (targets.double() - coords.detach().double()).unbind(-1)
     xx, xy, yy, determinant = _elements(covariances, coords)
@@ -37,15 +42,17 @@ def squared_distances(
 
 
 def has_distribution(
-    coords: Tensor,  # [..., 2]
-    covariances: Tensor,  # [..., 2, 2]
-) -> Tensor:
+    coords: ArrayT,  # [..., 2]
+    covariances: ArrayT,  # [..., 2, 2]
+) -> ArrayT:
     """True where a prediction is finite and its covariance positive definite: bool [...].
 
     Raises:
         TypeError: An argument is not a dense floating tensor.
         ValueError: Shapes or devices differ.
     """
+    if isinstance(coords, np.ndarray):
+        return call_with_tensors(has_distribution, coords=coords, covariances=covariances)
     check_coords(coords)
     xx, _, yy, determinant = _elements(covariances, coords)
     return coords.isfinite().all(-1) & _is_definite(xx, yy, determinant)
@@ -66,12 +73,12 @@ def chi_square(level: float) -> float:
 
 
 def coverage(
-    coords: Tensor,  # [..., 2]
-    covariances: Tensor,  # [..., 2, 2]
-    targets: Tensor,  # [..., 2]
+    coords: ArrayT,  # [..., 2]
+    covariances: ArrayT,  # [..., 2, 2]
+    targets: ArrayT,  # [..., 2]
     levels: Sequence[float] = LEVELS,
-    mask: Tensor | None = None,  # [...]
-) -> Tensor:
+    mask: ArrayT | None = None,  # [...]
+) -> ArrayT:
     """The share of targets inside the ellipse that should hold the share `level` of them, [len(levels)]: equal to the
     level if the distributions are true, below it if they are too sure of themselves.
 
@@ -86,6 +93,10 @@ def coverage(
         TypeError: An argument is not a dense floating tensor, or a level not a number.
         ValueError: Shapes or devices differ, or a level is out of range.
     """
+    if isinstance(coords, np.ndarray):
+        return call_with_tensors(
+            coverage, coords=coords, covariances=covariances, targets=targets, levels=levels, mask=mask
+        )
     if isinstance(checks.plain(levels), (int, float)):
         raise TypeError(f"levels: got {levels!r}, expected a sequence of numbers")
     squared = squared_distances(coords, covariances, targets)
@@ -95,12 +106,12 @@ def coverage(
 
 
 def calibration_error(
-    coords: Tensor,  # [..., 2]
-    covariances: Tensor,  # [..., 2, 2]
-    targets: Tensor,  # [..., 2]
+    coords: ArrayT,  # [..., 2]
+    covariances: ArrayT,  # [..., 2, 2]
+    targets: ArrayT,  # [..., 2]
     bins: int = 15,
-    mask: Tensor | None = None,  # [...]
-) -> Tensor:
+    mask: ArrayT | None = None,  # [...]
+) -> ArrayT:
     """Error of the cumulative distributions of each axis, [2] for x and y.
 
     With u the value of the predicted cumulative distribution (of the axis alone, with the square root of its
@@ -120,6 +131,10 @@ def calibration_error(
         TypeError: An argument is not a dense floating tensor, or `bins` not an integer.
         ValueError: Shapes or devices differ, or `bins` is below 1.
     """
+    if isinstance(coords, np.ndarray):
+        return call_with_tensors(
+            calibration_error, coords=coords, covariances=covariances, targets=targets, bins=bins, mask=mask
+        )
     check_pairs(coords, targets)
     bins = checks.to_count("bins", bins)
     counts = which_count(targets, mask) & has_distribution(coords, covariances)
@@ -132,11 +147,11 @@ def calibration_error(
 
 
 def negative_log_likelihood(
-    coords: Tensor,  # [..., 2]
-    covariances: Tensor,  # [..., 2, 2]
-    targets: Tensor,  # [..., 2]
-    mask: Tensor | None = None,  # [...]
-) -> Tensor:
+    coords: ArrayT,  # [..., 2]
+    covariances: ArrayT,  # [..., 2, 2]
+    targets: ArrayT,  # [..., 2]
+    mask: ArrayT | None = None,  # [...]
+) -> ArrayT:
     """The mean of minus the log of the predicted densities at the targets, []: m^2 / 2 + log |Sigma| / 2 + log 2 pi, of
     squared pixels. The lower, the better; it may be negative.
 
@@ -150,6 +165,10 @@ def negative_log_likelihood(
         TypeError: An argument is not a dense floating tensor.
         ValueError: Shapes or devices differ.
     """
+    if isinstance(coords, np.ndarray):
+        return call_with_tensors(
+            negative_log_likelihood, coords=coords, covariances=covariances, targets=targets, mask=mask
+        )
     squared = squared_distances(coords, covariances, targets)
     _, _, _, determinant = _elements(covariances, coords)
     losses = 0.5 * (squared + determinant.log()) + math.log(2 * math.pi)
@@ -157,8 +176,8 @@ def negative_log_likelihood(
 
 
 def sigmas(
-    covariances: Tensor,  # [..., 2, 2]
-) -> Tensor:
+    covariances: ArrayT,  # [..., 2, 2]
+) -> ArrayT:
     """One standard deviation for each covariance, [...]: |Sigma|^(1/4), that of the circle of the same area. NaN where
     the determinant is negative.
 
@@ -166,14 +185,16 @@ def sigmas(
         TypeError: `covariances` is not a dense floating tensor.
         ValueError: It is not [..., 2, 2].
     """
+    if isinstance(covariances, np.ndarray):
+        return call_with_tensors(sigmas, covariances=covariances)
     _, _, _, determinant = _elements(covariances)
     return determinant.sqrt().sqrt()
 
 
 def sharpness(
-    covariances: Tensor,  # [..., 2, 2]
-    mask: Tensor | None = None,  # [...]
-) -> Tensor:
+    covariances: ArrayT,  # [..., 2, 2]
+    mask: ArrayT | None = None,  # [...]
+) -> ArrayT:
     """The mean of `sigmas`, [], in pixels: of two that are calibrated, the lower is the better. Covariances that are
     not positive definite are left out.
 
@@ -181,6 +202,8 @@ def sharpness(
         TypeError: `covariances` is not a dense floating tensor.
         ValueError: It is not [..., 2, 2], or `mask` not [...].
     """
+    if isinstance(covariances, np.ndarray):
+        return call_with_tensors(sharpness, covariances=covariances, mask=mask)
     xx, _, yy, determinant = _elements(covariances)
     counts = _is_definite(xx, yy, determinant)
     if mask is not None:
@@ -190,9 +213,9 @@ def sharpness(
 
 
 def rank_correlation(
-    first: Tensor,  # [N]
-    second: Tensor,  # [N]
-) -> Tensor:
+    first: ArrayT,  # [N]
+    second: ArrayT,  # [N]
+) -> ArrayT:
     """Spearman's, []: the correlation of ranks, equal values sharing the mean of theirs, such as of sigmas and
     distances. NaN if all are equal.
 
@@ -200,6 +223,8 @@ def rank_correlation(
         TypeError: An argument is not a dense tensor of floats.
         ValueError: The shapes are not [N], or differ.
     """
+    if isinstance(first, np.ndarray):
+        return call_with_tensors(rank_correlation, first=first, second=second)
     checks.check_tensor("first", first, 1, "[N]")
     checks.check_tensor("second", second, 1, "[N]")
     checks.check_shape("second", second, first.shape, "as first")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from torch import Tensor
 
 from .._common.checks import (
@@ -17,12 +19,14 @@ from .._common.checks import (
     check_tensor,
     to_float,
 )
-from ..backends import check_backend
+from .._common.names import Coordinates, Distribution, Reduction
+from .._common.units import look_at_targets
+from ..backends import Backend, check_backend
 from .library import gaussian_nll_function, linear_gaussian_nll_function
 from .options import options_of
 from .reference import gaussian_nll_reference, linear_gaussian_nll_reference
 
-_DISTRIBUTIONS = ("gaussian", "laplace")
+_DISTRIBUTIONS: tuple[Distribution, ...] = get_args(Distribution)
 
 
 def gaussian_nll(
@@ -31,14 +35,14 @@ def gaussian_nll(
     target: Tensor,  # [B, K, 2]
     stride: float = 4.0,
     weight: Tensor | None = None,  # [B, K]
-    coordinates: str = "absolute",
-    distribution: str = "gaussian",
+    coordinates: Coordinates = "absolute",
+    distribution: Distribution = "gaussian",
     beta: float = 0.0,
     fixed_log_var: float | None = None,
     log_var_bounds: tuple[float, float] | None = None,
     full: bool = False,
-    reduction: str = "mean",
-    backend: str = "auto",
+    reduction: Reduction = "mean",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Compute the negative log-likelihood of keypoints under the distributions predicted in their cells.
 
@@ -61,7 +65,8 @@ def gaussian_nll(
     bit for bit; nothing waits for the device.
 
     A keypoint is ignored if its target is NaN, infinite or outside the maps, or its weight is not positive: its
-    loss is 0, and so is its gradient, whatever the maps hold.
+    loss is 0, and so is its gradient, whatever the maps hold. If more than half of the targets in one of the first
+    batches on a CPU lie outside, a UserWarning says so once.
 
     Of finite maps no keypoint's loss or gradient is NaN. A target that is met exactly has the loss of its log variance
     alone, however small the variance is: a gradient of 0 for the mean, and for the log variance that of the loss's
@@ -137,6 +142,7 @@ def gaussian_nll(
     _check_options(
         stride, coordinates, distribution, beta, fixed_log_var, log_var_bounds, reduction, backend, log_var.shape[2]
     )
+    look_at_targets(target, mean, stride, weight)
     if backend == "reference":
         return gaussian_nll_reference(
             mean, log_var, target, stride, weight, coordinates, distribution, beta, fixed_log_var, log_var_bounds,
@@ -153,14 +159,14 @@ def linear_gaussian_nll(
     target: Tensor,  # [B, K, 2]
     stride: float = 4.0,
     keypoint_weight: Tensor | None = None,  # [B, K]
-    coordinates: str = "absolute",
-    distribution: str = "gaussian",
+    coordinates: Coordinates = "absolute",
+    distribution: Distribution = "gaussian",
     beta: float = 0.0,
     fixed_log_var: float | None = None,
     log_var_bounds: tuple[float, float] | None = None,
     full: bool = False,
-    reduction: str = "mean",
-    backend: str = "auto",
+    reduction: Reduction = "mean",
+    backend: Backend = "auto",
 ) -> Tensor:
     """`gaussian_nll` of the maps that a 1x1 convolution makes, without making them.
 
@@ -246,6 +252,7 @@ def linear_gaussian_nll(
         stride, coordinates, distribution, beta, fixed_log_var, log_var_bounds, reduction, backend,
         num_rows // num_keypoints - 2 if num_keypoints else 1,
     )  # fmt: skip
+    look_at_targets(target, features, stride, keypoint_weight)
     if backend == "reference":
         return linear_gaussian_nll_reference(
             features, weight, bias, target, stride, keypoint_weight, coordinates, distribution, beta, fixed_log_var,
@@ -259,13 +266,13 @@ def linear_gaussian_nll(
 
 def _check_options(
     stride: float,
-    coordinates: str,
-    distribution: str,
+    coordinates: Coordinates,
+    distribution: Distribution,
     beta: float,
     fixed_log_var: float | None,
     log_var_bounds: tuple[float, float] | None,
-    reduction: str,
-    backend: str,
+    reduction: Reduction,
+    backend: Backend,
     channels: int,
 ) -> None:
     check_name("coordinates", coordinates, COORDINATES)

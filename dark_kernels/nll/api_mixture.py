@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from .._common import checks
-from ..backends import check_backend
+from .._common.names import Coordinates, Reduction
+from .._common.units import look_at_targets
+from ..backends import Backend, check_backend
 from .library_mixture import gaussian_mixture_nll_function
 from .options import options_of
 from .reference_mixture import gaussian_mixture_nll_reference
@@ -18,10 +20,10 @@ def gaussian_mixture_nll(
     target: Tensor,  # [B, K, 2]
     stride: float = 4.0,
     weight: Tensor | None = None,  # [B, K]
-    coordinates: str = "absolute",
+    coordinates: Coordinates = "absolute",
     log_var_bounds: tuple[float, float] | None = None,
-    reduction: str = "mean",
-    backend: str = "auto",
+    reduction: Reduction = "mean",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Compute the negative log-likelihood of keypoints under mixtures of M Gaussians predicted in their cells.
 
@@ -111,6 +113,7 @@ def gaussian_mixture_nll(
     checks.check_bounds("log_var_bounds", log_var_bounds)
     checks.check_name("reduction", reduction, checks.REDUCTIONS)
     check_backend(backend)
+    look_at_targets(target, logits, stride, weight)
     if backend == "reference":
         return gaussian_mixture_nll_reference(
             logits, mean, log_var, target, stride, weight, coordinates, log_var_bounds, reduction

@@ -8,8 +8,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .._common.checks import check_number, check_positive, check_recipe
-from ..backends import check_backend
+from .._common.checks import check_number, check_positive, to_recipe
+from .._common.names import RecipeName, Reduction
+from ..backends import Backend, check_backend
 from ..decode.api import decode
 from ..recipes import DARKPOSE, Recipe
 from ..soft_argmax.api import soft_argmax
@@ -36,7 +37,7 @@ class SoftArgmax(nn.Module):
         torch.Size([8, 17, 2])
     """
 
-    def __init__(self, beta: float = 1.0, backend: str = "auto") -> None:
+    def __init__(self, beta: float = 1.0, backend: Backend = "auto") -> None:
         super().__init__()
         check_positive("beta", beta)
         check_backend(backend)
@@ -90,10 +91,10 @@ class TwoStageDecoder(nn.Module):
         self,
         heatmap_head: nn.Module,
         distribution_head: DARKHead,
-        recipe: Recipe = DARKPOSE,
+        recipe: Recipe | RecipeName = DARKPOSE,
         heatmap_stride: float | None = None,
         heatmap_shift: float = 0.0,
-        backend: str = "auto",
+        backend: Backend = "auto",
     ) -> None:
         super().__init__()
         for name, head, kind in (
@@ -102,7 +103,7 @@ class TwoStageDecoder(nn.Module):
         ):
             if not isinstance(head, kind):
                 raise TypeError(f"{name}: got {type(head).__name__}, expected a {kind.__name__}")
-        check_recipe(recipe, covariance=False)
+        recipe = to_recipe(recipe, covariance=False)
         if heatmap_stride is not None:
             check_positive("heatmap_stride", heatmap_stride)
         check_number("heatmap_shift", heatmap_shift)
@@ -119,7 +120,7 @@ class TwoStageDecoder(nn.Module):
     def forward(
         self,
         features: Tensor,  # [B, C, H, W]
-    ) -> Keypoints:
+    ) -> Keypoints[Tensor, Tensor]:
         """Keypoints in input pixels.
 
         Args:
@@ -148,8 +149,8 @@ class TwoStageDecoder(nn.Module):
         beta: float = 0.0,
         fixed_log_var: float | None = None,
         full: bool = False,
-        reduction: str = "mean",
-        backend: str = "auto",
+        reduction: Reduction = "mean",
+        backend: Backend = "auto",
     ) -> Tensor:
         """The loss of the distribution head where `forward` reads it: in the cells of the heatmaps' peaks.
 

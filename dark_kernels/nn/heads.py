@@ -9,11 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from .._common.checks import check_count, check_devices, check_name, check_number, check_shape, check_size, check_tensor
+from .._common.names import Coordinates, Covariance, Distribution, Reduction
+from .._common.units import look_at_targets
+from ..backends import Backend
 from ..nll.api import gaussian_nll, linear_gaussian_nll
 from .losses import empty_maps
 
 # covariance -> log variances a keypoint
-_COVARIANCES = {"isotropic": 1, "diagonal": 2, "full": 3}
+_COVARIANCES: dict[Covariance, int] = {"isotropic": 1, "diagonal": 2, "full": 3}
 
 
 class DARKHead(nn.Module):
@@ -66,11 +69,11 @@ class DARKHead(nn.Module):
         self,
         in_channels: int,
         num_keypoints: int,
-        covariance: str = "isotropic",
+        covariance: Covariance = "isotropic",
         stride: float = 4.0,
         initial_log_var: float | None = None,
-        coordinates: str = "absolute",
-        distribution: str = "gaussian",
+        coordinates: Coordinates = "absolute",
+        distribution: Distribution = "gaussian",
         log_var_bounds: tuple[float, float] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -157,8 +160,8 @@ class DARKHead(nn.Module):
         beta: float = 0.0,
         fixed_log_var: float | None = None,
         full: bool = False,
-        reduction: str = "mean",
-        backend: str = "auto",
+        reduction: Reduction = "mean",
+        backend: Backend = "auto",
         at: Tensor | None = None,  # [B, K, 2]
     ) -> Tensor:
         """`dark_kernels.linear_gaussian_nll` of this head: the loss of its maps, without the maps.
@@ -169,7 +172,8 @@ class DARKHead(nn.Module):
 
         Args:
             features: [B, C, H, W], any strides; the dtype may differ from the parameters'.
-            target: [B, K, 2], (x, y) in input pixels. NaN, or outside the map: ignored.
+            target: [B, K, 2], (x, y) in input pixels. NaN, or outside the map: ignored (and said once, of a batch on
+                the CPU most of which is outside).
             keypoint_weight: [B, K], multiplies each loss; 0 means not annotated.
             beta: Exponent of beta-NLL.
             fixed_log_var: Takes the place of all predicted log variances, e.g. a `VarianceSchedule`'s.
@@ -209,6 +213,7 @@ class DARKHead(nn.Module):
                 **options,
             )
         self._check_points("at", at, features)
+        look_at_targets(target, features, self.stride, keypoint_weight)
         mean, log_var, center, valid = self._read(features, at)
         if self.coordinates == "absolute":
             mean = mean - center

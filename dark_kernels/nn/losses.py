@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from .._common.checks import check_positive, check_tensor
-from ..backends import check_backend
+from .._common.names import Coordinates, Distribution, Empty, Encoding, HeatmapReduction, Reduction, Weighting
+from ..backends import Backend, check_backend
 from ..heatmap_loss.api import (
     heatmap_adaptive_wing,
     heatmap_cross_entropy,
@@ -32,7 +33,7 @@ class _Loss(nn.Module):
     _function: Callable[..., Tensor]
     _options: dict[str, Any]
 
-    def __init__(self, *empty: Tensor, backend: str, **options: Any) -> None:
+    def __init__(self, *empty: Tensor, backend: Backend, **options: Any) -> None:
         super().__init__()
         check_backend(backend)
         type(self)._function(*empty, backend="reference", **options)
@@ -76,13 +77,13 @@ class DARKLoss(_Loss):
     def __init__(
         self,
         stride: float = 4.0,
-        coordinates: str = "absolute",
-        distribution: str = "gaussian",
+        coordinates: Coordinates = "absolute",
+        distribution: Distribution = "gaussian",
         beta: float = 0.0,
         log_var_bounds: tuple[float, float] | None = None,
         full: bool = False,
-        reduction: str = "mean",
-        backend: str = "auto",
+        reduction: Reduction = "mean",
+        backend: Backend = "auto",
     ) -> None:
         super().__init__(
             *empty_maps(num_log_vars=1), stride=stride, coordinates=coordinates, distribution=distribution, beta=beta,
@@ -181,12 +182,12 @@ class HeatmapMSELoss(_HeatmapLoss):
     def __init__(
         self,
         sigma: _Sigma = 2.0,
-        encoding: str = "unbiased",
-        weighting: str = "mmpose",
+        encoding: Encoding = "unbiased",
+        weighting: Weighting = "mmpose",
         topk: int | None = None,
-        empty: str = "skip",
-        reduction: str = "mean",
-        backend: str = "auto",
+        empty: Empty = "skip",
+        reduction: HeatmapReduction = "mean",
+        backend: Backend = "auto",
     ) -> None:
         super().__init__(
             sigma, encoding=encoding, weighting=weighting, topk=topk, empty=empty, reduction=reduction, backend=backend
@@ -213,14 +214,14 @@ class HeatmapAdaptiveWingLoss(_HeatmapLoss):
     def __init__(
         self,
         sigma: _Sigma = 2.0,
-        encoding: str = "unbiased",
+        encoding: Encoding = "unbiased",
         alpha: float = 2.1,
         omega: float = 14.0,
         epsilon: float = 1.0,
         theta: float = 0.5,
-        empty: str = "skip",
-        reduction: str = "mean",
-        backend: str = "auto",
+        empty: Empty = "skip",
+        reduction: HeatmapReduction = "mean",
+        backend: Backend = "auto",
     ) -> None:
         super().__init__(
             sigma, encoding=encoding, alpha=alpha, omega=omega, epsilon=epsilon, theta=theta, empty=empty,
@@ -247,10 +248,10 @@ class HeatmapFocalLoss(_HeatmapLoss):
     def __init__(
         self,
         sigma: _Sigma = 2.0,
-        encoding: str = "biased",
-        empty: str = "skip",
-        reduction: str = "mean",
-        backend: str = "auto",
+        encoding: Encoding = "biased",
+        empty: Empty = "skip",
+        reduction: HeatmapReduction = "mean",
+        backend: Backend = "auto",
     ) -> None:
         super().__init__(sigma, encoding=encoding, empty=empty, reduction=reduction, backend=backend)
 
@@ -273,9 +274,9 @@ class HeatmapCrossEntropyLoss(_HeatmapLoss):
     def __init__(
         self,
         sigma: _Sigma = 2.0,
-        encoding: str = "unbiased",
-        reduction: str = "mean",
-        backend: str = "auto",
+        encoding: Encoding = "unbiased",
+        reduction: HeatmapReduction = "mean",
+        backend: Backend = "auto",
     ) -> None:
         super().__init__(sigma, encoding=encoding, reduction=reduction, backend=backend)
 
@@ -298,8 +299,8 @@ class HeatmapJSLoss(_HeatmapLoss):
     def __init__(
         self,
         sigma: _Sigma = 2.0,
-        encoding: str = "unbiased",
-        reduction: str = "mean",
-        backend: str = "auto",
+        encoding: Encoding = "unbiased",
+        reduction: HeatmapReduction = "mean",
+        backend: Backend = "auto",
     ) -> None:
         super().__init__(sigma, encoding=encoding, reduction=reduction, backend=backend)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal, get_args, overload
+
+from numpy.typing import NDArray
 from torch import Tensor
 
-from .._common.checks import check_count, check_heatmaps, check_name, check_number, check_recipe
+from .._common.checks import check_count, check_maps, check_name, check_number, to_float, to_recipe
+from .._common.inputs import is_batch, take
+from .._common.names import ArrayT, Plateau, RecipeName
 from .._common.plans import planned
-from ..backends import check_backend, is_plain
+from ..backends import Backend, check_backend, is_plain
 from ..recipes import DARKPOSE, Recipe
 from ..types import Peaks
 from .library import find_peaks_directly, find_peaks_operator
@@ -14,21 +19,57 @@ from .options import Rule
 from .reference import find_peaks_reference
 
 MOST_PEAKS = 128  # a list of that many fits in the registers of a warp
-PLATEAUS = ("first", "all", "none")
+PLATEAUS: tuple[Plateau, ...] = get_args(Plateau)
 
 
+@overload
+def find_peaks(
+    heatmaps: ArrayT,
+    max_peaks: int,
+    threshold: float = ...,
+    window: int = ...,
+    recipe: Recipe | RecipeName = ...,
+    plateau: Plateau = ...,
+    backend: Backend = ...,
+    *,
+    covariance: Literal[False] = ...,
+) -> Peaks[ArrayT, None]: ...
+@overload
+def find_peaks(
+    heatmaps: ArrayT,
+    max_peaks: int,
+    threshold: float = ...,
+    window: int = ...,
+    recipe: Recipe | RecipeName = ...,
+    plateau: Plateau = ...,
+    backend: Backend = ...,
+    *,
+    covariance: Literal[True],
+) -> Peaks[ArrayT, ArrayT]: ...
+@overload
+def find_peaks(
+    heatmaps: ArrayT,
+    max_peaks: int,
+    threshold: float = ...,
+    window: int = ...,
+    recipe: Recipe | RecipeName = ...,
+    plateau: Plateau = ...,
+    backend: Backend = ...,
+    *,
+    covariance: bool,
+) -> Peaks[ArrayT, ArrayT | None]: ...
 @planned
 def find_peaks(
-    heatmaps: Tensor,  # [B, K, H, W]
+    heatmaps: Tensor | NDArray[Any],  # [B, K, H, W]
     max_peaks: int,
     threshold: float = 0.0,
     window: int = 3,
-    recipe: Recipe = DARKPOSE,
-    plateau: str = "first",
-    backend: str = "auto",
+    recipe: Recipe | RecipeName = DARKPOSE,
+    plateau: Plateau = "first",
+    backend: Backend = "auto",
     *,
     covariance: bool = False,
-) -> Peaks:
+) -> Peaks[Any, Any]:
     """Turn heatmaps with several keypoints in a map, as bottom-up networks make them, into their best peaks.
 
     A pixel is a peak if it exceeds `threshold` and all neighbours in the `window` x `window` square around it; of equal
@@ -57,15 +98,16 @@ def find_peaks(
     outputs carry no gradient. The input is never written to.
 
     Args:
-        heatmaps: [B, K, H, W], float16, bfloat16, float32 or float64, any strides. Arithmetic is float32, in float64
-            for float64.
+        heatmaps: [B, K, H, W], [K, H, W] or [H, W], a tensor or a NumPy array of the dtypes that `decode` takes, any
+            strides; results lack the same dimensions, and are arrays of arrays. Arithmetic is float32, in float64 for
+            float64; integers are copied to float32.
         max_peaks: P, 1 to 128, and more than a map has pixels if you like.
         threshold: What the value of a peak has to exceed, in units of the maps, or of probabilities if those are
             logits, and so before `recipe.score_scale` and `score_offset`; a finite number.
         window: Odd, in pixels. 1 takes every pixel above the threshold for a peak. The kernel's time grows with its
             square.
         recipe: Which map is searched, the raw or the smoothed one, and how a peak is refined: a row of
-            `dark_kernels.recipes` or a `Recipe` of your own.
+            `dark_kernels.recipes`, its name or a `Recipe` of your own.
         plateau: `"first"`: a pixel has to be larger than its earlier neighbours, in row-major order, and not smaller
             than the later ones, so that of a plateau the first pixel is a peak. `"all"`: not smaller than any, as in
             a comparison with the max-pooled map, which keeps all of a plateau. `"none"`: larger than all, which keeps
@@ -80,9 +122,9 @@ def find_peaks(
         float64 for float64 heatmaps.
 
     Raises:
-        TypeError: `heatmaps` is not a dense tensor of one of the dtypes above, `recipe` is not a Recipe, or a number
-            is none.
-        ValueError: `heatmaps` is not [B, K, H, W] with H >= 1 and W >= 1; `max_peaks`, `window` or `threshold` is out
+        TypeError: `heatmaps` is not dense or not of one of these dtypes, `recipe` is neither a Recipe nor a name, or a
+            number is none.
+        ValueError: `heatmaps` has another rank, or not H >= 1 and W >= 1; `max_peaks`, `window` or `threshold` is out
             of its range; `plateau` or `backend` is unknown, or the backend cannot serve this tensor; `covariance` is
             asked of a recipe whose stencil has no Hessian.
 
@@ -93,8 +135,13 @@ def find_peaks(
         >>> peaks.coords.shape, peaks.counts.shape
         (torch.Size([2, 17, 30, 2]), torch.Size([2, 17]))
     """
-    check_heatmaps(heatmaps)
-    check_recipe(recipe, covariance)
+    if not is_batch(heatmaps, 4):
+        given = take("heatmaps", heatmaps, 4, "[B, K, H, W], [K, H, W] or [H, W]", least=2)
+        return given.give_back(
+            find_peaks(given.tensor, max_peaks, threshold, window, recipe, plateau, backend, covariance=covariance)
+        )
+    check_maps(heatmaps)
+    recipe = to_recipe(recipe, covariance)
     check_backend(backend)
     check_count("max_peaks", max_peaks)
     if max_peaks > MOST_PEAKS:
@@ -105,6 +152,7 @@ def find_peaks(
     check_number("threshold", threshold)
     check_name("plateau", plateau, PLATEAUS)
 
+    heatmaps = to_float(heatmaps)
     if heatmaps.requires_grad:
         heatmaps = heatmaps.detach()
     if backend == "reference":

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._common.operators import arithmetic_dtype, run_eagerly
+from .._common.operators import arithmetic_dtype, register, run_eagerly
 from ..backends import choose
 from ..recipes import OperatorRecipe, operator_schema
 from . import eager
@@ -66,8 +66,5 @@ def _find_peaks_fake(heatmaps: Tensor, *arguments: Any) -> tuple[Tensor, Tensor,
     return empty_outputs(heatmaps, arguments[0], arguments[-2])
 
 
-# One implementation for all devices: it asks `choose`, so a device without Triton is served by eager.
-_library.impl("find_peaks", _find_peaks, "CompositeExplicitAutograd")
-torch.library.register_fake("dark_kernels::find_peaks", _find_peaks_fake, lib=_library)
-
+register(_library, "find_peaks", _find_peaks, _find_peaks_fake)
 find_peaks_operator = torch.ops.dark_kernels.find_peaks.default

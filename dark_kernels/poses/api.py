@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .._common import checks
+from .._common.inputs import call_with_tensors
 from .._common.kappas import COCO_KAPPAS
+from .._common.names import ArrayT, SoftMethod, Swap
 from .._common.plans import planned
-from ..backends import check_backend
+from ..backends import Backend, check_backend
 from ..types import KeptPoses, Keypoints
 from .library import call_oks, call_oks_nms, call_oks_symmetric, call_vote, kappas_for, variance_voting_eager
 from .reference import (
@@ -22,24 +27,24 @@ from .reference import (
     vote_reference,
 )
 
-METHODS = ("gaussian", "linear")
-SWAPS = ("pairs", "pose")
+METHODS: tuple[SoftMethod, ...] = get_args(SoftMethod)
+SWAPS: tuple[Swap, ...] = get_args(Swap)
 
 
 @planned
 def oks(
-    poses_a: Tensor,  # [..., N, K, 2]
-    poses_b: Tensor,  # [..., M, K, 2]
-    areas_a: Tensor,  # [..., N]
-    areas_b: Tensor,  # [..., M]
-    kappas: Sequence[float] | Tensor = COCO_KAPPAS,  # [K]
-    visible_a: Tensor | None = None,  # [..., N, K]
-    visible_b: Tensor | None = None,  # [..., M, K]
-    backend: str = "auto",
+    poses_a: ArrayT,  # [..., N, K, 2]
+    poses_b: ArrayT,  # [..., M, K, 2]
+    areas_a: ArrayT,  # [..., N]
+    areas_b: ArrayT,  # [..., M]
+    kappas: Sequence[float] | Tensor | NDArray[Any] = COCO_KAPPAS,  # [K]
+    visible_a: ArrayT | None = None,  # [..., N, K]
+    visible_b: ArrayT | None = None,  # [..., M, K]
+    backend: Backend = "auto",
     *,
-    symmetric: Sequence[tuple[int, int]] | Tensor | None = None,
-    swap: str = "pairs",
-) -> Tensor:
+    symmetric: Sequence[tuple[int, int]] | Tensor | NDArray[Any] | None = None,
+    swap: Swap = "pairs",
+) -> ArrayT:
     """Compare every pose of one set with every pose of another: object keypoint similarity (OKS).
 
     It is 1 for the same pose and falls towards 0 with the distance of the keypoints, relative to the size of the person
@@ -65,7 +70,8 @@ def oks(
 
     Args:
         poses_a: [..., N, K, 2], (x, y) of K keypoints of N poses; float16, bfloat16, float32 or float64, any strides.
-            Any leading dimensions, for a batch of images: poses are compared within an image.
+            Any leading dimensions, for a batch of images: poses are compared within an image. With a NumPy array all
+            may be, and the result is one.
         poses_b: [..., M, K, 2] with the same leading dimensions; dtypes may differ, those of the areas as well.
         areas_a: [..., N], of the persons (of their masks, or of their boxes), in the squared unit of the poses.
         areas_b: [..., M].
@@ -95,9 +101,15 @@ def oks(
         >>> dark_kernels.oks(poses, poses, areas, areas).shape
         torch.Size([8, 30, 30])
     """
+    if isinstance(poses_a, np.ndarray):
+        return call_with_tensors(
+            oks, poses_a=poses_a, poses_b=poses_b, areas_a=areas_a, areas_b=areas_b, kappas=kappas,
+            visible_a=visible_a, visible_b=visible_b, backend=backend, symmetric=symmetric, swap=swap,
+        )  # fmt: skip
     _check_poses("poses_a", poses_a, "[..., N, K, 2]", least=3)
     _check_poses("poses_b", poses_b, "[..., M, K, 2]", least=3)
-    leading, num_keypoints = poses_a.shape[:-3], poses_a.shape[-2]
+    leading: tuple[int, ...] = poses_a.shape[:-3]
+    num_keypoints = poses_a.shape[-2]
     expected = [*leading, poses_b.shape[-3], num_keypoints, 2]
     checks.check_shape("poses_b", poses_b, expected, "leading dimensions and keypoints as poses_a")
     for name, areas, poses in (("areas_a", areas_a, poses_a), ("areas_b", areas_b, poses_b)):
@@ -139,16 +151,16 @@ def oks(
 
 @planned
 def oks_nms(
-    poses: Tensor,  # [B, N, K, 2] or [N, K, 2]
-    scores: Tensor,  # [B, N] or [N]
-    areas: Tensor,  # [B, N] or [N]
+    poses: ArrayT,  # [B, N, K, 2] or [N, K, 2]
+    scores: ArrayT,  # [B, N] or [N]
+    areas: ArrayT,  # [B, N] or [N]
     threshold: float = 0.9,
-    kappas: Sequence[float] | Tensor = COCO_KAPPAS,  # [K]
-    visible: Tensor | None = None,  # as scores, and K
-    mask: Tensor | None = None,  # as scores
-    image_ids: Tensor | None = None,  # [N]
-    backend: str = "auto",
-) -> KeptPoses:
+    kappas: Sequence[float] | Tensor | NDArray[Any] = COCO_KAPPAS,  # [K]
+    visible: ArrayT | None = None,  # as scores, and K
+    mask: ArrayT | None = None,  # as scores
+    image_ids: ArrayT | None = None,  # [N]
+    backend: Backend = "auto",
+) -> KeptPoses[ArrayT]:
     """Keep the best pose of each person, in all images of a batch (non-maximum suppression by OKS).
 
     In each image, again and again: keep the pose with the highest score that is left, the one with the lower index
@@ -165,7 +177,8 @@ def oks_nms(
     such a keypoint matches nothing, such a pose neither drops another nor is dropped. No output is NaN.
 
     Args:
-        poses: [B, N, K, 2], or [N, K, 2] of a single image or with image ids; dtypes and strides as in `oks`.
+        poses: [B, N, K, 2], or [N, K, 2] of a single image or with image ids; dtypes and strides as in `oks`. With a
+            NumPy array all may be, and results are arrays.
         scores: [B, N] or [N].
         areas: [B, N] or [N], in the squared unit of the poses.
         threshold: Similarity above which the worse of two poses is dropped; positive.
@@ -193,24 +206,29 @@ def oks_nms(
         >>> kept.keep.shape, kept.indices.shape, kept.counts.shape
         (torch.Size([8, 30]), torch.Size([8, 30]), torch.Size([8]))
     """
+    if isinstance(poses, np.ndarray):
+        return call_with_tensors(
+            oks_nms, poses=poses, scores=scores, areas=areas, threshold=threshold, kappas=kappas, visible=visible,
+            mask=mask, image_ids=image_ids, backend=backend,
+        )  # fmt: skip
     checks.check_positive("threshold", threshold)
     return _suppress(poses, scores, areas, threshold, "hard", None, kappas, visible, mask, image_ids, backend)
 
 
 @planned
 def soft_oks_nms(
-    poses: Tensor,  # [B, N, K, 2] or [N, K, 2]
-    scores: Tensor,  # [B, N] or [N]
-    areas: Tensor,  # [B, N] or [N]
+    poses: ArrayT,  # [B, N, K, 2] or [N, K, 2]
+    scores: ArrayT,  # [B, N] or [N]
+    areas: ArrayT,  # [B, N] or [N]
     threshold: float = 0.9,
-    method: str = "gaussian",
+    method: SoftMethod = "gaussian",
     max_poses: int = 20,
-    kappas: Sequence[float] | Tensor = COCO_KAPPAS,  # [K]
-    visible: Tensor | None = None,  # as scores, and K
-    mask: Tensor | None = None,  # as scores
-    image_ids: Tensor | None = None,  # [N]
-    backend: str = "auto",
-) -> KeptPoses:
+    kappas: Sequence[float] | Tensor | NDArray[Any] = COCO_KAPPAS,  # [K]
+    visible: ArrayT | None = None,  # as scores, and K
+    mask: ArrayT | None = None,  # as scores
+    image_ids: ArrayT | None = None,  # [N]
+    backend: Backend = "auto",
+) -> KeptPoses[ArrayT]:
     """Lower the scores of poses that are similar to a better one, where `oks_nms` drops them (soft NMS).
 
     In each image, up to `max_poses` times: keep the pose with the highest score that is left, the one with the
@@ -249,6 +267,11 @@ def soft_oks_nms(
         >>> kept.scores.shape
         torch.Size([50])
     """
+    if isinstance(poses, np.ndarray):
+        return call_with_tensors(
+            soft_oks_nms, poses=poses, scores=scores, areas=areas, threshold=threshold, method=method,
+            max_poses=max_poses, kappas=kappas, visible=visible, mask=mask, image_ids=image_ids, backend=backend,
+        )  # fmt: skip
     checks.check_positive("threshold", threshold)
     checks.check_name("method", method, METHODS)
     checks.check_count("max_poses", max_poses)
@@ -257,11 +280,11 @@ def soft_oks_nms(
 
 @planned
 def vote(
-    samples: Tensor,  # [B, K, S, 2]
-    heatmaps: Tensor | None = None,  # [B, K, H, W]
+    samples: ArrayT,  # [B, K, S, 2]
+    heatmaps: ArrayT | None = None,  # [B, K, H, W]
     bandwidth: float | None = None,
-    backend: str = "auto",
-) -> Keypoints:
+    backend: Backend = "auto",
+) -> Keypoints[ArrayT, ArrayT]:
     """Reduce samples of each keypoint to their weighted mean, their covariance and the share of the votes.
 
     Each sample of a keypoint has one vote and gives a share w of it:
@@ -287,7 +310,8 @@ def vote(
 
     Args:
         samples: [B, K, S, 2], S >= 1 samples (x, y) of each keypoint, in heatmap pixels with pixel centres at
-            integers if there are heatmaps; float16, bfloat16, float32 or float64, any strides.
+            integers if there are heatmaps; float16, bfloat16, float32 or float64, any strides. With a
+            NumPy array both may be, and results are arrays.
         heatmaps: [B, K, H, W] or None; the dtype may differ.
         bandwidth: Standard deviation of the kernels of a density, positive, or None.
         backend: `"auto"` (Triton where the device has it, else eager), `"triton"`, `"eager"` (vectorised
@@ -311,13 +335,17 @@ def vote(
         >>> dark_kernels.vote(samples, heatmaps).coords.shape
         torch.Size([8, 17, 2])
     """
+    if isinstance(samples, np.ndarray):
+        return call_with_tensors(vote, samples=samples, heatmaps=heatmaps, bandwidth=bandwidth, backend=backend)
     checks.check_tensor("samples", samples, 4, "[B, K, S, 2]")
     if samples.shape[2] == 0 or samples.shape[3] != 2:
         raise ValueError(f"samples: got shape {list(samples.shape)}, expected [B, K, S, 2] with S >= 1 samples (x, y)")
     if heatmaps is not None:
         checks.check_tensor("heatmaps", heatmaps, 4, "[B, K, H, W]")
         checks.check_size("heatmaps", heatmaps)
-        checks.check_shape("heatmaps", heatmaps, (*samples.shape[:2], *heatmaps.shape[2:]), "a map for each keypoint")
+        batch, num_keypoints = samples.shape[:2]
+        height, width = heatmaps.shape[2:]
+        checks.check_shape("heatmaps", heatmaps, (batch, num_keypoints, height, width), "a map for each keypoint")
         heatmaps = heatmaps.detach()
     if bandwidth is not None:
         checks.check_positive("bandwidth", bandwidth)
@@ -333,13 +361,13 @@ def vote(
 
 
 def variance_voting(
-    poses: Tensor,  # [..., N, K, 2]
-    variances: Tensor,  # [..., N, K] or [..., N, K, 2]
-    similarities: Tensor,  # [..., M, N]
+    poses: ArrayT,  # [..., N, K, 2]
+    variances: ArrayT,  # [..., N, K] or [..., N, K, 2]
+    similarities: ArrayT,  # [..., M, N]
     spread: float = 0.01,
-    mask: Tensor | None = None,  # [..., N]
-    backend: str = "auto",
-) -> Tensor:
+    mask: ArrayT | None = None,  # [..., N]
+    backend: Backend = "auto",
+) -> ArrayT:
     """Average overlapping poses, keypoint by keypoint, weighted by their similarity and inverse variance.
 
     Keypoint k of pose m becomes sum_i p_i x_i / v_i over sum_i p_i / v_i, where x_i is that keypoint of pose i, v_i its
@@ -357,7 +385,8 @@ def variance_voting(
     through them.
 
     Args:
-        poses: [..., N, K, 2]; float16, bfloat16, float32 or float64, any strides.
+        poses: [..., N, K, 2]; float16, bfloat16, float32 or float64, any strides. With a NumPy array all may be,
+            and the result is one.
         variances: [..., N, K], or [..., N, K, 2] of each axis, in the squared unit of the poses; the dtype may differ.
         similarities: [..., M, N], of the poses that are asked for with all poses, as `oks` returns them.
         spread: How fast a pose loses its vote with the similarity, positive.
@@ -379,6 +408,11 @@ def variance_voting(
         >>> dark_kernels.variance_voting(poses, torch.ones(8, 30, 17), similarities).shape
         torch.Size([8, 30, 17, 2])
     """
+    if isinstance(poses, np.ndarray):
+        return call_with_tensors(
+            variance_voting, poses=poses, variances=variances, similarities=similarities, spread=spread, mask=mask,
+            backend=backend,
+        )  # fmt: skip
     dim = poses.dim() if isinstance(poses, Tensor) else 3
     checks.check_tensor("poses", poses, max(dim, 3), "[..., N, K, 2]")
     if poses.shape[-1] != 2:
@@ -410,11 +444,11 @@ def _suppress(
     threshold: float,
     method: str,
     max_poses: int | None,
-    kappas: Sequence[float] | Tensor,
+    kappas: Sequence[float] | Tensor | NDArray[Any],
     visible: Tensor | None,
     mask: Tensor | None,
     image_ids: Tensor | None,
-    backend: str,
+    backend: Backend,
 ) -> KeptPoses:
     _check_poses("poses", poses, "[B, N, K, 2] or [N, K, 2]", least=3, most=4)
     for name, tensor in (("scores", scores), ("areas", areas)):
@@ -459,7 +493,7 @@ def _check_poses(name: str, poses: Tensor, shape: str, least: int, most: int = 6
         raise ValueError(f"{name}: got shape {list(poses.shape)}, expected {shape}, (x, y) of every keypoint")
 
 
-def _kappas(kappas: Sequence[float] | Tensor, num_keypoints: int, *tensors: Tensor) -> Tensor:
+def _kappas(kappas: Sequence[float] | Tensor | NDArray[Any], num_keypoints: int, *tensors: Tensor) -> Tensor:
     """Check kappas and bring them to the device of the tensors, [K]."""
     if isinstance(kappas, Tensor):
         checks.check_tensor("kappas", kappas, 1, "[K]")

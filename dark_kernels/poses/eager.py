@@ -105,7 +105,8 @@ def _keypoint_similarities(
     scale = (8.0 * (0.5 * areas_a + 0.5 * areas_b + _AREA_EPSILON)).rsqrt()[..., None] / kappas.to(dtype)
     ax, ay = poses_a.to(dtype).movedim(-1, 0).contiguous()[:, :, :, None]
     bx, by = poses_b.to(dtype).movedim(-1, 0).contiguous()[:, :, None]
-    exponent = (ax - bx).mul_(scale).square_().add_((ay - by).mul_(scale).square_())
+    dx, dy = (ax - bx).mul_(scale), (ay - by).mul_(scale)
+    exponent = dx.mul_(dx).add_(dy.mul_(dy))  # vmap knows no square_
     # What is far is like nothing, and so is a NaN, of an area too. Exponentials that underflow take a CPU fifty times
     # as long as others.
     near = exponent < _FAR

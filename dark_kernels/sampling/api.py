@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .._common import checks
-from ..backends import check_backend
+from .._common.inputs import call_with_tensors
+from .._common.names import ArrayT
+from ..backends import Backend, check_backend
 from .library import call_sample_keypoints
 from .reference import sample_keypoints_reference
 
@@ -18,13 +21,13 @@ _TOLERANCE = 8
 
 
 def sample_keypoints(
-    means: Tensor,  # [..., 2]
-    covariances: Tensor,  # [..., 2, 2]
+    means: ArrayT,  # [..., 2]
+    covariances: ArrayT,  # [..., 2, 2]
     n: int,
     seed: int,
     offset: int = 0,
-    backend: str = "auto",
-) -> Tensor:
+    backend: Backend = "auto",
+) -> ArrayT:
     """Draw n samples of each keypoint's Gaussian: mean + L eps, where L L^T is the covariance.
 
     The random bits are a function of `seed`, `offset`, the place of the keypoint and the number of the sample alone
@@ -41,7 +44,8 @@ def sample_keypoints(
     A singular covariance is valid.
 
     Args:
-        means: [..., 2], (x, y); float16, bfloat16, float32 or float64, any strides.
+        means: [..., 2], (x, y); float16, bfloat16, float32 or float64, any strides. With a NumPy array all may be, and
+            the result is one.
         covariances: [..., 2, 2] with the same leading dimensions, in the squared unit of the means, rows and columns
             in the order (x, y); dtype may differ. Symmetric: the upper triangle is not read.
         n: Samples of each keypoint, at least 1.
@@ -66,6 +70,10 @@ def sample_keypoints(
         >>> samples.shape
         torch.Size([8, 17, 100, 2])
     """
+    if isinstance(means, np.ndarray):
+        return call_with_tensors(
+            sample_keypoints, means=means, covariances=covariances, n=n, seed=seed, offset=offset, backend=backend
+        )
     checks.check_tensor("means", means, means.dim() if isinstance(means, Tensor) else 1, "[..., 2]")
     if means.dim() == 0 or means.shape[-1] != 2:
         raise ValueError(f"means: got shape {list(means.shape)}, expected [..., 2], (x, y) of every keypoint")

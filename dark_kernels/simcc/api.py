@@ -2,39 +2,118 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal, get_args, overload
 
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .._common import checks
+from .._common.inputs import is_batch, take, to_tensor
+from .._common.names import Activation, ArrayT, AxisScore
 from .._common.plans import planned
-from ..backends import check_backend
+from ..backends import Backend, check_backend
 from ..recipes import simcc_kernel_size
 from ..types import SimCCKeypoints
 from .library import decode_simcc_function
 from .reference import decode_simcc_reference
 
-_SCORES = ("min", "mean")
-_ACTIVATIONS = ("none", "sigmoid", "softmax")
+_SCORES: tuple[AxisScore, ...] = get_args(AxisScore)
+_ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 # Farther out the product of the scale with a logit has no float32, and one of nothing with infinity no value.
 _LOGIT_SCALES = (1e-30, 1e30)
 
 
+@overload
+def decode_simcc(
+    simcc_x: ArrayT,
+    simcc_y: Tensor | NDArray[Any],
+    sigma: float | Sequence[float] | None = ...,
+    dark: bool = ...,
+    split_ratio: float = ...,
+    score: AxisScore = ...,
+    visibility: Literal[False] = ...,
+    beta: float = ...,
+    backend: Backend = ...,
+    *,
+    activation: Activation = ...,
+    logit_scale: float = ...,
+) -> SimCCKeypoints[ArrayT, None]: ...
+@overload
+def decode_simcc(
+    simcc_x: ArrayT,
+    simcc_y: Tensor | NDArray[Any],
+    sigma: float | Sequence[float] | None = ...,
+    dark: bool = ...,
+    split_ratio: float = ...,
+    score: AxisScore = ...,
+    *,
+    visibility: Literal[True],
+    beta: float = ...,
+    backend: Backend = ...,
+    activation: Activation = ...,
+    logit_scale: float = ...,
+) -> SimCCKeypoints[ArrayT, ArrayT]: ...
+@overload
+def decode_simcc(
+    simcc_x: ArrayT,
+    simcc_y: Tensor | NDArray[Any],
+    sigma: float | Sequence[float] | None,
+    dark: bool,
+    split_ratio: float,
+    score: AxisScore,
+    visibility: Literal[True],
+    beta: float = ...,
+    backend: Backend = ...,
+    *,
+    activation: Activation = ...,
+    logit_scale: float = ...,
+) -> SimCCKeypoints[ArrayT, ArrayT]: ...
+@overload
+def decode_simcc(
+    simcc_x: ArrayT,
+    simcc_y: Tensor | NDArray[Any],
+    sigma: float | Sequence[float] | None = ...,
+    dark: bool = ...,
+    split_ratio: float = ...,
+    score: AxisScore = ...,
+    *,
+    visibility: bool,
+    beta: float = ...,
+    backend: Backend = ...,
+    activation: Activation = ...,
+    logit_scale: float = ...,
+) -> SimCCKeypoints[ArrayT, ArrayT | None]: ...
+@overload
+def decode_simcc(
+    simcc_x: ArrayT,
+    simcc_y: Tensor | NDArray[Any],
+    sigma: float | Sequence[float] | None,
+    dark: bool,
+    split_ratio: float,
+    score: AxisScore,
+    visibility: bool,
+    beta: float = ...,
+    backend: Backend = ...,
+    *,
+    activation: Activation = ...,
+    logit_scale: float = ...,
+) -> SimCCKeypoints[ArrayT, ArrayT | None]: ...
 @planned
 def decode_simcc(
-    simcc_x: Tensor,  # [B, K, Wx]
-    simcc_y: Tensor,  # [B, K, Wy]
-    sigma: float | tuple[float, float] | None = None,
+    simcc_x: Tensor | NDArray[Any],  # [B, K, Wx]
+    simcc_y: Tensor | NDArray[Any],  # [B, K, Wy]
+    sigma: float | Sequence[float] | None = None,
     dark: bool = False,
     split_ratio: float = 1.0,
-    score: str = "min",
+    score: AxisScore = "min",
     visibility: bool = False,
     beta: float = 150.0,
-    backend: str = "auto",
+    backend: Backend = "auto",
     *,
-    activation: str = "none",
+    activation: Activation = "none",
     logit_scale: float = 1.0,
-) -> SimCCKeypoints:
+) -> SimCCKeypoints[Any, Any]:
     """Turn SimCC's classifications of the two axes into keypoints.
 
     For each axis: find the first largest bin and, with `dark`, smooth the axis and take one Newton step towards the
@@ -59,8 +138,10 @@ def decode_simcc(
     written to.
 
     Args:
-        simcc_x: [B, K, Wx], float16, bfloat16, float32 or float64, any strides. Arithmetic is float32, in float64 if
-            an input is.
+        simcc_x: [B, K, Wx], [K, Wx] or [Wx], float16, bfloat16, float32 or float64, any strides; results lack the same
+            dimensions. Arithmetic is float32, in float64 if an input is. NumPy arrays (results are arrays), uint8,
+            int8, int16 and uint16 are taken as in `decode`: for the logits of a quantised network `logit_scale` is the
+            scale.
         simcc_y: [B, K, Wy]; dtype and strides may differ from those of `simcc_x`.
         sigma: Standard deviation in bins of the targets that the network was trained on: a number, or (x, y). Needed
             with `dark`, where the width of the blur follows from it (at least 0.5), and with `visibility`.
@@ -82,7 +163,7 @@ def decode_simcc(
         `visibility` [B, K] or None; float32, or float64 if an input is. Empty for B = 0 or K = 0.
 
     Raises:
-        TypeError: An input is not a dense tensor of one of the dtypes above, or a number or flag is none.
+        TypeError: An input is not dense or not of one of the dtypes above, or a number or flag is none.
         ValueError: A shape does not fit, the inputs are on several devices, a number is out of range, a name is
             unknown, `sigma` is missing, or `backend` cannot serve these tensors.
 
@@ -93,7 +174,18 @@ def decode_simcc(
         >>> keypoints.coords.shape
         torch.Size([8, 17, 2])
     """
+    if not is_batch(simcc_x, 3):
+        given = take("simcc_x", simcc_x, 3, "[B, K, Wx], [K, Wx] or [Wx]", least=1)
+        axis = given.also("simcc_y", simcc_y, 3)
+        return given.give_back(
+            decode_simcc(
+                given.tensor, axis, sigma, dark, split_ratio, score, visibility, beta, backend,
+                activation=activation, logit_scale=logit_scale,
+            )
+        )  # fmt: skip
+    simcc_y = to_tensor("simcc_y", simcc_y)
     _check_axes(simcc_x, simcc_y)
+    simcc_x, simcc_y = checks.to_float(simcc_x), checks.to_float(simcc_y)
     sigmas = _pair(sigma)
     for name, flag in (("dark", dark), ("visibility", visibility)):
         if not isinstance(flag, bool):
@@ -144,8 +236,8 @@ def decode_simcc(
 
 
 def _check_axes(simcc_x: Tensor, simcc_y: Tensor) -> None:
-    checks.check_tensor("simcc_x", simcc_x, 3, "[B, K, Wx]")
-    checks.check_tensor("simcc_y", simcc_y, 3, "[B, K, Wy]")
+    checks.check_tensor("simcc_x", simcc_x, 3, "[B, K, Wx]", checks.MAP_DTYPES)
+    checks.check_tensor("simcc_y", simcc_y, 3, "[B, K, Wy]", checks.MAP_DTYPES)
     for name, axis in (("simcc_x", simcc_x), ("simcc_y", simcc_y)):
         if axis.shape[2] == 0:
             raise ValueError(f"{name}: got shape {list(axis.shape)}, expected at least one bin")
@@ -158,7 +250,7 @@ def _check_axes(simcc_x: Tensor, simcc_y: Tensor) -> None:
     checks.check_devices(simcc_x=simcc_x, simcc_y=simcc_y)
 
 
-def _pair(sigma: float | tuple[float, float] | None) -> tuple[float, float] | None:
+def _pair(sigma: float | Sequence[float] | None) -> tuple[float, float] | None:
     """(x, y) of a number or of two of them (a list or an array as well)."""
     if sigma is None:
         return None

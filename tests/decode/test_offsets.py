@@ -151,7 +151,7 @@ def test_sizes(device: torch.device) -> None:
     ("arguments", "error", "message"),
     [
         ({"heatmaps": torch.rand(1, 4, 5, 5)}, ValueError, r"heatmaps: got shape \[1, 4, 5, 5\], expected \[B, 3 K"),
-        ({"heatmaps": torch.rand(3, 5, 5)}, ValueError, "heatmaps: got shape"),
+        ({"heatmaps": torch.rand(5, 5)}, ValueError, "heatmaps: got shape"),
         ({"heatmaps": torch.zeros(1, 3, 5, 5).int()}, TypeError, "heatmaps: got torch.int32"),
         ({"kernel_size": 0}, ValueError, "kernel_size: got 0"),
         ({"kernel_size": 2.5}, TypeError, "kernel_size: got float 2.5"),

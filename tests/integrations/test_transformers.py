@@ -269,3 +269,17 @@ def test_swapped_arguments_are_told() -> None:
     processor = SimpleNamespace(size={"width": 192, "height": 256})
     with pytest.raises(TypeError, match=r"processor: got .*, which has no size; expected the image processor first"):
         post_process_pose_estimation(outputs(torch.rand(8, 17, 64, 48)), processor, BOXES)
+    for post_process in (post_process_pose_estimation, post_process_vitpose, post_process_sapiens2):
+        given = outputs(torch.rand(len(BOXES), 17, 64, 48))
+        with pytest.raises(TypeError, match=r"processor: got .*, which has no size; expected the image processor"):
+            post_process(BOXES, processor, given)
+        for other in (BOXES, given.heatmaps, None, SimpleNamespace(logits=given.heatmaps)):
+            with pytest.raises(
+                TypeError, match=r"outputs: got .*, which has no tensor of heatmaps; expected the outputs"
+            ):
+                post_process(processor, other, given)
+        for boxes in (None, given, [[10.0, 20.0, 30.0, 40.0]]):
+            with pytest.raises(TypeError, match=r"boxes: got .*, expected for each image a list of its boxes"):
+                post_process(processor, given, boxes)
+    with pytest.raises(TypeError, match=r"outputs_flipped: got .*, which has no tensor of heatmaps"):
+        post_process_sapiens2(processor, given, BOXES, given.heatmaps)

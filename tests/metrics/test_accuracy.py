@@ -320,3 +320,22 @@ def test_thresholds_of_any_sequence() -> None:
 def test_refuses(error: type[Exception], message: str, call: Callable[[], object]) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("call", [
+    lambda coords, targets, sizes, mask: metrics.distances(coords, targets),
+    lambda coords, targets, sizes, mask: metrics.pck(coords, targets, sizes, (0.1, 0.2), mask),
+    lambda coords, targets, sizes, mask: metrics.pckh(coords, targets, sizes, mask=mask),
+    lambda coords, targets, sizes, mask: metrics.epe(coords, targets, mask, "none"),
+    lambda coords, targets, sizes, mask: metrics.nme(coords, targets, sizes, mask),
+    lambda coords, targets, sizes, mask: metrics.auc(coords, targets, sizes, mask=mask),
+    lambda coords, targets, sizes, mask: metrics.sizes_from_keypoints(targets, 0, 1, mask),
+    lambda coords, targets, sizes, mask: metrics.sizes_from_boxes(coords.reshape(-1, 4), "area"),
+])  # fmt: skip
+def test_arrays_give_arrays(call: Callable[..., Any]) -> None:
+    generator = torch.Generator().manual_seed(3)
+    coords, targets = (torch.rand(5, 4, 2, generator=generator) * 20 for _ in range(2))
+    sizes, mask = torch.full((5,), 30.0), torch.rand(5, 4, generator=generator) > 0.3
+    found = call(*(each.numpy() for each in (coords, targets, sizes, mask)))
+    assert isinstance(found, np.ndarray)
+    np.testing.assert_array_equal(found, call(coords, targets, sizes, mask).numpy())

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from dark_kernels import COCO_KAPPAS, Keypoints, metrics, oks
+from dark_kernels import COCO_KAPPAS, Keypoints, decode, metrics, oks
 from dark_kernels.metrics._shifts import find_shift
 
 
@@ -687,3 +687,19 @@ def test_average_precision_of_swapped_keypoints() -> None:
     assert nothing == pytest.approx(plain, nan_ok=True)
     with pytest.raises(ValueError, match=r"symmetric: got 17, expected one of 17 keypoints"):
         metrics.oks_average_precision(results, annotations, symmetric=[(0, 17)])
+
+
+def test_what_is_no_list_of_results_is_told(tmp_path: Path) -> None:
+    """Swapped arguments among it, and keypoints as `decode` returns them."""
+    dataset = {"images": [], "annotations": [], "categories": []}
+    (tmp_path / "annotations.json").write_text(json.dumps(dataset), encoding="utf-8")
+    (tmp_path / "results.json").write_text("[]", encoding="utf-8")
+    keypoints = decode(torch.rand(1, 17, 8, 6))
+    for results in (tmp_path / "annotations.json", dataset, keypoints, b"[]", 1):
+        with pytest.raises(TypeError, match=r"results: got \w+, expected a list of .*, as coco_results returns it"):
+            metrics.oks_average_precision(results, str(tmp_path / "results.json"))  # type: ignore[arg-type]
+
+
+def test_results_of_arrays_are_those_of_tensors() -> None:
+    keypoints = decode(torch.rand(3, 17, 16, 12))
+    assert metrics.coco_results(keypoints.numpy(), range(3)) == metrics.coco_results(keypoints, range(3))

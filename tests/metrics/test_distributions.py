@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -173,3 +175,23 @@ def test_refuses(message: str, call: Callable[[], object]) -> None:
 def test_levels_are_several() -> None:
     with pytest.raises(TypeError, match=r"levels: got 0\.5, expected a sequence"):
         metrics.coverage(torch.zeros(1, 2), torch.eye(2)[None], torch.zeros(1, 2), levels=0.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("call", [
+    lambda coords, covariances, targets, mask: metrics.squared_distances(coords, covariances, targets),
+    lambda coords, covariances, targets, mask: metrics.has_distribution(coords, covariances),
+    lambda coords, covariances, targets, mask: metrics.coverage(coords, covariances, targets, mask=mask),
+    lambda coords, covariances, targets, mask: metrics.coverage(coords, covariances, targets, np.array([0.5, 0.9])),
+    lambda coords, covariances, targets, mask: metrics.calibration_error(coords, covariances, targets, mask=mask),
+    lambda coords, covariances, targets, mask: metrics.negative_log_likelihood(coords, covariances, targets, mask),
+    lambda coords, covariances, targets, mask: metrics.sigmas(covariances),
+    lambda coords, covariances, targets, mask: metrics.sharpness(covariances, mask),
+    lambda coords, covariances, targets, mask: metrics.rank_correlation(coords.reshape(-1), targets.reshape(-1)),
+])  # fmt: skip
+def test_arrays_give_arrays(call: Callable[..., Any]) -> None:
+    generator = torch.Generator().manual_seed(3)
+    coords, targets = (torch.rand(5, 4, 2, generator=generator) * 20 for _ in range(2))
+    covariances, mask = 9 * torch.eye(2).expand(5, 4, 2, 2), torch.rand(5, 4, generator=generator) > 0.3
+    found = call(*(each.numpy() for each in (coords, covariances, targets, mask)))
+    assert isinstance(found, np.ndarray)
+    np.testing.assert_array_equal(found, call(coords, covariances, targets, mask).numpy())

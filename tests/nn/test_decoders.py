@@ -151,7 +151,7 @@ def test_repr() -> None:
         (TypeError, "heatmap_head: got Conv, expected a Module", {"heatmap_head": type("Conv", (), {})()}),
         (TypeError, "distribution_head: got Conv2d, expected a DARKHead",
          {"distribution_head": torch.nn.Conv2d(C, K, 1)}),
-        (TypeError, "recipe: got str 'darkpose', expected a dark_kernels.Recipe", {"recipe": "darkpose"}),
+        (TypeError, "recipe: got int 3, expected a dark_kernels.Recipe", {"recipe": 3}),
         (ValueError, "heatmap_stride: got 0, expected a positive", {"heatmap_stride": 0}),
         (ValueError, "heatmap_shift: got nan, expected a finite", {"heatmap_shift": math.nan}),
         (ValueError, "backend: got 'cuda', expected one of", {"backend": "cuda"}),

@@ -78,10 +78,10 @@ def test_scores_are_those_of_the_recipe(service: tuple[str, torch.device]) -> No
 
 GOOD = torch.rand(1, 2, 8, 6)
 REFUSED: list[Any] = [
-    ("rank 3", {"heatmaps": GOOD[0]}, ValueError, ["heatmaps", "[2, 8, 6]", "[B, K, H, W]", "heatmaps[None]"]),
+    ("rank 5", {"heatmaps": GOOD[None]}, ValueError, ["heatmaps", "[1, 1, 2, 8, 6]", "[B, K, H, W]"]),
     ("no columns", {"heatmaps": GOOD[..., :0]}, ValueError, ["heatmaps", "[1, 2, 8, 0]", "W >= 1"]),
     ("integers", {"heatmaps": GOOD.int()}, TypeError, ["heatmaps", "torch.int32", "torch.float16"]),
-    ("numpy", {"heatmaps": GOOD.numpy()}, TypeError, ["heatmaps", "numpy.ndarray", "torch.from_numpy"]),
+    ("list", {"heatmaps": [GOOD]}, TypeError, ["heatmaps", "builtins.list", "torch.stack"]),
     ("sparse", {"heatmaps": GOOD.to_sparse()}, TypeError, ["heatmaps", "sparse", "to_dense()"]),
     ("no peaks", {"max_peaks": 0}, ValueError, ["max_peaks", "got 0", "at least 1"]),
     ("too many peaks", {"max_peaks": 129}, ValueError, ["max_peaks", "got 129", f"at most {MOST_PEAKS}"]),
@@ -95,7 +95,7 @@ REFUSED: list[Any] = [
     ("tensor", {"threshold": torch.tensor(0.5)}, TypeError, ["threshold", "Tensor", "number"]),
     ("plateau", {"plateau": "last"}, ValueError, ["plateau", "'last'", "'first'", "'all'", "'none'"]),
     ("backend", {"backend": "cuda"}, ValueError, ["backend", "'cuda'", "'auto'", "'reference'"]),
-    ("recipe by name", {"recipe": "darkpose"}, TypeError, ["recipe", "str", "Recipe"]),
+    ("unknown recipe", {"recipe": "dark"}, ValueError, ["recipe", "'dark'", "darkpose"]),
     ("covariance", {"recipe": recipes.QUARTER, "covariance": True}, ValueError, ["covariance", "'quarter'", "'wide'"]),
     ("covariance of what", {"covariance": 1}, TypeError, ["covariance", "got 1", "True or False"]),
 ]  # fmt: skip
