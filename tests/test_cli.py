@@ -21,6 +21,7 @@ import torch
 
 import dark_kernels
 from dark_kernels import recipes
+from dark_kernels.backends import choose
 from dark_kernels.cli import main
 
 for module in ("typer", "rich", "matplotlib", "safetensors", "pyarrow"):
@@ -143,7 +144,7 @@ def test_values_are_those_of_decode(
     result = run("decode", path, target, "--covariance", "--batch-size", 2)
     assert (result.code, result.err) == (0, "")
     assert repr(str(target)) in result.out
-    assert "backend eager" in result.out
+    assert f"backend {choose('auto', 'cpu', heatmaps.dtype, has_loops=True).backend}" in result.out
     # Batch by batch, as the command does it: a vectorised sum may round its last bit by its length.
     parts = [dark_kernels.decode(part, covariance=True) for part in heatmaps.split(2)]
     expected = dark_kernels.Keypoints(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
@@ -325,7 +326,7 @@ def test_missing_file_directory_and_extensions(tmp_path: Path, run: Callable[...
         (["--device", "gpu"], "device: got 'gpu', expected one of cpu"),
         (["--device", "cuda:99"], "device: got 'cuda:99', expected one of cpu"),
         (["--device", "meta"], "device: got 'meta', expected one of cpu"),
-        (["--backend", "fast"], "backend: got 'fast', expected one of 'auto', 'triton', 'eager', 'reference'"),
+        (["--backend", "fast"], "backend: got 'fast', expected one of 'auto', 'triton', 'numba', 'eager', 'reference'"),
         (["--recipe", "quarter", "--covariance"], "covariance: got True with recipe 'quarter'"),
         (["--key", "heatmaps"], "--key 'heatmaps', expected none"),
         (["--batch-size", "0"], "--batch-size: got 0, expected 1 or more"),
@@ -549,7 +550,8 @@ def test_demo(tmp_path: Path, run: Callable[..., Run], real_heatmaps: dict[str, 
     target = tmp_path / "picture.png"
     result = run("demo", "--output", target, "--device", "cpu", "--all")
     assert (result.code, result.err) == (0, "")
-    assert "backend: eager on cpu (Triton does not run on cpu tensors)" in result.out
+    choice = choose("auto", "cpu", torch.float32, has_loops=True)
+    assert f"backend: {choice.backend} on cpu ({choice.reason})" in result.out
     content = target.read_bytes()
     assert content.startswith(b"\x89PNG")
     assert 50_000 < len(content) < 700_000
@@ -627,10 +629,13 @@ def test_info(run: Callable[..., Run]) -> None:
         ("torch", torch.__version__),
         ("numpy", np.__version__),
         ("triton", r"(\d+\.\d+\S*|not installed)"),
+        ("numba", r"(\d+\.\d+\S*|not installed)"),
     ):
-        pattern = version if name == "triton" else re.escape(version)
+        pattern = version if name in ("triton", "numba") else re.escape(version)
         assert re.search(rf"^ *{name} +{pattern} *$", result.out, re.MULTILINE), name
-    assert re.search(r"cpu .* eager +Triton does not run on cpu tensors", result.out)
+    assert re.search(r"cpu .* eager ", result.out)
+    for dtype in (torch.float16, torch.float32):
+        assert f" {choose('auto', 'cpu', dtype, has_loops=True).backend} " in result.out
 
 
 @pytest.mark.parametrize("width", [70, 200])

@@ -83,7 +83,8 @@ DeviceOption = Annotated[
     ),
 ]
 BackendOption = Annotated[
-    str, typer.Option("--backend", metavar="NAME", help="auto, triton, eager or reference; auto takes the fastest.")
+    str,
+    typer.Option("--backend", metavar="NAME", help="auto, triton, numba, eager or reference; auto takes the fastest."),
 ]
 
 
@@ -274,7 +275,9 @@ def info() -> None:
         ("dark_kernels", __version__),
         ("python", platform.python_version()),
         ("torch", torch.__version__),
-        ("triton", _triton_version() or "not installed"),
+        # What Triton's wheel is called depends on who built it.
+        ("triton", _version("triton", "pytorch-triton", "pytorch-triton-rocm", "pytorch-triton-xpu", "triton-windows")),
+        ("numba", _version("numba")),
         ("numpy", np.__version__),
     ):
         versions.add_row(name, version)
@@ -283,13 +286,14 @@ def info() -> None:
     devices = Table("device", "name", "dtype", "backend", "why", box=rich.box.SIMPLE_HEAD)
     for device, name in _devices().items():
         kind = torch.device(device).type
-        choices = {dtype: choose("auto", kind, dtype) for dtype in (torch.float32, torch.float64)}
-        if len(set(choices.values())) == 1:
-            rows = [("any", choices[torch.float32])]
-        else:
-            rows = [("16 and 32 bits", choices[torch.float32]), ("float64", choices[torch.float64])]
-        for dtypes, choice in rows:
-            devices.add_row(device, escape(name), dtypes, choice.backend, escape(choice.reason))
+        dtypes_of: dict[Choice, list[str]] = {}  # of decode, which has all backends
+        for dtype in (torch.float16, torch.float32, torch.float64):
+            dtypes_of.setdefault(choose("auto", kind, dtype, has_loops=True), []).append(
+                str(dtype).removeprefix("torch.")
+            )
+        for choice, dtypes in dtypes_of.items():
+            which = "any" if len(dtypes) == 3 else ", ".join(dtypes)
+            devices.add_row(device, escape(name), which, choice.backend, escape(choice.reason))
     _print(devices)
 
 
@@ -327,7 +331,7 @@ class _Decoder:
         self.device = _device(device)
         try:
             check_backend(backend)
-            self.choice = choose(backend, self.device.type, dtype)
+            self.choice = choose(backend, self.device.type, dtype, has_loops=True)
         except ValueError as error:
             raise UserError(str(error)) from error
         self._backend = backend
@@ -370,14 +374,14 @@ def _device(name: str | None) -> torch.device:
     raise UserError(f"device: got {name!r}, expected one of {', '.join(devices)}")
 
 
-def _triton_version() -> str | None:
-    # What Triton's wheel is called depends on who built it. Its metadata is read; Triton is not imported.
-    for distribution in ("triton", "pytorch-triton", "pytorch-triton-rocm", "pytorch-triton-xpu", "triton-windows"):
+def _version(*distributions: str) -> str:
+    """Version of the first of these that is installed, from its metadata: nothing is imported."""
+    for distribution in distributions:
         try:
             return importlib.metadata.version(distribution)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return None
+    return "not installed"
 
 
 def _print(table: Table) -> None:

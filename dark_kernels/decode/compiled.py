@@ -83,7 +83,9 @@ def _checked(indices: Tensor, num_channels: int) -> np.ndarray:
     """Indices as an array. In a compiled model nobody has looked at them, and loops read what there is."""
     channels = indices.numpy()
     if channels.size > 0 and not 0 <= channels.min() <= channels.max() < num_channels:
-        raise IndexError(f"indices of channels: got {channels.min()} to {channels.max()}, expected 0 to {num_channels - 1}")
+        raise IndexError(
+            f"indices of channels: got {channels.min()} to {channels.max()}, expected 0 to {num_channels - 1}"
+        )
     return channels
 
 

@@ -148,7 +148,11 @@ def _filter(padded, step, taps, total):
         total[i] = tap * centers[i]
     for d in range(1, radius, 2):
         before, behind, tap = padded[(radius - d) * step :], padded[(radius + d) * step :], taps[d]
-        next_before, next_behind, next_tap = padded[(radius - d - 1) * step :], padded[(radius + d + 1) * step :], taps[d + 1]
+        next_before, next_behind, next_tap = (
+            padded[(radius - d - 1) * step :],
+            padded[(radius + d + 1) * step :],
+            taps[d + 1],
+        )
         for i in range(size):
             total[i] = total[i] + tap * (before[i] + behind[i]) + next_tap * (next_before[i] + next_behind[i])
     if radius % 2 == 1:

@@ -87,9 +87,7 @@ def test_threads_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
         with mock.patch.object(threads, "ThreadPoolExecutor", side_effect=AssertionError("too few maps")):
             alone = dark_kernels.decode(maps, recipe, recipe.has_hessian, backend="numba")
         with mock.patch.object(compiled, "_BLOCK", 3 * 31 * 22):
-            testing.assert_same_keypoints(
-                dark_kernels.decode(maps, recipe, recipe.has_hessian, backend="numba"), alone
-            )
+            testing.assert_same_keypoints(dark_kernels.decode(maps, recipe, recipe.has_hessian, backend="numba"), alone)
 
 
 @pytest.mark.usefixtures("two_threads")
