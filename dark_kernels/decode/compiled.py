@@ -145,7 +145,8 @@ def _plan(recipe: OperatorRecipe, height: int, width: int) -> _Plan:
     terms = _terms(radius)
     return _Plan(
         row, taps, taps.astype(np.float32), rows, columns,
-        *(each.astype(np.float32) for each in (filter_taps, norms_y, norms_x)), filter_rows, filter_columns,
+        filter_taps.astype(np.float32), norms_y.astype(np.float32), norms_x.astype(np.float32),
+        filter_rows, filter_columns,
         terms, np.stack([*terms[:3], terms[3] + terms[5]]),
     )  # fmt: skip
 

@@ -267,7 +267,7 @@ def _read_window(map_, y, x, smoothing, window):
     (height, width), side = map_.shape, window.shape[0]
     top = (smoothing.rows.size - height) // 2 + y - side // 2
     left = (smoothing.columns.size - width) // 2 + x - side // 2
-    is_inside = 0 <= x - side // 2 and x + side // 2 < width
+    is_inside = side // 2 <= x < width - side // 2
     for i in range(side):
         seen, line = smoothing.rows[top + i], window[i]
         if seen < 0:
@@ -479,13 +479,30 @@ def _solve_quadratic(weights, weighted_logs, terms, radius):
     return _Quadratic(c[0], of, x, y, c[0] + (c[1] * x + c[2] * y) / 2, is_peak)
 
 
+@loops("reassoc", "contract")
+def _sum_of_negative_squares(residuals):
+    total = 0.0
+    for p in range(residuals.size):
+        below = min(residuals[p], 0.0)
+        total += below * below
+    return total
+
+
+@loops()
+def _multiply(down, across, inside, e):
+    """The product of what rows and columns have, inside the map."""
+    side = across.size
+    for i in range(side):
+        line, exists, factor = e[i * side : (i + 1) * side], inside[i * side : (i + 1) * side], down[i]
+        for j in range(side):
+            line[j] = exists[j] * factor * across[j]
+
+
 @loops()
 def _tolerance(residuals, count, amplitude, share, deviations):
-    """What a pixel may exceed a fit by. As much noise lies above it as below, where there is no neighbour."""
-    below = 0.0
-    for p in range(residuals.size):
-        below += min(residuals[p], 0.0) ** 2
-    return max(share * amplitude, deviations * math.sqrt(2 * below / count))
+    """What a pixel may exceed a fit by, which can be divided by. As much noise lies above it as below, where there is no neighbour."""
+    below = _sum_of_negative_squares(residuals)
+    return max(share * amplitude, deviations * math.sqrt(2 * below / count), 1e-300)
 
 
 @loops()
@@ -496,7 +513,7 @@ def _fit_gaussian(map_, y, x, patch):
         return _UNKNOWN, False
     side, pixels, inside, logs = 2 * radius + 1, np.empty(size), np.empty(size), np.zeros(size)
     weights, weighted, kept, residuals = np.zeros(size), np.empty(size), np.ones(size), np.empty(size)
-    across, down = np.empty(side), np.empty(side)
+    across, down, e = np.empty(side), np.empty(side), np.empty(size)
     count = _read_patch(map_, y, x, radius, unit, pixels, inside)
     for p in range(size):
         if pixels[p] > 0:
@@ -516,12 +533,16 @@ def _fit_gaussian(map_, y, x, patch):
         for i in range(side):
             across[i] = math.exp(fit.derivatives.dxx / 2 * (i - radius - fit.x) ** 2)
             down[i] = math.exp(fit.derivatives.dyy / 2 * (i - radius - fit.y) ** 2)
+        _multiply(down, across, inside, e)
         for p in range(size):
-            residuals[p] = inside[p] * (pixels[p] - amplitude * down[p // side] * across[p % side])
+            residuals[p] = pixels[p] - amplitude * e[p]
         tolerated = _tolerance(residuals, count, amplitude, _TOLERATED, _TOLERATED_NOISE)
         for p in range(size):
-            kept[p] = 1 / (1 + (max(residuals[p], 0.0) / tolerated) ** 8)
-            weights[p] = (down[p // side] * across[p % side]) ** 2 * kept[p] if pixels[p] > 0 else 0.0
+            square = (max(residuals[p], 0.0) / tolerated) ** 2
+            fourth = square * square
+            kept[p] = 1 / (1 + fourth * fourth)
+        for p in range(size):
+            weights[p] = e[p] * e[p] * kept[p] if pixels[p] > 0 else 0.0
     for step in range(_SOLUTIONS):
         for p in range(size):
             weighted[p] = weights[p] * logs[p]
@@ -564,19 +585,20 @@ def _fit_blob(map_, y, x, raw_peak, sigma, patch):
         for i in range(side):
             across[i] = math.exp(-((i - radius - center_x) ** 2) / (2 * variance))
             down[i] = math.exp(-((i - radius - center_y) ** 2) / (2 * variance))
-        for i in range(side):
-            for j in range(side):
-                e[i * side + j] = inside[i * side + j] * down[i] * across[j]
+        _multiply(down, across, inside, e)
         amplitude = _dot(e, pixels) / _dot(e, e)
         if not amplitude > 0:
             return _UNKNOWN, False
         for p in range(size):
             residuals[p] = pixels[p] - amplitude * e[p]
         tolerated = _tolerance(residuals, count, amplitude, _BLOB_TOLERATED, _BLOB_NOISE)
+        unit = 1 / tolerated
         for p in range(size):
-            weights[p] = e[p] / (1 + (max(residuals[p], 0.0) / tolerated) ** 2)
+            excess = unit * max(residuals[p], 0.0)
+            weights[p] = e[p] / (1 + excess * excess)
         for p in range(size):
             weighted[p] = weights[p] * residuals[p]
+        for p in range(size):
             weights[p] *= e[p]
         _sum_equations(weights, weighted, patch.round_terms, equations)
         change = equations[0, 4] / equations[0, 0]
@@ -673,7 +695,8 @@ def _refine(map_, maxima, y, x, raw_peak, scale, recipe, smoothing, taps, patch)
 def decode_maps(
     first, last, height, width, images, pixels, strides, channels,
     flips, shift, flipped_pixels, flipped_strides, flipped_channels,
-    recipe_row, taps, taps32, rows, columns, filter_taps, norms_y, norms_x, filter_rows, filter_columns, terms, round_terms,
+    recipe_row, taps, taps32, rows, columns,
+    filter_taps, norms_y, norms_x, filter_rows, filter_columns, terms, round_terms,
     transforms, offsets, offset_strides, offset_scale, coords, scores, covariances,
 ):  # fmt: skip
     """Decode maps `first` to `last` into coords [N, 2], scores [N] and covariances [N, 2, 2].
