@@ -550,7 +550,7 @@ def test_demo(tmp_path: Path, run: Callable[..., Run], real_heatmaps: dict[str, 
     target = tmp_path / "picture.png"
     result = run("demo", "--output", target, "--device", "cpu", "--all")
     assert (result.code, result.err) == (0, "")
-    choice = choose("auto", "cpu", torch.float32, has_loops=True)
+    choice = choose("auto", "cpu", torch.float16, has_loops=True)
     assert f"backend: {choice.backend} on cpu ({choice.reason})" in result.out
     content = target.read_bytes()
     assert content.startswith(b"\x89PNG")

@@ -500,7 +500,7 @@ def _multiply(down, across, inside, e):
 
 @loops()
 def _tolerance(residuals, count, amplitude, share, deviations):
-    """What a pixel may exceed a fit by, which can be divided by. As much noise lies above it as below, where there is no neighbour."""
+    """What a pixel may exceed a fit by, more than 0: as much noise lies above as below where there is no neighbour."""
     below = _sum_of_negative_squares(residuals)
     return max(share * amplitude, deviations * math.sqrt(2 * below / count), 1e-300)
 
