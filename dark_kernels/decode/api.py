@@ -70,8 +70,9 @@ def decode(
             the smoothed map at the peak, less what the blur added, or the covariance of the Gaussian that was
             fitted (by `stencil="gaussian"` a round one); less `recipe.target_sigma` squared, if given. NaN where the
             peak is invalid, was not refined, or is not a maximum with a positive semi-definite rest.
-        backend: `"auto"` (Triton where the device has it, else eager), `"triton"`, `"eager"` (vectorised
-            PyTorch on any device) or `"reference"` (the definition: whole maps, slow). float64 is served by
+        backend: `"auto"` (Triton where the device has it, Numba for float32 on a CPU where that is installed, else
+            eager), `"triton"`, `"numba"` (compiled loops; what they lack, other dtypes, activations and masses, is
+            served by eager), `"eager"` (vectorised PyTorch on any device) or `"reference"` (the definition: whole maps, slow). float64 is served by
             eager where Triton is asked for.
         flipped: [B, C, H, W], what the network says of the mirrored images, as it came out and of the dtype and
             device of `heatmaps` (flip test). The mean of both is decoded, in float32, or float64 for float64

@@ -496,6 +496,39 @@ except ValueError as error:
         assert word in message, message
 
 
+def test_a_cpu_needs_no_numba() -> None:
+    script = """
+import sys
+sys.modules["numba"] = None
+import torch
+import dark_kernels
+maps = torch.rand(2, 3, 16, 12)
+for one, other in zip(dark_kernels.decode(maps), dark_kernels.decode(maps, backend="eager")):
+    assert one is other is None or torch.equal(one, other)
+try:
+    dark_kernels.decode(maps, backend="numba")
+except ValueError as error:
+    print(error)
+"""
+    message = run_python(script, TRITON_INTERPRET=None)
+    for word in ("backend", "got 'numba'", "cannot be imported", "expected", "dark-kernels[cpu]", "backend='auto'"):
+        assert word in message, message
+
+
+def test_nothing_imports_numba_that_it_does_not_serve() -> None:
+    script = """
+import sys
+import torch
+import dark_kernels, dark_kernels.testing
+dark_kernels.decode(torch.rand(2, 3, 16, 12).double())
+dark_kernels.decode(torch.rand(2, 3, 16, 12), backend="eager")
+dark_kernels.soft_argmax(torch.rand(2, 3, 16, 12))
+assert not [name for name in sys.modules if name.split(".")[0] in ("numba", "llvmlite")]
+print("lazy")
+"""
+    assert run_python(script, TRITON_INTERPRET=None) == "lazy"
+
+
 def test_neither_import_nor_a_call_on_cpu_imports_triton_or_touches_a_device() -> None:
     script = """
 import sys
