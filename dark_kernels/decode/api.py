@@ -72,8 +72,8 @@ def decode(
             peak is invalid, was not refined, or is not a maximum with a positive semi-definite rest.
         backend: `"auto"` (Triton where the device has it, Numba for float32 on a CPU where that is installed, else
             eager), `"triton"`, `"numba"` (compiled loops; what they lack, other dtypes, activations and masses, is
-            served by eager), `"eager"` (vectorised PyTorch on any device) or `"reference"` (the definition: whole maps, slow). float64 is served by
-            eager where Triton is asked for.
+            served by eager), `"eager"` (vectorised PyTorch on any device) or `"reference"` (the definition: whole
+            maps, slow). float64 is served by eager where Triton is asked for.
         flipped: [B, C, H, W], what the network says of the mirrored images, as it came out and of the dtype and
             device of `heatmaps` (flip test). The mean of both is decoded, in float32, or float64 for float64
             heatmaps. A kernel reads both maps once and stores no mean; eager stores those of some images at a

@@ -17,7 +17,7 @@ from .._common.compiled import entry, loops
 STENCILS = ("wide", "compact", "fit", "gaussian", "quarter", "quarter_legacy", "none")
 WIDE, COMPACT, FIT, GAUSSIAN, QUARTER, QUARTER_LEGACY, NONE = range(len(STENCILS))
 SEARCHED = ("raw", "blurred", "matched")
-RAW, BLURRED, MATCHED = range(len(SEARCHED))
+_, BLURRED, MATCHED = range(len(SEARCHED))
 
 # Rows of a map whose maximum is taken at once, and which are smoothed at once: long enough to vectorise over, short
 # enough to search again, and three at least. Pixels that are searched at once.
@@ -704,10 +704,8 @@ def decode_maps(
     Empty arrays stand for what is absent: flips, transforms [B, 2, 3], offsets, covariances.
     """
     recipe = recipe_row[0]
-    source, flipped = (
-        Source(pixels, strides, channels),
-        Source(flipped_pixels, flipped_strides, flipped_channels),
-    )
+    source = Source(pixels, strides, channels)
+    flipped = Source(flipped_pixels, flipped_strides, flipped_channels)
     blur = Smoothing(taps32, norms_y[:0], norms_x[:0], rows, columns)
     matched = Smoothing(filter_taps, norms_y, norms_x, filter_rows, filter_columns)
     patch = Patch(int(math.sqrt(terms.shape[1])) // 2, terms, round_terms)
@@ -721,22 +719,19 @@ def decode_maps(
             map_ = _merge_flipped(map_, flipped, b, k, shift, merged)
         raw_peak, place, size = _find_maximum(map_, maxima)
         y, x, peak, scale = place // width, place % width, np.float64(raw_peak), 0.0
-        right_less_left = map_[y, min(x + 1, width - 1)] - map_[y, max(x - 1, 0)]
-        below_less_above = map_[min(y + 1, height - 1), x] - map_[max(y - 1, 0), x]
         is_nan, is_infinite = size > _INFINITY_BITS, raw_peak == math.inf
+        right_less_left, below_less_above = _ZERO, _ZERO
         if is_nan:
             peak = math.nan
-        elif recipe.searched == BLURRED or (recipe.searched == MATCHED and not is_infinite):
-            found = _search(map_, maxima, y, blur if recipe.searched == BLURRED else matched)
-            y, x, scale = found.y, found.x, 1.0
-            if recipe.searched == BLURRED:
-                right_less_left, below_less_above = found.right_less_left, found.below_less_above
-                scale = _scale_of(raw_peak, found.peak) if recipe.rescale else 1.0
-                peak = found.peak * scale
-            else:
-                right_less_left = map_[y, min(x + 1, width - 1)] - map_[y, max(x - 1, 0)]
-                below_less_above = map_[min(y + 1, height - 1), x] - map_[max(y - 1, 0), x]
-                scale = 0.0
+        elif recipe.searched == BLURRED:
+            smoothed_peak, y, x, right_less_left, below_less_above = _search(map_, maxima, y, blur)
+            scale = _scale_of(raw_peak, smoothed_peak) if recipe.rescale else 1.0
+            peak = smoothed_peak * scale
+        else:
+            if recipe.searched == MATCHED and not is_infinite:  # beside an infinite pixel no other has a place
+                _, y, x, _, _ = _search(map_, maxima, y, matched)
+            right_less_left = map_[y, min(x + 1, width - 1)] - map_[y, max(x - 1, 0)]
+            below_less_above = map_[min(y + 1, height - 1), x] - map_[max(y - 1, 0), x]
         step_x = step_y = 0.0
         xx = xy = yy = math.nan
         if peak > 0 and not is_infinite and recipe.stencil != NONE:
