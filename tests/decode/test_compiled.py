@@ -175,3 +175,16 @@ def test_indices_that_nobody_has_checked_are(monkeypatch: pytest.MonkeyPatch) ->
         numbers = recipes.DARKPOSE.operator_arguments
         with pytest.raises(IndexError, match="expected 0 to 2"):
             torch.ops.dark_kernels.decode(maps, *numbers, False, "numba", keypoint_indices=indices)
+
+
+def test_no_cache_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where neither the source's folder nor the user's can be written to, each process compiles."""
+    compile_ = threads.numba.njit
+
+    def njit(**options: object) -> object:
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return compile_(**options)
+
+    monkeypatch.setattr(threads.numba, "njit", njit)
+    assert threads.entry(lambda number: number + 1)(2) == 3
