@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import itertools
 import math
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -68,6 +70,19 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     started = time.perf_counter()
     result = call()
     return time.perf_counter() - started, result
+
+
+@contextlib.contextmanager
+def busy_process() -> Iterator[None]:
+    """Run another process that takes all of one core."""
+    process = subprocess.Popen([sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()  # it has begun
+        yield
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def rotation(inputs: Sequence[Any]) -> Callable[[], tuple[tuple[Any], dict[str, Any]]]:

@@ -6,6 +6,7 @@ CPU and by CUDA-graph replay on a GPU. `suite.py` has what suites make rows of.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
@@ -38,6 +39,7 @@ class Row:
         note: What a reader has to know to compare the row.
         capture: Whether a CUDA graph may hold the call. `"try"` falls back to the host's clock: nobody else has
             promised to be capturable. `"never"` is for what waits for the device, or is not ours to try.
+        is_disturbed: Whether a busy process runs beside it while it is timed on a CPU.
     """
 
     call: Callable[[Any], Any]
@@ -46,6 +48,7 @@ class Row:
     role: str = "peer"
     note: str | None = None
     capture: Literal["always", "try", "never"] = "try"
+    is_disturbed: bool = False
 
 
 def time_row(
@@ -98,7 +101,8 @@ def time_row(
         peak_bytes=None,
     )
     if device == "cpu":
-        _time_on_cpu(benchmark, row, inputs, first_seconds)
+        with measure.busy_process() if row.is_disturbed else contextlib.nullcontext():
+            _time_on_cpu(benchmark, row, inputs, first_seconds)
     else:
         _time_on_cuda(benchmark, row, inputs)
 

@@ -200,6 +200,7 @@ def calls(
     device_note: str | None = None,
     capture: Literal["always", "try", "never"] = "try",
     num_bytes: Callable[[Case], int] | None = None,
+    is_disturbed: bool = False,
 ) -> Entry:
     """A row that calls something.
 
@@ -211,6 +212,7 @@ def calls(
         device_note: Instead of `note` where the inputs are on a device.
         capture: As in `Row`.
         num_bytes: That it must move, by default the suite's.
+        is_disturbed: As in `Row`.
     """
 
     def make(group: Group) -> Row:
@@ -221,6 +223,7 @@ def calls(
             role=role,
             note=note if group.device == "cpu" else device_note or note,
             capture=capture,
+            is_disturbed=is_disturbed,
         )
 
     return Entry(role, make)
@@ -229,6 +232,14 @@ def calls(
 def ours() -> Entry:
     """Our own row."""
     return calls(lambda group: group.suite.function(group.case, "auto"), role="ours", capture="always")
+
+
+def backend(name: str, is_disturbed: bool = False) -> Entry:
+    """One of our backends, whichever "auto" takes; alone or with a busy process beside it."""
+    note = "another process is busy on one core" if is_disturbed else None
+    return calls(
+        lambda group: group.suite.function(group.case, name), role="other", note=note, is_disturbed=is_disturbed
+    )
 
 
 def reference(compare: Compare | None = None, **fields: Any) -> Entry:

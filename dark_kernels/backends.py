@@ -1,7 +1,8 @@
 """Chooses the implementation that serves a call, and says why.
 
-Every operation has up to three: `triton` (fused kernels), `eager` (vectorised PyTorch, any device) and
-`reference` (the definition). `"auto"` takes the fastest one that the tensor's device and dtype allow.
+Every operation has up to four: `triton` (fused kernels), `numba` (loops compiled for a CPU, where an operation has
+them), `eager` (vectorised PyTorch, any device) and `reference` (the definition). `"auto"` takes Triton where the
+tensor's device and dtype allow it, else eager: Numba compiles for half a minute, for which nobody should wait unasked.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-Backend = Literal["auto", "triton", "eager", "reference"]
+Backend = Literal["auto", "triton", "numba", "eager", "reference"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 # torch.device.type of the devices that Triton compiles for. ROCm builds of PyTorch say "cuda".
@@ -32,10 +33,20 @@ class Choice(NamedTuple):
 @functools.cache
 def triton_problem() -> str | None:
     """Why Triton can't be used in this process, or None if it can. Imports Triton on its first call."""
+    return _import_problem("triton")
+
+
+@functools.cache
+def numba_problem() -> str | None:
+    """Why Numba can't be used in this process, or None if it can. Imports Numba on its first call."""
+    return _import_problem("numba")
+
+
+def _import_problem(name: str) -> str | None:
     try:
-        importlib.import_module("triton")
+        importlib.import_module(name)
     except Exception as error:  # a broken install raises more than ImportError
-        return f"triton cannot be imported ({type(error).__name__}: {error})"
+        return f"{name} cannot be imported ({type(error).__name__}: {error})"
     return None
 
 
@@ -51,16 +62,24 @@ def check_backend(backend: str) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def choose(requested: str, device_type: str, dtype: torch.dtype) -> Choice:
+def choose(requested: str, device_type: str, dtype: torch.dtype, has_loops: bool = False) -> Choice:
     """The backend that serves `requested` for tensors of this device and dtype.
 
+    Args:
+        requested: One of `BACKENDS`.
+        device_type: Of the tensors.
+        dtype: Of the tensors.
+        has_loops: Whether the operation has loops for Numba.
+
     Raises:
-        ValueError: `"triton"` was asked for and cannot serve: Triton is not importable, or the tensor is on
-            a device that Triton doesn't run on.
+        ValueError: `"triton"` or `"numba"` was asked for and cannot serve: it is not importable, or the tensor is on
+            a device that it doesn't run on.
     """
     check_backend(requested)
-    if requested not in ("auto", "triton"):
+    if requested in ("eager", "reference"):
         return Choice(requested, "asked for")
+    if requested == "numba":
+        return _choose_numba(device_type, dtype, has_loops)
     on_device = device_type in TRITON_DEVICES
     if requested == "auto" and not on_device:
         return Choice("eager", f"Triton does not run on {device_type} tensors")
@@ -88,6 +107,24 @@ def choose(requested: str, device_type: str, dtype: torch.dtype) -> Choice:
 def runs_now() -> bool:
     """True if what is called runs: nothing traces, transforms, fakes or watches it. False where in doubt."""
     return not (torch.compiler.is_compiling() or _is_tracing() or _num_modes() != 0 or _transform() is not None)
+
+
+def _choose_numba(device_type: str, dtype: torch.dtype, has_loops: bool) -> Choice:
+    """`choose` where Numba is asked for."""
+    if device_type != "cpu":
+        raise ValueError(
+            f"backend: got 'numba' with a tensor on {device_type!r}, expected a tensor on 'cpu', or backend='auto'"
+        )
+    if (problem := numba_problem()) is not None:
+        raise ValueError(
+            f"backend: got 'numba', but {problem}; expected an installed Numba (pip install 'dark-kernels[cpu]'), "
+            "or backend='auto'"
+        )
+    if not has_loops:
+        return Choice("eager", "the operation has no loops for Numba")
+    if dtype != torch.float32:
+        return Choice("eager", f"the compiled loops are of float32, and this is {str(dtype).removeprefix('torch.')}")
+    return Choice("numba", "asked for")
 
 
 def is_plain(*tensors: Tensor) -> bool:

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dark_kernels import Recipe, recipes
+from dark_kernels import Recipe, decode, decode_offsets, recipes
 from dark_kernels.backends import Choice, check_backend, choose
 
 from .errors import UserError
@@ -44,10 +44,11 @@ class Operation:
     choice: Choice
 
     def __init__(self, function: Callable[..., Any], device: str | None, backend: str, dtype: torch.dtype) -> None:
+        has_loops = function in (decode, decode_offsets)
         self.device = device_of(device)
         try:
             check_backend(backend)
-            self.choice = choose(backend, self.device.type, dtype)
+            self.choice = choose(backend, self.device.type, dtype, has_loops)
         except ValueError as error:
             raise UserError(str(error)) from error
         self._function = function

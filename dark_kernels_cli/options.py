@@ -20,7 +20,10 @@ Device = Annotated[
     ),
 ]
 Backend = Annotated[
-    str, typer.Option("--backend", metavar="NAME", help="auto, triton, eager or reference; auto takes the fastest.")
+    str,
+    typer.Option(
+        "--backend", metavar="NAME", help="auto, triton, numba, eager or reference; auto takes Triton on a GPU."
+    ),
 ]
 BatchSize = Annotated[
     int | None,

@@ -53,7 +53,9 @@ def _versions() -> dict[str, str | None]:
         "dark_kernels": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "triton": _triton_version(),
+        # What Triton's wheel is called depends on who built it.
+        "triton": _version("triton", "pytorch-triton", "pytorch-triton-rocm", "pytorch-triton-xpu", "triton-windows"),
+        "numba": _version("numba"),
         "numpy": np.__version__,
     }
 
@@ -98,9 +100,9 @@ def recipes(as_json: bool) -> None:
     Console(width=max(console.width, _TABLE_WIDTH)).print(table, soft_wrap=True)
 
 
-def _triton_version() -> str | None:
-    # What Triton's wheel is called depends on who built it. Its metadata is read; Triton is not imported.
-    for distribution in ("triton", "pytorch-triton", "pytorch-triton-rocm", "pytorch-triton-xpu", "triton-windows"):
+def _version(*distributions: str) -> str | None:
+    """Version of the first of these that is installed, from its metadata: nothing is imported."""
+    for distribution in distributions:
         try:
             return importlib.metadata.version(distribution)
         except importlib.metadata.PackageNotFoundError:

@@ -161,12 +161,17 @@ SERVICES = [
 ]
 
 
+# Of operations that have loops for Numba.
+SERVICES_WITH_LOOPS = [*SERVICES, pytest.param(("numba", "cpu"), id="numba-cpu")]
+
+
 # Backends, devices and dtypes that published outputs are compared in.
 GOLDEN_SERVICES = [
     pytest.param("reference", "cpu", torch.float64, id="reference-float64"),
     pytest.param("reference", "cpu", torch.float32, id="reference-float32"),
     pytest.param("eager", "cpu", torch.float64, id="eager-float64"),
     pytest.param("eager", "cpu", torch.float32, id="eager-float32"),
+    pytest.param("numba", "cpu", torch.float32, id="numba-float32"),
     pytest.param("triton", "cpu", torch.float32, id="triton-interpreted"),
     pytest.param("eager", "cuda", torch.float32, id="eager-cuda", marks=pytest.mark.gpu),
     pytest.param("triton", "cuda", torch.float32, id="triton-cuda", marks=pytest.mark.gpu),
@@ -185,4 +190,6 @@ def require_service(backend: str, kind: str) -> torch.device:
         pytest.importorskip("triton", reason="Triton is not installed")
         if kind == "cpu" and not RUNS_MACHINE_CODE and "TRITON_INTERPRET" not in os.environ:
             pytest.skip("kernels are compiled on a machine with a device, not interpreted")
+    if backend == "numba":
+        pytest.importorskip("numba", reason="Numba is not installed")
     return require_device(kind)

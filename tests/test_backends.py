@@ -99,21 +99,70 @@ def test_triton_is_refused_where_it_is_not() -> None:
         choose("triton", "cuda", torch.float32)
 
 
+WITHOUT_NUMBA = "numba cannot be imported (ImportError: blocked)"
+
+
+@pytest.fixture
+def numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "numba_problem", lambda: None)
+
+
+@pytest.fixture
+def no_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "numba_problem", lambda: WITHOUT_NUMBA)
+
+
+@pytest.mark.usefixtures("numba")
+def test_numba_serves_who_asks_for_it() -> None:
+    assert choose("auto", "cpu", torch.float32, True).backend == "eager"
+    assert choose("numba", "cpu", torch.float32, True) == ("numba", "asked for")
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        choice = choose("numba", "cpu", dtype, True)
+        assert choice.backend == "eager"
+        assert "the compiled loops are of float32" in choice.reason
+    assert choose("numba", "cpu", torch.float32) == ("eager", "the operation has no loops for Numba")
+    for requested in ("eager", "reference"):
+        assert choose(requested, "cpu", torch.float32, True) == (requested, "asked for")
+
+
+@pytest.mark.usefixtures("no_numba")
+def test_numba_is_optional() -> None:
+    assert choose("auto", "cpu", torch.float32, True).backend == "eager"
+    with pytest.raises(ValueError, match=r"got 'numba', but numba cannot .*expected .*dark-kernels\[cpu\]"):
+        choose("numba", "cpu", torch.float32, True)
+
+
+@pytest.mark.usefixtures("numba", "triton")
+def test_numba_is_refused_elsewhere_than_on_a_cpu() -> None:
+    with pytest.raises(ValueError, match=r"got 'numba' with a tensor on 'cuda', expected a tensor on 'cpu'"):
+        choose("numba", "cuda", torch.float32, True)
+
+
+def test_numba_is_not_imported_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def imports_numba() -> None:
+        raise AssertionError("Numba was imported for what it does not serve")
+
+    monkeypatch.setattr(backends, "numba_problem", imports_numba)
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        assert choose("auto", "cpu", dtype, True).backend == "eager"
+
+
 @pytest.mark.parametrize("error", [ImportError("not there"), OSError("libcuda.so.1"), RuntimeError("two drivers")])
 def test_a_broken_triton_is_a_reason_and_no_crash(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def raises(name: str) -> None:
         raise error
 
     monkeypatch.setattr(importlib, "import_module", raises)
-    problem = backends.triton_problem.__wrapped__()
-    assert problem == f"triton cannot be imported ({type(error).__name__}: {error})"
+    for name in ("triton", "numba"):
+        problem = getattr(backends, f"{name}_problem").__wrapped__()
+        assert problem == f"{name} cannot be imported ({type(error).__name__}: {error})"
 
 
 def test_check_backend() -> None:
     for backend in backends.BACKENDS:
         backends.check_backend(backend)
     for wrong in ("cuda", "", "Eager", None):
-        with pytest.raises(ValueError, match=r"backend: got .*, expected one of 'auto', 'triton', 'eager'"):
+        with pytest.raises(ValueError, match=r"backend: got .*, expected one of 'auto', 'triton', 'numba', 'eager'"):
             backends.check_backend(wrong)  # type: ignore[arg-type]
 
 

@@ -43,13 +43,15 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {"_common.checks", "_common.names", "_common.units", "backends"},
     ),
     "library.py": (
-        {"eager", "eager_voting", "kernels", "kernels_linear", "kernels_voting", "options"},
+        {"compiled", "eager", "eager_voting", "kernels", "kernels_linear", "kernels_voting", "options"},
         {"_common.operators", "_common.plans", "backends", "recipes"},
     ),
     "library_mixture.py": (
         {"eager_mixture", "kernels_mixture", "library", "options"},
         {"_common.operators", "backends"},
     ),
+    "compiled.py": ({"compiled_loops", "options"}, {"_common.compiled", "recipes"}),
+    "compiled_loops.py": (set(), {"_common.compiled"}),
     "eager.py": (
         {"eager_blob", "eager_plan", "eager_scores", "eager_search", "eager_steps", "options"},
         {"_common.lines", "_common.products", "_common.targets", "recipes"},
@@ -69,6 +71,8 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "reference.py": ({"options"}, {"_common.products", "_common.targets", "recipes"}),
     "reference_mixture.py": ({"reference"}, set()),
 }
+# Files of these names tell what the reference does in another way.
+BACKENDS = ("compiled", "eager", "kernels")
 # A room that begins where another ends takes its steps, from the file of the same name. These are told once.
 STANDS_ON = {"peaks": "decode"}
 STEPS = {"reference.py", "eager.py"}
@@ -120,6 +124,16 @@ def test_the_rules_see_the_imports() -> None:
 def test_triton_is_imported_in_two_places(path: Path) -> None:
     uses = any(module.split(".")[0] == "triton" for module, _ in imports(path))
     assert not uses or path.name.startswith("kernels") or path.parts[0] == "_triton"
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_numba_is_imported_in_one_place(path: Path) -> None:
+    """By what is imported itself when it first serves a call."""
+    assert (path.as_posix() == "_common/compiled.py") == any(
+        module.split(".")[0] == "numba" for module, _ in imports(path)
+    )
+    if any(module in ("_common.compiled", "_common/compiled") for module, _ in inside(path)):
+        assert path.name.startswith("compiled")
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
@@ -238,11 +252,11 @@ def test_rooms_import_downwards(path: Path) -> None:
             assert rest.split("_")[0] == path.stem, f"{path} imports {module}"
         else:
             assert part_of(module) in package, f"{path} imports {module or 'dark_kernels'}"
-            if first == "recipes" and path.name.startswith(("eager", "kernels")):
+            if first == "recipes" and path.name.startswith(BACKENDS):
                 assert names <= NUMBERS_ONLY, f"{path} takes {set(names)} from recipes"
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.name.startswith(("kernels", "eager"))], ids=str)
+@pytest.mark.parametrize("path", [path for path in FILES if path.name.startswith(BACKENDS)], ids=str)
 def test_backends_know_no_recipe_by_name(path: Path) -> None:
     constants = {
         node.value
@@ -260,6 +274,7 @@ def test_backends_know_no_recipe_by_name(path: Path) -> None:
         ("_common/__init__.py", set()),
         ("_common/checks.py", {"_common.names", "recipes"}),
         ("_common/inputs.py", {"_common.checks"}),
+        ("_common/compiled.py", set()),
         ("_common/kappas.py", set()),
         ("_common/lines.py", set()),
         ("_common/names.py", set()),
@@ -373,12 +388,12 @@ def test_references_import_torch_and_references_only(path: Path) -> None:
     assert {module for module, _ in inside(path)} <= allowed
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.name.startswith(("eager", "kernels"))], ids=str)
+@pytest.mark.parametrize("path", [path for path in FILES if path.name.startswith(BACKENDS)], ids=str)
 def test_backends_know_no_reference(path: Path) -> None:
-    """Three independent tellings of one truth."""
-    other = "kernels" if path.name.startswith("eager") else "eager"
+    """Independent tellings of one truth."""
+    own = path.stem.partition("_")[0]
     parts = {part.partition("_")[0] for module, _ in inside(path) for part in module.split(".")}
-    assert not parts & {"reference", other}
+    assert not parts & {"reference", *BACKENDS} - {own}
 
 
 def test_no_circles() -> None:

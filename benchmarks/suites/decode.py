@@ -34,6 +34,7 @@ OURS = "decode"
 BLUR_LOOP, DARK_LOOP = "cv2.GaussianBlur loop", "NumPy + OpenCV DARK loop"
 VITPOSE, SAPIENS = "transformers ViTPose", "transformers Sapiens2"
 SOFT_ARGMAX = "kornia soft-argmax"
+NUMBA, DISTURBED, NUMBA_DISTURBED = "numba", "beside a busy process", "numba beside a busy process"
 
 # What else a pass over the maps may find: the sum of a softmax, and what a mass is a share of.
 SOFTMAX = dataclasses.replace(recipes.DARKPOSE, name="darkpose softmax", activation="softmax")
@@ -68,12 +69,13 @@ def _published_cases(*workload: Workload) -> Iterator[Case]:
         yield case_of(size, READ_ONLY, OURS, peer, recipe=recipe)
 
 
+_ON_CPU = (*_MINIMUM, NUMBA, DISTURBED, NUMBA_DISTURBED)
 CPU_CASES = (
-    case_of(W1, *_MINIMUM, BLUR_LOOP, DARK_LOOP, SOFT_ARGMAX),
+    case_of(W1, *_ON_CPU, BLUR_LOOP, DARK_LOOP, SOFT_ARGMAX),
     # Compiling takes 20 s on two cores: one workload will do.
-    case_of(W2, *_MINIMUM, COMPILED, BLUR_LOOP, DARK_LOOP, SOFT_ARGMAX),
-    case_of(W3, *_MINIMUM, BLUR_LOOP, DARK_LOOP, SOFT_ARGMAX),
-    case_of(W4, *_MINIMUM, BLUR_LOOP, DARK_LOOP, SOFT_ARGMAX),
+    case_of(W2, *_ON_CPU, COMPILED, BLUR_LOOP, DARK_LOOP, SOFT_ARGMAX),
+    case_of(W3, *_MINIMUM, NUMBA, BLUR_LOOP, DARK_LOOP, SOFT_ARGMAX),
+    case_of(W4, *_ON_CPU, BLUR_LOOP, DARK_LOOP, SOFT_ARGMAX),
     *(case_of(workload, dtype=dtype) for workload in (W1, W2) for dtype in _HALF),
     case_of(W2, *_MINIMUM, memory_format="channels_last"),
     case_of(W2, values="real"),
@@ -239,6 +241,9 @@ SUITE = Suite(
         EMPTY: suite.empty(),
         OURS: suite.ours(),
         REFERENCE: suite.calls(_reference),
+        NUMBA: suite.backend("numba"),
+        DISTURBED: suite.backend("auto", is_disturbed=True),
+        NUMBA_DISTURBED: suite.backend("numba", is_disturbed=True),
         COMPILED: suite.compiled(_definition, compare_peer),
         BLUR_LOOP: _peer(
             lambda recipe: peers.opencv_blur_loop(recipe.kernel_size),

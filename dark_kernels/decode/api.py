@@ -145,9 +145,10 @@ def decode(
             the smoothed map at the peak, less what the blur added, or the covariance of the Gaussian that was
             fitted (by `stencil="gaussian"` a round one); less `recipe.target_sigma` squared, if given. NaN where the
             peak is invalid, was not refined, or is not a maximum with a positive semi-definite rest.
-        backend: `"auto"` (Triton where the device has it, else eager), `"triton"`, `"eager"` (vectorised
-            PyTorch on any device) or `"reference"` (the definition: whole maps, slow). float64 is served by
-            eager where Triton is asked for.
+        backend: `"auto"` (Triton where the device has it, else eager), `"triton"`, `"numba"` (loops compiled for a CPU,
+            by the first call ever, which takes half a minute; eager serves what they lack, other dtypes than float32,
+            activations and masses), `"eager"` (vectorised PyTorch on any device) or `"reference"` (the definition:
+            whole maps, slow). float64 is served by eager where Triton is asked for.
         flipped: [B, C, H, W], what the network says of the mirrored images, as it came out and of the shape, dtype and
             device of `heatmaps`, a tensor or an array (flip test). The mean of both is decoded, in float32, or float64
             for float64 heatmaps. A kernel reads both maps once and stores no mean; eager stores those of some images at

@@ -47,6 +47,11 @@ def empty_outputs(heatmaps: Tensor, covariance: bool, extras: Extras = NO_EXTRAS
     )
 
 
+def _has_loops(recipe: OperatorRecipe) -> bool:
+    """Whether `compiled.py` does what the recipe says: logits and masses are eager's."""
+    return recipe.activation == "none" and recipe.mass_radius == 0
+
+
 def decode_directly(
     heatmaps: Tensor, recipe: OperatorRecipe, covariance: bool, backend: str, extras: Extras = NO_EXTRAS
 ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -54,7 +59,7 @@ def decode_directly(
 
     Only for calls that nothing traces, transforms or watches (`backends.is_plain`).
     """
-    serves = choose(backend, heatmaps.device.type, heatmaps.dtype).backend
+    serves = choose(backend, heatmaps.device.type, heatmaps.dtype, _has_loops(recipe)).backend
     shape = heatmaps.shape[:2] if extras is NO_EXTRAS else output_shape(heatmaps, extras)
     if serves == "triton" and 0 not in shape:
         from . import kernels  # Triton is imported when it first serves a call, not with the package
@@ -69,6 +74,10 @@ def decode_directly(
     if 0 in shape:
         coords, scores, covariances = empty_outputs(heatmaps, covariance, extras)
         return coords, scores, covariances if covariance else None
+    if serves == "numba":
+        from . import compiled  # like Triton
+
+        return compiled.decode_fwd(heatmaps, recipe, covariance, extras)
     return run_eagerly(eager.decode_fwd, heatmaps, recipe, covariance, extras)
 
 

@@ -50,7 +50,8 @@ _REFLECTED = ("reflect", "symmetric")
 EAGER = Arithmetic(
     torch.float32, torch.float64, subtracts_blurred_peak=_REFLECTED, shifts_sums=True, blob=torch.float32
 )
-"""eager on CPU: the blur and a blob's fit in the precision of the input, the step in float64."""
+"""eager on CPU: the blur and a blob's fit in the precision of the input, the step in float64. The loops that Numba
+compiles round nowhere more: they blur around a peak and fit in float64."""
 
 EAGER_ON_DEVICE = Arithmetic(
     torch.float32, torch.float32, subtracts_blurred_peak=_REFLECTED, sums_rows_first=True, shifts_sums=True
@@ -72,7 +73,7 @@ TRITON = Arithmetic(
 
 
 def arithmetic_of(backend: str, device_type: str, dtype: torch.dtype) -> Arithmetic:
-    """Arithmetic of `backend` ("eager", "triton" or "reference") for heatmaps of that device and dtype."""
+    """Arithmetic of `backend` ("eager", "numba", "triton" or "reference") for heatmaps of that device and dtype."""
     if dtype == torch.float64:  # served by eager where Triton is asked for
         if backend == "reference":
             return Arithmetic(torch.float64, torch.float64)

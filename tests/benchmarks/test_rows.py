@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,26 @@ def test_a_row_is_timed_on_the_host(request: pytest.FixtureRequest) -> None:
     assert benchmark.group == "a group"
     wanted = {"role": "peer", "note": "a note", "error": 0.5, "bytes": 8, "clock": "host", "copies": 2, **IDENTITY}
     assert wanted.items() <= benchmark.extra_info.items()
+
+
+def test_a_row_is_timed_beside_a_busy_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    start = subprocess.Popen
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        started.append(start(*arguments, **named))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", watched)
+    assert _time(_row(), request).timed >= 5
+    assert not started
+    busy: list[bool] = []
+    row = _row(call=lambda _: busy.append(bool(started) and started[0].poll() is None), is_disturbed=True)
+    assert _time(row, request).timed >= 5
+    assert len(started) == 1
+    assert busy[0] is False  # the call whose output is compared
+    assert all(busy[1:])
+    assert started[0].poll() is not None
 
 
 def test_a_wrong_peer_is_reported_and_not_timed(request: pytest.FixtureRequest) -> None:

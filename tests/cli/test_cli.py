@@ -222,7 +222,7 @@ def test_missing_file_directory_and_extensions(tmp_path: Path, run: Callable[...
         (["--device", "gpu"], "device: got 'gpu', expected one of cpu"),
         (["--device", "cuda:99"], "device: got 'cuda:99', expected one of cpu"),
         (["--device", "meta"], "device: got 'meta', expected one of cpu"),
-        (["--backend", "fast"], "backend: got 'fast', expected one of 'auto', 'triton', 'eager', 'reference'"),
+        (["--backend", "fast"], "backend: got 'fast', expected one of 'auto', 'triton', 'numba', 'eager', 'reference'"),
         (["--recipe", "quarter", "--covariance"], "covariance: got True with recipe 'quarter'"),
         (["--key", "heatmaps"], "--key 'heatmaps', expected none"),
         (["--batch-size", "0"], "--batch-size: got 0, expected 1 or more"),
@@ -536,8 +536,9 @@ def test_info(run: Callable[..., Run]) -> None:
         ("torch", torch.__version__),
         ("numpy", np.__version__),
         ("triton", r"(\d+\.\d+\S*|not installed)"),
+        ("numba", r"(\d+\.\d+\S*|not installed)"),
     ):
-        pattern = version if name == "triton" else re.escape(version)
+        pattern = version if name in ("triton", "numba") else re.escape(version)
         assert re.search(rf"^ *{name} +{pattern} *$", result.out, re.MULTILINE), name
     assert re.search(r"cpu .* eager +Triton does not run on cpu tensors", result.out)
 

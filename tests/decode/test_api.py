@@ -19,7 +19,7 @@ from torch import Tensor
 import dark_kernels
 from dark_kernels import Keypoints, Recipe, recipes, testing
 
-from ..conftest import GOLDEN_SERVICES, SERVICES, require_service
+from ..conftest import GOLDEN_SERVICES, SERVICES_WITH_LOOPS, require_service
 
 DATA = Path(__file__).parent.parent / "data"
 FILES = ("border", "odd", "small", "tie", "zero")
@@ -100,7 +100,7 @@ SIGMAS = [
 
 
 @pytest.mark.parametrize(("recipe", "sigma"), SIGMAS)
-@pytest.mark.parametrize("service", SERVICES, indirect=True)
+@pytest.mark.parametrize("service", SERVICES_WITH_LOOPS, indirect=True)
 def test_the_covariance_of_a_gaussian_blob_is_its_own(
     recipe: Recipe, sigma: float | tuple[float, float], service: tuple[str, torch.device]
 ) -> None:
@@ -380,13 +380,10 @@ def test_a_tensor_that_requires_grad(service: tuple[str, torch.device]) -> None:
 
 def test_darkpose_is_the_default_and_auto_chooses() -> None:
     heatmaps = testing.heatmaps_of_kinds(["noisy_blob"], 1, 2, 16, 12)
-    testing.assert_same_keypoints(
-        dark_kernels.decode(heatmaps), dark_kernels.decode(heatmaps, recipes.DARKPOSE, False, "eager")
-    )
-    doubles = heatmaps.double()
-    testing.assert_same_keypoints(
-        dark_kernels.decode(doubles), dark_kernels.decode(doubles, recipes.DARKPOSE, False, "eager")
-    )
+    for maps in (heatmaps, heatmaps.double()):
+        testing.assert_same_keypoints(
+            dark_kernels.decode(maps), dark_kernels.decode(maps, recipes.DARKPOSE, False, "eager")
+        )
 
 
 def test_float64_is_computed_in_float64_where_triton_is_asked_for(service: tuple[str, torch.device]) -> None:
@@ -461,7 +458,7 @@ def test_refusals_say_what_came_and_what_was_expected(
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("backend", ["auto", "eager", "reference", "triton"])
+@pytest.mark.parametrize("backend", ["auto", "eager", "reference", "triton", "numba"])
 @pytest.mark.parametrize(
     ("heatmaps", "error"), [(GOOD[None], ValueError), (GOOD.int(), TypeError), (torch.rand(1, 2, 0, 6), ValueError)]
 )
@@ -491,6 +488,39 @@ except ValueError as error:
     message = run_python(script, TRITON_INTERPRET=None)
     for word in ("backend", "got 'triton'", "'cpu'", "expected", "'cuda'", "TRITON_INTERPRET=1", "backend='auto'"):
         assert word in message, message
+
+
+def test_a_cpu_needs_no_numba() -> None:
+    script = """
+import sys
+sys.modules["numba"] = None
+import torch
+import dark_kernels
+maps = torch.rand(2, 3, 16, 12)
+for one, other in zip(dark_kernels.decode(maps), dark_kernels.decode(maps, backend="eager")):
+    assert one is other is None or torch.equal(one, other)
+try:
+    dark_kernels.decode(maps, backend="numba")
+except ValueError as error:
+    print(error)
+"""
+    message = run_python(script, TRITON_INTERPRET=None)
+    for word in ("backend", "got 'numba'", "cannot be imported", "expected", "dark-kernels[cpu]", "backend='auto'"):
+        assert word in message, message
+
+
+def test_nothing_imports_numba_unless_it_is_asked_for() -> None:
+    script = """
+import sys
+import torch
+import dark_kernels, dark_kernels.testing
+dark_kernels.decode(torch.rand(2, 3, 16, 12))
+dark_kernels.decode(torch.rand(2, 3, 16, 12), backend="eager")
+dark_kernels.soft_argmax(torch.rand(2, 3, 16, 12))
+assert not [name for name in sys.modules if name.split(".")[0] in ("numba", "llvmlite")]
+print("lazy")
+"""
+    assert run_python(script, TRITON_INTERPRET=None) == "lazy"
 
 
 def test_neither_import_nor_a_call_on_cpu_imports_triton_or_touches_a_device() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 import dark_kernels
 from dark_kernels import testing
 
-from ..conftest import SERVICES
+from ..conftest import SERVICES_WITH_LOOPS
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -59,7 +59,7 @@ def by_hand(heatmaps: Tensor, kernel_size: int, factor: float) -> tuple[Tensor, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("service", SERVICES, indirect=True)
+@pytest.mark.parametrize("service", SERVICES_WITH_LOOPS, indirect=True)
 def test_published_outputs(service: tuple[str, torch.device]) -> None:
     backend, device = service
     with np.load(DATA / "udp_combined_small.npz") as file:
@@ -74,7 +74,7 @@ def test_published_outputs(service: tuple[str, torch.device]) -> None:
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3, 4, 8, 11])
-@pytest.mark.parametrize("service", SERVICES, indirect=True)
+@pytest.mark.parametrize("service", SERVICES_WITH_LOOPS, indirect=True)
 def test_as_written_by_hand(kernel_size: int, service: tuple[str, torch.device]) -> None:
     backend, device = service
     heatmaps = combined(2, 1, 17, 19)
@@ -87,7 +87,7 @@ def test_as_written_by_hand(kernel_size: int, service: tuple[str, torch.device])
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "sliced", "transposed", "offset"])
-@pytest.mark.parametrize("service", SERVICES[1:], indirect=True)
+@pytest.mark.parametrize("service", SERVICES_WITH_LOOPS[1:], indirect=True)
 def test_layout_does_not_matter(layout: str, service: tuple[str, torch.device]) -> None:
     backend, device = service
     heatmaps = combined(2, 2, 14, 11, device)
@@ -98,7 +98,7 @@ def test_layout_does_not_matter(layout: str, service: tuple[str, torch.device]) 
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
-@pytest.mark.parametrize("service", SERVICES, indirect=True)
+@pytest.mark.parametrize("service", SERVICES_WITH_LOOPS, indirect=True)
 def test_dtypes(dtype: torch.dtype, service: tuple[str, torch.device]) -> None:
     backend, device = service
     heatmaps = combined(1, 2, 14, 11, device).to(dtype)
@@ -109,7 +109,7 @@ def test_dtypes(dtype: torch.dtype, service: tuple[str, torch.device]) -> None:
     torch.testing.assert_close(actual.scores.double(), expected.scores, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("service", SERVICES, indirect=True)
+@pytest.mark.parametrize("service", SERVICES_WITH_LOOPS, indirect=True)
 def test_what_has_no_keypoint_and_what_has_no_offset(service: tuple[str, torch.device]) -> None:
     backend, device = service
     heatmaps = combined(1, 6, 12, 12, device).view(6, 3, 12, 12)
@@ -128,7 +128,7 @@ def test_what_has_no_keypoint_and_what_has_no_offset(service: tuple[str, torch.d
     assert keypoints.coords[0, 5].tolist() == [7, 6]
 
 
-@pytest.mark.parametrize("service", SERVICES, indirect=True)
+@pytest.mark.parametrize("service", SERVICES_WITH_LOOPS, indirect=True)
 def test_keypoints_in_the_image(service: tuple[str, torch.device]) -> None:
     backend, device = service
     heatmaps = combined(2, 2, 14, 11, device)
