@@ -128,13 +128,15 @@ def blob_step(maps, peak, RECIPE: tl.constexpr):
         m_vvv = tl.sum(_product(squares_vv, v, RECIPE), axis=0)
         m_vvvv = tl.sum(_product(squares_vv, vv, RECIPE), axis=0)
         m_q = uu * m + m_vv
-        products = _product(weighted, residuals, RECIPE)
+        one_sum = tl.sum(m, axis=0)
+        amplitude = _total(weighted, pixels, RECIPE) * reciprocal(one_sum)
+        exists = exists & (amplitude > 0)
+        products = _product(weighted, pixels - amplitude * shape, RECIPE)
         b = tl.sum(products, axis=0)
         b_v = tl.sum(_product(products, v, RECIPE), axis=0)
         b_vv = tl.sum(_product(products, vv, RECIPE), axis=0)
 
         # And of all, with q = u^2 + v^2.
-        one_sum = tl.sum(m, axis=0)
         u_sum = tl.sum(rounded_product(u, m), axis=0)
         v_sum = tl.sum(m_v, axis=0)
         uu_sum = tl.sum(rounded_product(uu, m), axis=0)
@@ -143,22 +145,17 @@ def blob_step(maps, peak, RECIPE: tl.constexpr):
         uq_sum = tl.sum(rounded_product(u, m_q), axis=0)
         vq_sum = tl.sum(uu * m_v + m_vvv, axis=0)
         qq_sum = tl.sum(uu * (m_q + m_vv) + m_vvvv, axis=0)
-        q_sum = uu_sum + vv_sum
         matrix = (
             (one_sum * DAMPING,),
             (u_sum, uu_sum * DAMPING),
             (v_sum, uv_sum, vv_sum * DAMPING),
-            (q_sum, uq_sum, vq_sum, qq_sum * DAMPING),
+            (uu_sum + vv_sum, uq_sum, vq_sum, qq_sum * DAMPING),
         )
-        # Those of the residuals of the amplitude that fits best with the weights, which are at right angles to it.
-        change = tl.sum(b, axis=0) * reciprocal(one_sum)
-        amplitude += change
-        exists = exists & (amplitude > 0)
         right = (
-            0.0,
-            tl.sum(rounded_product(u, b), axis=0) - change * u_sum,
-            tl.sum(b_v, axis=0) - change * v_sum,
-            tl.sum(uu * b + b_vv, axis=0) - change * q_sum,
+            tl.sum(b, axis=0),
+            tl.sum(rounded_product(u, b), axis=0),
+            tl.sum(b_v, axis=0),
+            tl.sum(uu * b + b_vv, axis=0),
         )
         solution, is_definite = solve(matrix, right, 0.0)
         exists = exists & is_definite

@@ -20,10 +20,8 @@ class Arithmetic:
         subtracts_blurred_peak: The paddings with which it is the distance from the blurred peak.
         narrow_radius: Of a blur up to which it is the distance from the peak where both are named.
         sums_rows_first: Whether a fit sums the rows of its patch and then those sums, which rounds less often.
-        shifts_sums: Whether the equations of a blob are summed over distances from the peak's pixel, and then shifted
-            to its centre.
-        corrects_residuals: Whether they are summed over residuals of the first amplitude, and then made those of the
-            second.
+        shifts_sums: Whether the equations of a blob are summed over distances from the peak's pixel and over residuals
+            of the first amplitude, all at once, and then shifted to its centre and made those of the second.
         blob: dtype of the fit of a blob; None for that of the step.
         uses_inverse_roots: Whether a fit's pivots and weights are divided by as a product with a reciprocal, the square
             of an inverse root, which is off by 6 u.
@@ -38,7 +36,6 @@ class Arithmetic:
     narrow_radius: int = 0
     sums_rows_first: bool = False
     shifts_sums: bool = False
-    corrects_residuals: bool = False
     blob: torch.dtype | None = None
     uses_inverse_roots: bool = False
 
@@ -51,23 +48,13 @@ class Arithmetic:
 _REFLECTED = ("reflect", "symmetric")
 
 EAGER = Arithmetic(
-    torch.float32,
-    torch.float64,
-    subtracts_blurred_peak=_REFLECTED,
-    shifts_sums=True,
-    corrects_residuals=True,
-    blob=torch.float32,
+    torch.float32, torch.float64, subtracts_blurred_peak=_REFLECTED, shifts_sums=True, blob=torch.float32
 )
 """eager on CPU: the blur and a blob's fit in the precision of the input, the step in float64. The loops that Numba
 compiles round nowhere more: they blur around a peak and fit in float64."""
 
 EAGER_ON_DEVICE = Arithmetic(
-    torch.float32,
-    torch.float32,
-    subtracts_blurred_peak=_REFLECTED,
-    sums_rows_first=True,
-    shifts_sums=True,
-    corrects_residuals=True,
+    torch.float32, torch.float32, subtracts_blurred_peak=_REFLECTED, sums_rows_first=True, shifts_sums=True
 )
 """eager on other devices, which may lack float64."""
 
@@ -80,7 +67,6 @@ TRITON = Arithmetic(
     subtracts_blurred_peak=("zeros", *_REFLECTED),
     narrow_radius=5,
     sums_rows_first=True,
-    corrects_residuals=True,
     uses_inverse_roots=True,
 )
 """The Triton kernels, compiled or interpreted."""
@@ -91,7 +77,7 @@ def arithmetic_of(backend: str, device_type: str, dtype: torch.dtype) -> Arithme
     if dtype == torch.float64:  # served by eager where Triton is asked for
         if backend == "reference":
             return Arithmetic(torch.float64, torch.float64)
-        return dataclasses.replace(EAGER, blur=torch.float64, step=torch.float64, blob=None)
+        return Arithmetic(torch.float64, torch.float64, subtracts_blurred_peak=_REFLECTED, shifts_sums=True)
     if backend == "triton":
         return TRITON
     if backend == "reference":

@@ -16,11 +16,11 @@ over all numbers. Their sizes: n u sum |addends| for a sum of n, with the roundi
 `fit_bounds.py`); 4 u for exp, and 2 |a| u for its argument a; 4 u for a quotient, and 7 u for a product with a
 reciprocal that is the square of an inverse root; (3 m + 1) u sqrt(G_ii G_jj) for the elimination of m equations with
 the matrix G, and 12 u more where its quotients are such products. Where a backend sums over distances from the peak's
-pixel, and has the equations of the centre from these (`Arithmetic.shifts_sums`), or over the residuals of the first
-amplitude, and has those of the second from these (`corrects_residuals`), the addends are larger than what is left of
-them: |u| + |x| for u - x, and |r| + |da| e for r - da e, with the difference da of the amplitudes. Beyond first order
-in these the equations are off by rho / (1 - rho) of it, rho being the norm of |G^-1| dG. Signs count: the error of an
-amplitude, for one, hardly moves the centre.
+pixel and over the residuals of the first amplitude, and has the equations of the centre and of the second amplitude
+from these (`Arithmetic.shifts_sums`), the addends are larger than what is left of them: |u| + |x| for u - x, and
+|r| + |da| e for r - da e, with the difference da of the amplitudes. Beyond first order in these the equations are off
+by rho / (1 - rho) of it, rho being the norm of |G^-1| dG. Signs count: the error of an amplitude, for one, hardly moves
+the centre.
 
 *Errors keep their signs*, as in `fit_bounds.py`: the state's error is S b, a matrix S of sensitivities and sizes b of
 what each iteration so far has added. An iteration at its fixed point forgets nearly all of what came before, and in the
@@ -317,7 +317,7 @@ def _iterate(patches: _Patches, state: Tensor, errors: _Errors, rules: _Rules) -
     tolerated = rounded(tolerated, either + 12 * roundoff * tolerated)
     weights = inside / (1 + residuals.clamp(min=0).square() / tolerated)
     weights = rounded(weights, 16 * roundoff * weights)
-    if arithmetic.corrects_residuals:
+    if arithmetic.shifts_sums:
         change = summed(weights * e * residuals, 6) / summed(weights * e * e, 6)
         change = rounded(change, quotient * roundoff * change.abs())
         second = rounded(first + change, roundoff * (first + change).abs())
