@@ -294,6 +294,42 @@ def _gain_beside(place, size, BLUR: tl.constexpr):
     return tl.where(is_inside, 1.0, tl.sqrt(BLUR.POWER / power))
 
 
+class Span(NamedTuple):
+    """Rows that lanes scan: their own first and last, and the first of the first and of the last part."""
+
+    first: Any  # [LANES]
+    last: Any  # [LANES]
+    top: Any
+    last_part: Any
+
+
+@triton.jit
+def _better(maps, best, rows, step, start, span, gains, COLUMNS: tl.constexpr, BLUR: tl.constexpr):
+    """The best of each column and then the rows where these stand, with row `start + step` of each part."""
+    RADIUS: tl.constexpr = BLUR.TAPS.RADIUS
+    center = span.first + (start + step)
+    is_row = (center >= span.first) & (center <= span.last)
+    gain_y = tl.full(center.shape, 1.0, dtype=tl.float32)
+    if BLUR.POWER > 0:
+        goes_up = span.top + (start + step) < RADIUS
+        if goes_up | (span.last_part + (start + step) + RADIUS >= maps.height):
+            gain_y = _gain_beside(center, maps.height, BLUR)
+    new_best = ()
+    new_row = ()
+    for column in tl.static_range(COLUMNS):
+        blurred = rows[(step + RADIUS) * COLUMNS + column] * BLUR.WEIGHTS[0]
+        for distance in tl.static_range(1, RADIUS + 1):
+            above = rows[(step + RADIUS - distance) * COLUMNS + column]
+            below = rows[(step + RADIUS + distance) * COLUMNS + column]
+            blurred = tl.fma(above + below, BLUR.WEIGHTS[distance], blurred)
+        if BLUR.POWER > 0:
+            blurred = blurred * gains[column] * gain_y
+        is_better = (blurred > best[column]) & is_row
+        new_best += (tl.where(is_better, blurred, best[column]),)  # type: ignore[assignment]
+        new_row += (tl.where(is_better, center, best[COLUMNS + column]),)  # type: ignore[assignment]
+    return new_best + new_row
+
+
 @triton.jit
 def _scan_strip(
     maps,
@@ -312,7 +348,7 @@ def _scan_strip(
     num_rows = (rectangle.bottom - rectangle.top) // PARTS + 1
     first = rectangle.top + part * num_rows
     last = tl.minimum(first + (num_rows - 1), rectangle.bottom)
-    last_part = rectangle.top + (PARTS - 1) * num_rows
+    span = Span(first, last, rectangle.top, rectangle.top + (PARTS - 1) * num_rows)
     exists = tl.zeros(x.shape, dtype=tl.int32)
     if not IS_INSIDE:
         for place in tl.static_range(COLUMNS + 2 * RADIUS):
@@ -322,45 +358,26 @@ def _scan_strip(
     for column in tl.static_range(COLUMNS):
         if BLUR.POWER > 0:
             gains += (_gain_beside(x + column, maps.width, BLUR),)  # type: ignore[assignment]
-    best = _repeated(tl.full(x.shape, float("-inf"), dtype=tl.float32), COLUMNS)
-    best_row = _repeated(first, COLUMNS)
+    best = _repeated(tl.full(x.shape, float("-inf"), dtype=tl.float32), COLUMNS) + _repeated(first, COLUMNS)
     held = _repeated(tl.zeros(x.shape, dtype=tl.float32), 2 * RADIUS * COLUMNS)
     for start in range(-2 * RADIUS, num_rows, ROWS):
         rows = held
         for step in tl.static_range(ROWS):
             y = first + (start + step + RADIUS)
             rows += _blurred_row(maps, y, x, exists, COLUMNS, IS_INSIDE, SCAN, BLUR)
-        if start + ROWS > 0:  # before that not all rows are there
-            for step in tl.static_range(ROWS):
-                center = first + (start + step)
-                is_row = (center >= first) & (center <= last)
-                gain_y = tl.full(x.shape, 1.0, dtype=tl.float32)
-                if BLUR.POWER > 0:
-                    goes_up = rectangle.top + (start + step) < RADIUS
-                    if goes_up | (last_part + (start + step) + RADIUS >= maps.height):
-                        gain_y = _gain_beside(center, maps.height, BLUR)
-                new_best = ()
-                new_row = ()
-                for column in tl.static_range(COLUMNS):
-                    blurred = rows[(step + RADIUS) * COLUMNS + column] * BLUR.WEIGHTS[0]
-                    for distance in tl.static_range(1, RADIUS + 1):
-                        above = rows[(step + RADIUS - distance) * COLUMNS + column]
-                        below = rows[(step + RADIUS + distance) * COLUMNS + column]
-                        blurred = tl.fma(above + below, BLUR.WEIGHTS[distance], blurred)
-                    if BLUR.POWER > 0:
-                        blurred = blurred * gains[column] * gain_y
-                    is_better = (blurred > best[column]) & is_row
-                    new_best += (tl.where(is_better, blurred, best[column]),)  # type: ignore[assignment]
-                    new_row += (tl.where(is_better, center, best_row[column]),)  # type: ignore[assignment]
-                best = new_best
-                best_row = new_row
+            if COLUMNS == 1:  # rather than to hold more rows
+                best = _better(maps, best, rows, step, start, span, gains, COLUMNS, BLUR)
+        if COLUMNS > 1:
+            if start + ROWS > 0:  # before that not all rows are there
+                for step in tl.static_range(ROWS):
+                    best = _better(maps, best, rows, step, start, span, gains, COLUMNS, BLUR)
         held = rows[ROWS * COLUMNS :]
 
     largest = tl.where(x < maps.width, best[0], float("-inf"))
-    index = best_row[0].to(tl.int64) * maps.width + x
+    index = best[COLUMNS].to(tl.int64) * maps.width + x
     for column in tl.static_range(1, COLUMNS):
         value = tl.where(x + column < maps.width, best[column], float("-inf"))
-        place = best_row[column].to(tl.int64) * maps.width + (x + column)
+        place = best[COLUMNS + column].to(tl.int64) * maps.width + (x + column)
         is_first = (value > largest) | ((value == largest) & (place < index))
         largest = tl.where(is_first, value, largest)
         index = tl.where(is_first, place, index)
