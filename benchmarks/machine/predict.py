@@ -22,7 +22,7 @@ import torch
 from benchmarks import results
 from benchmarks.machine import counts, model, toolchain
 from benchmarks.machine.counts import Work
-from benchmarks.machine.launches import launches_go_to
+from benchmarks.machine.launches import Launch, launches_go_to
 from benchmarks.machine.model import FITTED, Fitted
 from benchmarks.suite import Case, Group, Suite
 from benchmarks.suites import SUITES
@@ -45,8 +45,16 @@ def work_of(suite: Suite, case: Case) -> list[Work]:
     torch.manual_seed(0)
     call = Group(suite, case, "cpu").bind(suite.function(case, "triton"))
     inputs = suite.inputs(case, "cpu")
+    launches: list[Launch] = []
     found: list[Work] = []
-    with torch.set_grad_enabled(suite.gradients), launches_go_to(lambda launch: found.append(counts.count(launch))):
+
+    def count(launch: Launch) -> None:
+        for before in launches[-1:]:
+            counts.finish(before)
+        launches.append(launch)
+        found.append(counts.count(launch))
+
+    with torch.set_grad_enabled(suite.gradients), launches_go_to(count):
         call(inputs)
     return found
 

@@ -16,7 +16,8 @@ if not RUNS_MACHINE_CODE:
 import triton
 import triton.language as tl
 
-from benchmarks.machine import emulator, predict
+import dark_kernels
+from benchmarks.machine import counts, emulator, predict
 from benchmarks.machine.emulator import EmulatorError, Freedom
 from benchmarks.machine.launches import Launch, launches_go_to
 
@@ -346,3 +347,20 @@ def test_a_case_of_a_suite_is_counted_and_predicted() -> None:
     assert bytes_of_case <= work.memory_bytes < 1.1 * bytes_of_case
     assert len(work.cycles) in (1, work.programs)
     assert 1e-6 < predict.seconds_of(case, [work]) < 1e-5
+
+
+def test_what_is_not_counted_is_run_for_the_next_launch() -> None:
+    """A launch of so many programs is counted by its first ones."""
+    keypoints = 10 * torch.rand(40, 17, 2, generator=torch.Generator().manual_seed(1))
+    launched: list[Launch] = []
+
+    def run(launch: Launch) -> None:
+        launched.append(launch)
+        work = counts.count(launch)
+        assert work.programs == 680 > len(work.cycles)
+        counts.finish(launch)
+
+    with launches_go_to(run):
+        maps, _ = dark_kernels.encode(keypoints, (16, 12), 2.0, backend="triton")
+    assert len(launched) == 1
+    torch.testing.assert_close(maps, dark_kernels.encode(keypoints, (16, 12), 2.0, backend="eager")[0])
