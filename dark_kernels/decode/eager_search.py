@@ -1,8 +1,8 @@
-"""The first maximum of smoothed maps, for decode in eager: of most maps only a band of rows is smoothed.
+"""The first maximum of smoothed maps, for decode in eager.
 
-No smoothed pixel of a row exceeds what the filter makes of all rows' maxima there. Where this lies below what a band
-around the raw maximum has, the maximum is in that band; the other maps are smoothed whole. All is added up in one
-order: a band's numbers are those of the whole map.
+On CPU products with two matrices say which pixel that is, but where others come as near to it as products may round.
+These maps are smoothed tap by tap, and of the others what lies around the pixel: what is returned is added up in one
+order, in which equal surroundings have equal numbers.
 """
 
 from __future__ import annotations
@@ -16,22 +16,18 @@ import torch
 from torch import Tensor
 
 from .._common.lines import argmax_of_lines
+from .._common.products import product
 from ..recipes import OperatorRecipe
-from .eager_plan import evenly, on_device, reflected, rows_per_group
+from .eager_plan import evenly, on_device, reflected
 from .eager_scores import Activation
 
 # How far a matched filter reaches, in standard deviations of the blob that it expects.
 _FILTER_REACH = 2.4
-# How far from the raw maximum's row the smoothed one is looked for: what nearly all blobs need, and those smoothed more
-# need more.
-_MARGIN = 4
-# Share by which rounding may push a smoothed pixel over its bound. Generous: what it costs is time.
-_BOUND_MARGIN = 1e-5
 # Pixels of the maps that are searched at once, and of those that are smoothed whole at once.
 _SEARCH_BLOCK = 2**22
 _SMOOTH_BLOCK = 3 * 2**15
-# Bands are tried for all maps once they were enough for this share of those before, else for a few.
-_WORTHWHILE, _FEW_MAPS = 0.25, 32
+# Right of the middle of 3 x 3 pixels, below, left and above.
+_CROSS = [5, 7, 3, 1]
 
 
 class Smoothing(NamedTuple):
@@ -45,16 +41,6 @@ class Smoothing(NamedTuple):
     def radius(self) -> int:
         """Its reach in pixels."""
         return len(self.taps) - 1
-
-    @property
-    def margin(self) -> int:
-        """Rows above and below the raw maximum's in which the smoothed one is looked for."""
-        return max(_MARGIN, (self.radius + 3) // 2)
-
-    @property
-    def side(self) -> int:
-        """Rows of a band that have the numbers of the whole map."""
-        return 2 * self.margin + 1
 
 
 class SmoothedMaxima(NamedTuple):
@@ -152,29 +138,24 @@ def _add(pairs: _Pairs, taps: tuple[float, ...], total: Tensor, pair: Tensor) ->
 
 
 class _Buffers(NamedTuple):
-    """Memory that all blocks of a search are smoothed in: fresh memory is handed out page by page."""
+    """Memory that all blocks are smoothed in: fresh memory is handed out page by page."""
 
     flat: tuple[Tensor, Tensor, Tensor, Tensor]
     num_maps: int  # so many maps have room
-    num_bands: int  # and so many bands
 
 
 def _allocate(num_maps: int, like: Tensor, smoothing: Smoothing) -> _Buffers:
-    (height, width), radius, side = like.shape[1:], smoothing.radius, smoothing.side
+    (height, width), radius = like.shape[1:], smoothing.radius
     stride = width + 2 * radius
-    counts = [num_maps, num_maps]
     if like.device.type == "cpu":
-        counts = [min(num_maps, max(1, _SMOOTH_BLOCK // (rows * stride))) for rows in (height, side)]
-    padded, others = (
-        max(count * (rows + beyond) * length for count, rows in zip(counts, (height, side), strict=True))
-        for beyond, length in ((2 * radius, width), (0, stride))
-    )
+        num_maps = min(num_maps, max(1, _SMOOTH_BLOCK // (height * stride)))
+    padded, others = num_maps * (height + 2 * radius) * width, num_maps * height * stride
     flat = like.new_empty(padded), like.new_empty(others), like.new_empty(others), like.new_empty(others)
-    return _Buffers(flat, *counts)
+    return _Buffers(flat, num_maps)
 
 
 class _Memory(NamedTuple):
-    """Views of buffers for so many maps, or bands, of that height."""
+    """Views of buffers for so many maps."""
 
     columns: Tensor  # [N, H + 2 radius, W]: padded
     of_columns: _Pairs
@@ -313,12 +294,10 @@ def search_smoothed(
 
     Computed in float64 for float64 maps, else in float32. NaN is the largest value.
     """
-    parts: list[SmoothedMaxima] = []
-    buffers, share = None, 0.0
-    for maps in _blocks(heatmaps, activate, chosen):
-        buffers = buffers or _allocate(maps.shape[0], maps, smoothing)
-        share = _search_block(maps, smoothing, buffers, share, parts)
-    return SmoothedMaxima(*(torch.cat(fields, -1) for fields in zip(*parts, strict=True)))
+    parts = [_search_block(maps, smoothing) for maps in _blocks(heatmaps, activate, chosen)]
+    return (
+        parts[0] if len(parts) == 1 else SmoothedMaxima(*(torch.cat(fields, -1) for fields in zip(*parts, strict=True)))
+    )
 
 
 def _blocks(heatmaps: Tensor, activate: Activation | None, chosen: Tensor | None) -> Iterator[Tensor]:
@@ -344,110 +323,107 @@ def _blocks(heatmaps: Tensor, activate: Activation | None, chosen: Tensor | None
         yield maps if activate is None else activate.of(index)(maps)
 
 
-def _search_block(
-    maps: Tensor, smoothing: Smoothing, buffers: _Buffers, share: float, parts: list[SmoothedMaxima]
-) -> float:
-    """Append what is found in [N, H, W] maps, and return for which share of the last ones a band was enough.
-
-    `share`: of those before.
-    """
+def _search_block(maps: Tensor, smoothing: Smoothing) -> SmoothedMaxima:
+    """Search [N, H, W] maps."""
     num_maps, height, width = maps.shape
-    rows = rows_per_group(height, width, maps.dtype)
-    group_maxima = maps.view(num_maps, height // rows, rows * width).amax(2)
-    raw_maxima, group = group_maxima.max(1)
-    starts = torch.arange(num_maps, device=maps.device) * maps.stride(0)
-    index = argmax_of_lines(_select_lines(maps, starts + group * (rows * width), rows * width))
-    index.add_(group, alpha=rows * width)
+    lines = maps.view(num_maps, height * width)
+    index = argmax_of_lines(lines)
+    raw_maxima = lines.gather(1, index.unsqueeze(1)).squeeze(1)
     raw_y = index.div(width, rounding_mode="floor")
     raw_x = index - raw_y * width
-
-    def append(found: _Found, some: slice) -> None:
-        parts.append(SmoothedMaxima(*found, raw_maxima[some], raw_y[some], raw_x[some]))
-
-    # Elsewhere than on CPU the host would have to wait to learn which maps a band is not enough for.
-    if 2 * smoothing.side > height or maps.device.type != "cpu":
-        append(_search_whole(maps, smoothing, buffers), slice(None))
-        return share
-    first = 0
-    while first < num_maps:
-        some = slice(first, num_maps if share >= _WORTHWHILE else min(first + _FEW_MAPS, num_maps))
-        found, is_certain = _search_bands(
-            maps[some], raw_y[some], group_maxima[some].repeat_interleave(rows, 1), smoothing, buffers
-        )
-        whole = is_certain.logical_not_().nonzero().squeeze(1)
-        if whole.numel() > 0:
-            for field, of_whole in zip(found, _search_whole(maps[some], smoothing, buffers, whole), strict=True):
-                field.index_copy_(-1, whole, of_whole)
-        append(found, some)
-        share, first = 1 - whole.numel() / is_certain.numel(), some.stop
-        if share < _WORTHWHILE and first < num_maps:
-            rest = slice(first, num_maps)
-            append(_search_whole(maps[rest], smoothing, buffers), rest)
-            break
-    return share
+    # Elsewhere than on CPU the host would have to wait to learn which maps products are not enough for.
+    if maps.device.type != "cpu":
+        found = _search_whole(maps, smoothing)
+    else:
+        index, is_certain = _search_by_products(maps, smoothing, raw_maxima)
+        found = _found_at(maps, smoothing, index)
+        others = is_certain.logical_not_().nonzero().squeeze(1)
+        if others.numel() > 0:
+            for field, of_others in zip(found, _search_whole(maps, smoothing, others), strict=True):
+                field.index_copy_(-1, others, of_others)
+    return SmoothedMaxima(*found, raw_maxima, raw_y, raw_x)
 
 
-def _select_lines(maps: Tensor, starts: Tensor, length: int, out: Tensor | None = None) -> Tensor:
-    """`length` elements from each of `starts`, in elements from the first: [len(starts), length]."""
-    extent = (maps.shape[0] - 1) * maps.stride(0) + maps.shape[1] * maps.shape[2]
-    lines = maps.as_strided((extent - length + 1, length), (1, 1))
-    return torch.index_select(lines, 0, starts, out=out)
-
-
-def _search_whole(maps: Tensor, smoothing: Smoothing, buffers: _Buffers, chosen: Tensor | None = None) -> _Found:
+def _search_whole(maps: Tensor, smoothing: Smoothing, chosen: Tensor | None = None) -> _Found:
+    buffers = _allocate(maps.shape[0] if chosen is None else chosen.shape[0], maps, smoothing)
     places = _places(maps.shape[2], smoothing.radius, maps.device)
     blocks = [_find_first(smoothed, places) for smoothed in _smoothed_blocks(maps, smoothing, buffers, chosen)]
     return _found_of(blocks, maps.shape[1], maps.shape[2], smoothing.radius)
 
 
-def _search_bands(
+def _search_by_products(
     maps: Tensor,  # [N, H, W]
-    raw_y: Tensor,  # [N]
-    row_maxima: Tensor,  # [N, H]: no pixel of a row is larger
     smoothing: Smoothing,
-    buffers: _Buffers,
-) -> tuple[_Found, Tensor]:
-    """The first maximum of the rows around each raw maximum, and whether it is the map's: [N]."""
-    (num_maps, height, width), radius, side = maps.shape, smoothing.radius, smoothing.side
-    device, limit = maps.device, _limit(maps)
-    first = (raw_y - smoothing.margin).clamp_(0, height - side).unsqueeze(1)
-    rows = first + torch.arange(side, device=device)
-    seen = first + torch.arange(-radius, side + radius, device=device)
-    shown = reflected(seen, height, smoothing.padding)
-    starts = (torch.arange(num_maps, device=device) * maps.stride(0)).unsqueeze(1).add(shown, alpha=width)
-    norms_y, norms_x = (_norms_of(size, smoothing, maps) for size in (height, width))
-    norms_of_rows = None if norms_y is None else norms_y[rows].unsqueeze(2)
+    raw_maxima: Tensor,  # [N]
+) -> tuple[Tensor, Tensor]:
+    """Index the largest pixel of each map smoothed by products, [N], and tell whether no other can be the largest: [N].
 
-    count = evenly(num_maps, buffers.num_bands)
-    memory = _arrange(buffers, count, side, width, smoothing)
-    seen_maxima, places, blocks = maps.new_empty(seen.shape), _places(width, radius, device), []
+    Sums of products of n numbers and weights are within n roundings of the sum of their sizes whatever their order.
+    """
+    num_maps, height, width = maps.shape
+    limit, info = _limit(maps), torch.finfo(maps.dtype)
+    over_y, over_x = (_matrix_of(size, smoothing, maps.dtype) for size in (height, width))
+    count = evenly(num_maps, max(1, _SMOOTH_BLOCK // (height * width)))
+    over_y = over_y.t().expand(count, height, height)
+    largest, index, seconds = (
+        maps.new_empty(num_maps, 1, dtype=dtype) for dtype in (maps.dtype, torch.int64, maps.dtype)
+    )
+    lowest = maps.new_empty(num_maps)
     for begin in range(0, num_maps, count):
         some = slice(begin, begin + count)
-        bands = memory.columns[: num_maps - begin]
-        lines = bands.view(-1, width)
-        _select_lines(maps, starts[some].reshape(-1), width, lines)
-        torch.amax(bands, 2, out=seen_maxima[some])
-        if smoothing.padding == "zeros":
-            lines.index_fill_(0, (seen[some] != shown[some]).view(-1).nonzero().squeeze(1), 0.0)
-        bands.clamp_(-limit, limit)
-        smoothed = _smooth(memory, smoothing, None if norms_of_rows is None else norms_of_rows[some], norms_x)
-        blocks.append(_find_first(smoothed[: bands.shape[0]], places))
-    found = _found_of(blocks, side, width, radius)
+        block = maps[some].clamp(-limit, limit)
+        torch.amin(block, (1, 2), out=lowest[some])
+        lines = product(over_y[: block.shape[0]], product(block, over_x)).flatten(1)
+        places = index[some].copy_(argmax_of_lines(lines).unsqueeze(1))
+        torch.gather(lines, 1, places, out=largest[some])
+        torch.amax(lines.scatter_(1, places, -math.inf), 1, keepdim=True, out=seconds[some])
+    # Each of the two sums, twice over two axes, of both ways, for two pixels; and eight for weights and norms.
+    num_roundings = 4 * (2 * smoothing.radius + 1) + 16
+    size = torch.maximum(raw_maxima.clamp(-limit, limit), lowest.neg_())
+    is_certain = largest.sub_(seconds).squeeze(1) > size * (num_roundings * info.eps)
+    # Less than normal numbers are rounded to others, or to zero.
+    is_certain &= size > info.tiny / info.eps
+    return index.squeeze(1), is_certain
 
-    # An average of rows is no larger than that of their maxima; but for the share of zeros these are not negative.
-    bounds = row_maxima.scatter(1, shown, seen_maxima).clamp_(0, limit)
-    bounds = _filter(_pad(bounds, 1, smoothing), 1, smoothing.taps)
+
+def _matrix(size: int, smoothing: Smoothing, dtype: torch.dtype) -> Tensor:
+    """What each pixel of an axis adds to each smoothed one: [size, size], smoothed ones last."""
+    pixels = torch.eye(size, dtype=dtype, device="cpu")
+    weights = _filter(_pad(pixels, 1, smoothing), 1, smoothing.taps)
+    norms = _norms_of(size, smoothing, pixels)
+    return weights if norms is None else weights.div_(norms)
+
+
+_matrix_of = functools.lru_cache(maxsize=32)(_matrix)
+
+
+def _found_at(
+    maps: Tensor,  # [N, H, W]
+    smoothing: Smoothing,
+    index: Tensor,  # [N]
+) -> _Found:
+    """Smooth one pixel of each map and those around it."""
+    num_maps, height, width = maps.shape
+    y = index.div(width, rounding_mode="floor")
+    x = index - y * width
+    reach = torch.arange(-smoothing.radius - 1, smoothing.radius + 2, device=maps.device)
+    rows, columns = y.unsqueeze(1) + reach, x.unsqueeze(1) + reach
+    shown_rows, shown_columns = reflected(rows, height, smoothing.padding), reflected(columns, width, smoothing.padding)
+    seen = shown_rows.unsqueeze(2) * width + shown_columns.unsqueeze(1)
+    limit = _limit(maps)
+    windows = maps.view(num_maps, -1).gather(1, seen.flatten(1)).clamp_(-limit, limit).view(seen.shape)
+    if smoothing.padding == "zeros":
+        windows.masked_fill_((rows != shown_rows).unsqueeze(2) | (columns != shown_columns).unsqueeze(1), 0.0)
+    norms_y, norms_x = (_norms_of(size, smoothing, maps) for size in (height, width))
+    center = slice(smoothing.radius, smoothing.radius + 3)
+    smoothed = _filter(windows, 1, smoothing.taps)
     if norms_y is not None:
-        bounds.div_(norms_y)
-    bounds.scatter_(1, rows, 0.0)
-    info = torch.finfo(maps.dtype)
-    is_certain = found.peaks > info.tiny / info.eps
-    is_certain &= bounds.amax(1) < found.peaks * (1 - _BOUND_MARGIN)
-    # Its neighbours are read as well.
-    first = first.squeeze(1)
-    is_certain &= (found.y > 0) | (first == 0)
-    is_certain &= (found.y < side - 1) | (first == height - side)
-    return found._replace(y=found.y + first), is_certain
+        smoothed.div_(norms_y[shown_rows[:, center]].unsqueeze(2))
+    smoothed = _filter(smoothed, 2, smoothing.taps)
+    if norms_x is not None:
+        smoothed.div_(norms_x[shown_columns[:, center]].unsqueeze(1))
+    around = smoothed.flatten(1)
+    return _with_differences(around[:, 4], y, x, around[:, _CROSS], height, width)
 
 
 class _Found(NamedTuple):
@@ -477,7 +453,11 @@ def _found_of(blocks: list[tuple[Tensor, Tensor]], height: int, width: int, radi
     index, values = (torch.cat(each) for each in zip(*blocks, strict=True))
     y = index.div(width + 2 * radius, rounding_mode="floor")
     x = index - y * (width + 2 * radius)
-    peaks, around = values[:, :1], values[:, 1:]
+    return _with_differences(values[:, 0], y, x, values[:, 1:], height, width)
+
+
+def _with_differences(peaks: Tensor, y: Tensor, x: Tensor, around: Tensor, height: int, width: int) -> _Found:
+    """The maxima, given what lies right of them, below, left and above: [N, 4]. Beyond a border is what is on it."""
     is_border = torch.stack([x == width - 1, y == height - 1, x == 0, y == 0], 1)
-    around = torch.where(is_border, peaks, around)
-    return _Found(peaks.squeeze(1), y, x, (around[:, :2] - around[:, 2:]).t())
+    around = torch.where(is_border, peaks.unsqueeze(1), around)
+    return _Found(peaks, y, x, (around[:, :2] - around[:, 2:]).t())
