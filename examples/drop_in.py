@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -18,21 +16,6 @@ from torch import Tensor
 from benchmarks.workloads import tiled_real_heatmaps
 
 SECONDS = 1.0  # to measure each line for, about
-
-
-def import_torchvision() -> None:
-    """`import torchvision`, where it was compiled for another PyTorch as well: for CUDA, say, beside a CPU build.
-
-    It then lacks its operators, and its import fails because it wants to describe two of them. Nothing here runs them.
-    """
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError:
-        for module in [module for module in sys.modules if module.partition(".")[0] == "torchvision"]:
-            del sys.modules[module]
-        for name in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{name}", "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-        importlib.import_module("torchvision")
 
 
 @contextlib.contextmanager

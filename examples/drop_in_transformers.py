@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from benchmarks.peers import import_torchvision
 from dark_kernels.integrations.transformers import post_process_pose_estimation
 
 from . import drop_in
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = drop_in.parse(arguments, "drop_in_transformers", __doc__).parse_args(arguments)
     maps = drop_in.heatmaps(options)
     with drop_in.needs("transformers"):
-        drop_in.import_torchvision()
+        import_torchvision()
         from transformers import VitPoseImageProcessor
 
     processor = VitPoseImageProcessor()
