@@ -1,9 +1,10 @@
 """DarkPose's `get_final_preds`: the line before, the line after, and the time of both.
 
-    python -m examples.drop_in_darkpose [--darkpose path/to/DarkPose]
+    python -m examples.drop_in_darkpose [--heatmaps FILE] [--darkpose path/to/DarkPose]
 
 DarkPose is a repository and no package. Without a checkout of it, the line before is stood in for by a loop that does
 the same with OpenCV (`benchmarks.peers.darkpose_loop`), which the extra `bench` installs.
+The heatmaps are packaged ones, or your network's from a file; the crops that they are of are drawn.
 """
 
 from __future__ import annotations
@@ -28,14 +29,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     maps = drop_in.heatmaps(options)
     generator = np.random.default_rng(0)
-    center = generator.uniform(50, 400, (options.batch, 2)).astype(np.float32)
-    scale = generator.uniform(0.5, 2.5, (options.batch, 2)).astype(np.float32)
+    center = generator.uniform(50, 400, (len(maps), 2)).astype(np.float32)
+    scale = generator.uniform(0.5, 2.5, (len(maps), 2)).astype(np.float32)
     config = SimpleNamespace(TEST=SimpleNamespace(BLUR_KERNEL=11))
 
     if options.darkpose:
         sys.path.insert(0, str(options.darkpose / "lib"))
-        published = importlib.import_module("core.inference").get_final_preds
+        with drop_in.needs(f"DarkPose in {options.darkpose}"):
+            published = importlib.import_module("core.inference").get_final_preds
     else:
+        with drop_in.needs("OpenCV"):
+            importlib.import_module("cv2")
         published = darkpose_loop
     drop_in.compare(
         "DarkPose" if options.darkpose else "DarkPose, a stand-in for it",

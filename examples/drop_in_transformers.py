@@ -1,9 +1,9 @@
 """VitPose's image processor in transformers: the line before, the line after, and the time of both.
 
-    python -m examples.drop_in_transformers
+    python -m examples.drop_in_transformers [--heatmaps FILE]
 
-Needs transformers, as `make test-integrations` installs it. The heatmaps are real ones and not a VitPose's, so nothing
-is downloaded.
+Needs transformers, as `make test-integrations` installs it. The heatmaps are packaged ones and not a VitPose's, so
+nothing is downloaded; or your model's `outputs.heatmaps`, saved to a file. The boxes are drawn.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     processor = VitPoseImageProcessor()
     outputs = SimpleNamespace(heatmaps=maps)
-    boxes = [[[x, y, 96.0, 128.0]] for x, y in np.random.default_rng(0).uniform(0, 400, (options.batch, 2)).tolist()]
+    boxes = [[[x, y, 96.0, 128.0]] for x, y in np.random.default_rng(0).uniform(0, 400, (len(maps), 2)).tolist()]
     drop_in.compare(
         "VitPose",
         (

@@ -365,9 +365,8 @@ def _search_by_products(
     over_y, over_x = (_matrix_of(size, smoothing, maps.dtype) for size in (height, width))
     count = evenly(num_maps, max(1, _SMOOTH_BLOCK // (height * width)))
     over_y = over_y.t().expand(count, height, height)
-    largest, index, seconds = (
-        maps.new_empty(num_maps, 1, dtype=dtype) for dtype in (maps.dtype, torch.int64, maps.dtype)
-    )
+    largest, seconds = maps.new_empty(2, num_maps, 1)
+    index = maps.new_empty((num_maps, 1), dtype=torch.int64)
     lowest = maps.new_empty(num_maps)
     for begin in range(0, num_maps, count):
         some = slice(begin, begin + count)
