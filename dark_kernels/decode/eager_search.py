@@ -1,8 +1,9 @@
-"""The first maximum of smoothed maps, for decode in eager.
+"""The first maximum of smoothed maps, for decode in eager: of most maps only a band of rows is smoothed.
 
-On CPU products with two matrices say which pixel that is, but where others come as near to it as products may round.
-These maps are smoothed tap by tap, and of the others what lies around the pixel: what is returned is added up in one
-order, in which equal surroundings have equal numbers.
+No smoothed pixel of a row exceeds what the filter makes of all rows' maxima there. Where this lies below what a band
+around the raw maximum has, the maximum is in that band. Of the other maps products with two matrices say which pixel it
+is, but where others come as near to it as products may round: these are smoothed whole. What is returned is added up in
+one order, in which a band's numbers, and those around a pixel, are those of the whole map.
 """
 
 from __future__ import annotations
@@ -18,14 +19,23 @@ from torch import Tensor
 from .._common.lines import argmax_of_lines
 from .._common.products import product
 from ..recipes import OperatorRecipe
-from .eager_plan import evenly, on_device, reflected
+from .eager_plan import evenly, on_device, reflected, rows_per_group
 from .eager_scores import Activation
 
 # How far a matched filter reaches, in standard deviations of the blob that it expects.
 _FILTER_REACH = 2.4
+# How far from the raw maximum's row the smoothed one is looked for: what nearly all blobs need, and those smoothed more
+# need more.
+_MARGIN = 4
+# Share by which rounding may push a smoothed pixel over its bound. Generous: what it costs is time.
+_BOUND_MARGIN = 1e-5
 # Pixels of the maps that are searched at once, and of those that are smoothed whole at once.
 _SEARCH_BLOCK = 2**22
 _SMOOTH_BLOCK = 3 * 2**15
+# Bands are tried for all maps once they were enough for this share of those before, else for a few.
+_WORTHWHILE, _FEW_MAPS = 0.25, 32
+# Products take as long as taps where a map's height and width together are so many times the taps.
+_PRODUCTS_PER_TAP = 20
 # Right of the middle of 3 x 3 pixels, below, left and above.
 _CROSS = [5, 7, 3, 1]
 
@@ -41,6 +51,16 @@ class Smoothing(NamedTuple):
     def radius(self) -> int:
         """Its reach in pixels."""
         return len(self.taps) - 1
+
+    @property
+    def margin(self) -> int:
+        """Rows above and below the raw maximum's in which the smoothed one is looked for."""
+        return max(_MARGIN, (self.radius + 3) // 2)
+
+    @property
+    def side(self) -> int:
+        """Rows of a band that have the numbers of the whole map."""
+        return 2 * self.margin + 1
 
 
 class SmoothedMaxima(NamedTuple):
@@ -138,24 +158,29 @@ def _add(pairs: _Pairs, taps: tuple[float, ...], total: Tensor, pair: Tensor) ->
 
 
 class _Buffers(NamedTuple):
-    """Memory that all blocks are smoothed in: fresh memory is handed out page by page."""
+    """Memory that all blocks of a search are smoothed in: fresh memory is handed out page by page."""
 
     flat: tuple[Tensor, Tensor, Tensor, Tensor]
     num_maps: int  # so many maps have room
+    num_bands: int  # and so many bands
 
 
 def _allocate(num_maps: int, like: Tensor, smoothing: Smoothing) -> _Buffers:
-    (height, width), radius = like.shape[1:], smoothing.radius
+    (height, width), radius, side = like.shape[1:], smoothing.radius, smoothing.side
     stride = width + 2 * radius
+    counts = [num_maps, num_maps]
     if like.device.type == "cpu":
-        num_maps = min(num_maps, max(1, _SMOOTH_BLOCK // (height * stride)))
-    padded, others = num_maps * (height + 2 * radius) * width, num_maps * height * stride
+        counts = [min(num_maps, max(1, _SMOOTH_BLOCK // (rows * stride))) for rows in (height, side)]
+    padded, others = (
+        max(count * (rows + beyond) * length for count, rows in zip(counts, (height, side), strict=True))
+        for beyond, length in ((2 * radius, width), (0, stride))
+    )
     flat = like.new_empty(padded), like.new_empty(others), like.new_empty(others), like.new_empty(others)
-    return _Buffers(flat, num_maps)
+    return _Buffers(flat, *counts)
 
 
 class _Memory(NamedTuple):
-    """Views of buffers for so many maps."""
+    """Views of buffers for so many maps, or bands, of that height."""
 
     columns: Tensor  # [N, H + 2 radius, W]: padded
     of_columns: _Pairs
@@ -294,10 +319,12 @@ def search_smoothed(
 
     Computed in float64 for float64 maps, else in float32. NaN is the largest value.
     """
-    parts = [_search_block(maps, smoothing) for maps in _blocks(heatmaps, activate, chosen)]
-    return (
-        parts[0] if len(parts) == 1 else SmoothedMaxima(*(torch.cat(fields, -1) for fields in zip(*parts, strict=True)))
-    )
+    parts: list[SmoothedMaxima] = []
+    buffers, share = None, 0.0
+    for maps in _blocks(heatmaps, activate, chosen):
+        buffers = buffers or _allocate(maps.shape[0], maps, smoothing)
+        share = _search_block(maps, smoothing, buffers, share, parts)
+    return SmoothedMaxima(*(torch.cat(fields, -1) for fields in zip(*parts, strict=True)))
 
 
 def _blocks(heatmaps: Tensor, activate: Activation | None, chosen: Tensor | None) -> Iterator[Tensor]:
@@ -323,29 +350,82 @@ def _blocks(heatmaps: Tensor, activate: Activation | None, chosen: Tensor | None
         yield maps if activate is None else activate.of(index)(maps)
 
 
-def _search_block(maps: Tensor, smoothing: Smoothing) -> SmoothedMaxima:
-    """Search [N, H, W] maps."""
+def _search_block(
+    maps: Tensor, smoothing: Smoothing, buffers: _Buffers, share: float, parts: list[SmoothedMaxima]
+) -> float:
+    """Append what is found in [N, H, W] maps, and return for which share of the last ones a band was enough.
+
+    `share`: of those before.
+    """
     num_maps, height, width = maps.shape
-    lines = maps.view(num_maps, height * width)
-    index = argmax_of_lines(lines)
-    raw_maxima = lines.gather(1, index.unsqueeze(1)).squeeze(1)
+    rows = rows_per_group(height, width, maps.dtype)
+    group_maxima = maps.view(num_maps, height // rows, rows * width).amax(2)
+    raw_maxima, group = group_maxima.max(1)
+    starts = torch.arange(num_maps, device=maps.device) * maps.stride(0)
+    index = argmax_of_lines(_select_lines(maps, starts + group * (rows * width), rows * width))
+    index.add_(group, alpha=rows * width)
     raw_y = index.div(width, rounding_mode="floor")
     raw_x = index - raw_y * width
-    # Elsewhere than on CPU the host would have to wait to learn which maps products are not enough for.
+
+    def append(found: _Found, some: slice) -> None:
+        parts.append(SmoothedMaxima(*found, raw_maxima[some], raw_y[some], raw_x[some]))
+
+    # Elsewhere than on CPU the host would have to wait to learn which maps a band is not enough for.
     if maps.device.type != "cpu":
-        found = _search_whole(maps, smoothing)
-    else:
-        index, is_certain = _search_by_products(maps, smoothing, raw_maxima)
-        found = _found_at(maps, smoothing, index)
-        others = is_certain.logical_not_().nonzero().squeeze(1)
-        if others.numel() > 0:
-            for field, of_others in zip(found, _search_whole(maps, smoothing, others), strict=True):
-                field.index_copy_(-1, others, of_others)
-    return SmoothedMaxima(*found, raw_maxima, raw_y, raw_x)
+        append(_search_whole(maps, smoothing, buffers), slice(None))
+        return share
+    if 2 * smoothing.side > height:
+        append(_search_all(maps, raw_maxima, smoothing, buffers), slice(None))
+        return share
+    first = 0
+    while first < num_maps:
+        some = slice(first, num_maps if share >= _WORTHWHILE else min(first + _FEW_MAPS, num_maps))
+        found, is_certain = _search_bands(
+            maps[some], raw_y[some], group_maxima[some].repeat_interleave(rows, 1), smoothing, buffers
+        )
+        whole = is_certain.logical_not_().nonzero().squeeze(1)
+        if whole.numel() > 0:
+            of_others = _search_all(maps[some], raw_maxima[some], smoothing, buffers, whole)
+            for field, of_whole in zip(found, of_others, strict=True):
+                field.index_copy_(-1, whole, of_whole)
+        append(found, some)
+        share, first = 1 - whole.numel() / is_certain.numel(), some.stop
+        if share < _WORTHWHILE and first < num_maps:
+            rest = slice(first, num_maps)
+            append(_search_all(maps[rest], raw_maxima[rest], smoothing, buffers), rest)
+            break
+    return share
 
 
-def _search_whole(maps: Tensor, smoothing: Smoothing, chosen: Tensor | None = None) -> _Found:
-    buffers = _allocate(maps.shape[0] if chosen is None else chosen.shape[0], maps, smoothing)
+def _select_lines(maps: Tensor, starts: Tensor, length: int, out: Tensor | None = None) -> Tensor:
+    """`length` elements from each of `starts`, in elements from the first: [len(starts), length]."""
+    extent = (maps.shape[0] - 1) * maps.stride(0) + maps.shape[1] * maps.shape[2]
+    lines = maps.as_strided((extent - length + 1, length), (1, 1))
+    return torch.index_select(lines, 0, starts, out=out)
+
+
+def _search_all(
+    maps: Tensor,  # [N, H, W]
+    raw_maxima: Tensor,  # [N]
+    smoothing: Smoothing,
+    buffers: _Buffers,
+    chosen: Tensor | None = None,
+) -> _Found:
+    """Search maps on CPU, or the chosen ones, wherever their maxima are."""
+    if maps.shape[1] + maps.shape[2] > _PRODUCTS_PER_TAP * (2 * smoothing.radius + 1):
+        return _search_whole(maps, smoothing, buffers, chosen)
+    if chosen is not None:
+        maps, raw_maxima = maps.index_select(0, chosen), raw_maxima.index_select(0, chosen)
+    index, is_certain = _search_by_products(maps, smoothing, raw_maxima)
+    found = _found_at(maps, smoothing, index)
+    others = is_certain.logical_not_().nonzero().squeeze(1)
+    if others.numel() > 0:
+        for field, of_others in zip(found, _search_whole(maps, smoothing, buffers, others), strict=True):
+            field.index_copy_(-1, others, of_others)
+    return found
+
+
+def _search_whole(maps: Tensor, smoothing: Smoothing, buffers: _Buffers, chosen: Tensor | None = None) -> _Found:
     places = _places(maps.shape[2], smoothing.radius, maps.device)
     blocks = [_find_first(smoothed, places) for smoothed in _smoothed_blocks(maps, smoothing, buffers, chosen)]
     return _found_of(blocks, maps.shape[1], maps.shape[2], smoothing.radius)
@@ -423,6 +503,56 @@ def _found_at(
         smoothed.div_(norms_x[shown_columns[:, center]].unsqueeze(1))
     around = smoothed.flatten(1)
     return _with_differences(around[:, 4], y, x, around[:, _CROSS], height, width)
+
+
+def _search_bands(
+    maps: Tensor,  # [N, H, W]
+    raw_y: Tensor,  # [N]
+    row_maxima: Tensor,  # [N, H]: no pixel of a row is larger
+    smoothing: Smoothing,
+    buffers: _Buffers,
+) -> tuple[_Found, Tensor]:
+    """The first maximum of the rows around each raw maximum, and whether it is the map's: [N]."""
+    (num_maps, height, width), radius, side = maps.shape, smoothing.radius, smoothing.side
+    device, limit = maps.device, _limit(maps)
+    first = (raw_y - smoothing.margin).clamp_(0, height - side).unsqueeze(1)
+    rows = first + torch.arange(side, device=device)
+    seen = first + torch.arange(-radius, side + radius, device=device)
+    shown = reflected(seen, height, smoothing.padding)
+    starts = (torch.arange(num_maps, device=device) * maps.stride(0)).unsqueeze(1).add(shown, alpha=width)
+    norms_y, norms_x = (_norms_of(size, smoothing, maps) for size in (height, width))
+    norms_of_rows = None if norms_y is None else norms_y[rows].unsqueeze(2)
+
+    count = evenly(num_maps, buffers.num_bands)
+    memory = _arrange(buffers, count, side, width, smoothing)
+    seen_maxima, places, blocks = maps.new_empty(seen.shape), _places(width, radius, device), []
+    for begin in range(0, num_maps, count):
+        some = slice(begin, begin + count)
+        bands = memory.columns[: num_maps - begin]
+        lines = bands.view(-1, width)
+        _select_lines(maps, starts[some].reshape(-1), width, lines)
+        torch.amax(bands, 2, out=seen_maxima[some])
+        if smoothing.padding == "zeros":
+            lines.index_fill_(0, (seen[some] != shown[some]).view(-1).nonzero().squeeze(1), 0.0)
+        bands.clamp_(-limit, limit)
+        smoothed = _smooth(memory, smoothing, None if norms_of_rows is None else norms_of_rows[some], norms_x)
+        blocks.append(_find_first(smoothed[: bands.shape[0]], places))
+    found = _found_of(blocks, side, width, radius)
+
+    # An average of rows is no larger than that of their maxima; but for the share of zeros these are not negative.
+    bounds = row_maxima.scatter(1, shown, seen_maxima).clamp_(0, limit)
+    bounds = _filter(_pad(bounds, 1, smoothing), 1, smoothing.taps)
+    if norms_y is not None:
+        bounds.div_(norms_y)
+    bounds.scatter_(1, rows, 0.0)
+    info = torch.finfo(maps.dtype)
+    is_certain = found.peaks > info.tiny / info.eps
+    is_certain &= bounds.amax(1) < found.peaks * (1 - _BOUND_MARGIN)
+    # Its neighbours are read as well.
+    first = first.squeeze(1)
+    is_certain &= (found.y > 0) | (first == 0)
+    is_certain &= (found.y < side - 1) | (first == height - side)
+    return found._replace(y=found.y + first), is_certain
 
 
 class _Found(NamedTuple):
