@@ -35,7 +35,7 @@ _SMOOTH_BLOCK = 3 * 2**15
 # Bands are tried for all maps once they were enough for this share of those before, else for a few.
 _WORTHWHILE, _FEW_MAPS = 0.25, 32
 # Products take as long as taps where a map's height and width together are so many times the taps.
-_PRODUCTS_PER_TAP = 20
+_PRODUCTS_PER_TAP = 16
 # Right of the middle of 3 x 3 pixels, below, left and above.
 _CROSS = [5, 7, 3, 1]
 
