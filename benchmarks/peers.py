@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dark_kernels import Keypoints, Recipe
+from dark_kernels import Keypoints, Recipe, recipes, transforms
 from dark_kernels.recipes import simcc_kernel_size
 
 Decoder = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -238,6 +239,47 @@ def max_pool_and_topk(heatmaps: Tensor, max_peaks: int) -> tuple[Tensor, Tensor]
     pooled = torch.nn.functional.max_pool2d(heatmaps, 3, 1, 1)
     best = torch.where(heatmaps == pooled, heatmaps, 0.0).flatten(2).topk(max_peaks)
     return best.values, best.indices
+
+
+def import_torchvision() -> None:
+    """`import torchvision`, where it was compiled for another PyTorch as well: for CUDA, say, beside a CPU build.
+
+    It then lacks its operators, and its import fails because it wants to describe two of them. Nothing here runs them.
+    """
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:
+        for module in [module for module in sys.modules if module.partition(".")[0] == "torchvision"]:
+            del sys.modules[module]
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+        importlib.import_module("torchvision")
+
+
+def transformers_processor(name: str) -> Any:
+    """An image processor of transformers, with its default sizes."""
+    try:
+        import_torchvision()
+    except ImportError as error:
+        raise NotInstalled(f"torchvision is not installed ({_first_line(error)})") from error
+    return getattr(_module("transformers", name), name)()
+
+
+def mmpose_codec(name: str, ours: bool, **options: Any) -> Any:
+    """A codec of MMPose, or ours in its place, which is made of it."""
+    module = _module("mmpose.codecs", name)
+    if ours:
+        module, name = importlib.import_module("dark_kernels.integrations.mmpose"), f"DarkKernels{name}"
+    return getattr(module, name)(**options)
+
+
+def darkpose_loop(config: Any, hm: np.ndarray, center: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What DarkPose's `get_final_preds` does, with `opencv_dark_loop`: DarkPose is a repository and no package."""
+    assert recipes.DARKPOSE.kernel_size == config.TEST.BLUR_KERNEL
+    coords, scores = opencv_dark_loop(recipes.DARKPOSE)(torch.from_numpy(hm))
+    matrices = transforms.darkpose(torch.from_numpy(center), torch.from_numpy(scale), (hm.shape[3], hm.shape[2]))
+    preds = coords @ matrices[:, :, :2].mT + matrices[:, None, :, 2]
+    return preds.numpy(), scores[..., None].numpy()
 
 
 # --- losses ---------------------------------------------------------------------------------------------------

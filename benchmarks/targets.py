@@ -168,6 +168,11 @@ TARGETS: tuple[Target, ...] = (
         variant=None,
     ),
     Target(
+        "drop-ins against what they replace", "not slower", "cpu",
+        over("what it replaces", "NumPy + OpenCV loop in DarkPose's place"), 1.0, at_most=False,
+        **{**_EVERYTHING, "operations": ("drop-in",)},
+    ),
+    Target(
         "everything against the reference", "not slower", "cpu", over("reference"), 1.0, at_most=False, **_EVERYTHING,
     ),
 )  # fmt: skip

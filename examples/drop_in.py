@@ -1,14 +1,13 @@
-"""Shared by the three examples of integrations: real heatmaps, and a report of two lines that do the same."""
+"""Shared by the three examples of integrations: heatmaps, and a report of two lines that do the same."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,21 +17,6 @@ from torch import Tensor
 from benchmarks.workloads import tiled_real_heatmaps
 
 SECONDS = 1.0  # to measure each line for, about
-
-
-def import_torchvision() -> None:
-    """`import torchvision`, where it was compiled for another PyTorch as well: for CUDA, say, beside a CPU build.
-
-    It then lacks its operators, and its import fails because it wants to describe two of them. Nothing here runs them.
-    """
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError:
-        for module in [module for module in sys.modules if module.partition(".")[0] == "torchvision"]:
-            del sys.modules[module]
-        for name in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{name}", "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-        importlib.import_module("torchvision")
 
 
 @contextlib.contextmanager
@@ -49,14 +33,43 @@ def needs(package: str) -> Iterator[None]:
 def parse(arguments: Sequence[str] | None, name: str, description: str | None) -> argparse.ArgumentParser:
     """The options that all three have."""
     parser = argparse.ArgumentParser(prog=f"python -m examples.{name}", description=(description or "").split("\n")[0])
-    parser.add_argument("--batch", type=int, default=32, help="crops; default: %(default)s")
+    parser.add_argument(
+        "--heatmaps",
+        type=Path,
+        metavar="FILE",
+        help="your network's [N, K, H, W], .npy or .pt; default: packaged ones",
+    )
+    parser.add_argument("--batch", type=int, help="crops; default: those of the file, else 32")
     parser.add_argument("--device", default="cpu", help="where the heatmaps are; default: %(default)s")
     return parser
 
 
 def heatmaps(options: argparse.Namespace) -> Tensor:
-    """[batch, 17, 64, 48] of a network, float32."""
-    return tiled_real_heatmaps((options.batch, 17, 64, 48)).to(options.device)
+    """[batch, K, H, W] of the user's file, or of a network, [batch, 17, 64, 48]: float32, on the device."""
+    if options.batch is not None and options.batch < 1:
+        raise SystemExit(f"--batch: got {options.batch}, expected 1 or more")
+    try:
+        device = torch.device(options.device)
+        if options.heatmaps is None:
+            return tiled_real_heatmaps((options.batch or 32, 17, 64, 48)).to(device)
+        return _read(options.heatmaps)[: options.batch].to(device)
+    except (RuntimeError, AssertionError) as error:  # what PyTorch raises where a device is unknown or not there
+        raise SystemExit(f"--device: got {options.device}: {str(error).splitlines()[0]}") from None
+
+
+def _read(path: Path) -> Tensor:
+    try:
+        loaded = np.load(path) if path.suffix == ".npy" else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file raises anything
+        reason = (str(error).splitlines() or [""])[0]
+        raise SystemExit(f"--heatmaps: can't read {path} ({type(error).__name__}: {reason})") from None
+    maps = torch.from_numpy(loaded) if isinstance(loaded, np.ndarray) and loaded.dtype.kind == "f" else loaded
+    if not isinstance(maps, Tensor) or maps.ndim != 4 or not maps.is_floating_point() or 0 in maps.shape:
+        got = (
+            f"{maps.dtype} {list(maps.shape)}".removeprefix("torch.") if hasattr(maps, "shape") else type(maps).__name__
+        )
+        raise SystemExit(f"--heatmaps: got {got} in {path}, expected floats [N, K, H, W]")
+    return maps.float().contiguous()
 
 
 def compare(
@@ -79,8 +92,9 @@ def compare(
     """
     (coords, scores), (our_coords, our_scores) = keypoints(before[1]()), keypoints(after[1]())
     valid = scores > 0
-    difference = float(np.abs(our_coords - coords)[valid].max())
-    assert np.allclose(our_scores, scores, rtol=1e-6, atol=0), "scores differ"
+    difference = float(np.abs(our_coords - coords)[valid].max(initial=0.0))
+    if not np.allclose(our_scores[valid], scores[valid], rtol=1e-6, atol=0):
+        raise SystemExit(f"{title}: scores differ by up to {np.abs(our_scores - scores)[valid].max():.1e}")
     seconds, our_seconds = _median_seconds(before[1], maps), _median_seconds(after[1], maps)
     where = f"{list(maps.shape)} on {maps.device}, {torch.get_num_threads()} threads"
     print(title)

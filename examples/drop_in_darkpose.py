@@ -1,9 +1,10 @@
 """DarkPose's `get_final_preds`: the line before, the line after, and the time of both.
 
-    python -m examples.drop_in_darkpose [--darkpose path/to/DarkPose]
+    python -m examples.drop_in_darkpose [--heatmaps FILE] [--darkpose path/to/DarkPose]
 
 DarkPose is a repository and no package. Without a checkout of it, the line before is stood in for by a loop that does
-the same with OpenCV (`benchmarks.peers.opencv_dark_loop`), which the extra `bench` installs.
+the same with OpenCV (`benchmarks.peers.darkpose_loop`), which the extra `bench` installs.
+The heatmaps are packaged ones, or your network's from a file; the crops that they are of are drawn.
 """
 
 from __future__ import annotations
@@ -13,13 +14,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
-import torch
 
-from benchmarks.peers import opencv_dark_loop
-from dark_kernels import recipes, transforms
+from benchmarks.peers import darkpose_loop
 from dark_kernels.integrations.darkpose import get_final_preds
 
 from . import drop_in
@@ -31,15 +29,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     maps = drop_in.heatmaps(options)
     generator = np.random.default_rng(0)
-    center = generator.uniform(50, 400, (options.batch, 2)).astype(np.float32)
-    scale = generator.uniform(0.5, 2.5, (options.batch, 2)).astype(np.float32)
+    center = generator.uniform(50, 400, (len(maps), 2)).astype(np.float32)
+    scale = generator.uniform(0.5, 2.5, (len(maps), 2)).astype(np.float32)
     config = SimpleNamespace(TEST=SimpleNamespace(BLUR_KERNEL=11))
 
     if options.darkpose:
         sys.path.insert(0, str(options.darkpose / "lib"))
-        published = importlib.import_module("core.inference").get_final_preds
+        with drop_in.needs(f"DarkPose in {options.darkpose}"):
+            published = importlib.import_module("core.inference").get_final_preds
     else:
-        published = _stand_in
+        with drop_in.needs("OpenCV"):
+            importlib.import_module("cv2")
+        published = darkpose_loop
     drop_in.compare(
         "DarkPose" if options.darkpose else "DarkPose, a stand-in for it",
         (
@@ -53,14 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lambda result: (result[0], result[1][..., 0]),
         maps,
     )
-
-
-def _stand_in(config: Any, hm: np.ndarray, center: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    assert recipes.DARKPOSE.kernel_size == config.TEST.BLUR_KERNEL
-    coords, scores = opencv_dark_loop(recipes.DARKPOSE)(torch.from_numpy(hm))
-    matrices = transforms.darkpose(torch.from_numpy(center), torch.from_numpy(scale), (hm.shape[3], hm.shape[2]))
-    preds = coords @ matrices[:, :, :2].mT + matrices[:, None, :, 2]
-    return preds.numpy(), scores[..., None].numpy()
 
 
 if __name__ == "__main__":

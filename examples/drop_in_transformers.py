@@ -1,9 +1,9 @@
 """VitPose's image processor in transformers: the line before, the line after, and the time of both.
 
-    python -m examples.drop_in_transformers
+    python -m examples.drop_in_transformers [--heatmaps FILE]
 
-Needs transformers, as `make test-integrations` installs it. The heatmaps are real ones and not a VitPose's, so nothing
-is downloaded.
+Needs transformers, as `make test-integrations` installs it. The heatmaps are packaged ones and not a VitPose's, so
+nothing is downloaded; or your model's `outputs.heatmaps`, saved to a file. The boxes are drawn.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from benchmarks.peers import import_torchvision
 from dark_kernels.integrations.transformers import post_process_pose_estimation
 
 from . import drop_in
@@ -22,12 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = drop_in.parse(arguments, "drop_in_transformers", __doc__).parse_args(arguments)
     maps = drop_in.heatmaps(options)
     with drop_in.needs("transformers"):
-        drop_in.import_torchvision()
+        import_torchvision()
         from transformers import VitPoseImageProcessor
 
     processor = VitPoseImageProcessor()
     outputs = SimpleNamespace(heatmaps=maps)
-    boxes = [[[x, y, 96.0, 128.0]] for x, y in np.random.default_rng(0).uniform(0, 400, (options.batch, 2)).tolist()]
+    boxes = [[[x, y, 96.0, 128.0]] for x, y in np.random.default_rng(0).uniform(0, 400, (len(maps), 2)).tolist()]
     drop_in.compare(
         "VitPose",
         (

@@ -27,6 +27,7 @@ class Patch(NamedTuple):
     seen_in: tuple[str, ...]  # versions of Triton
     replacements: tuple[tuple[Any, str, Any], ...]  # an owner, the name of its attribute, and what takes the place
     has_fault: Callable[[], bool]  # asks the interpreter as it is, patched or not
+    mended_in: tuple[int, int] | None = None  # the first version known to be without it
 
 
 @contextlib.contextmanager
@@ -124,13 +125,14 @@ def _makes_dtypes_at_every_look_up() -> bool:
     return make.call_count > 0
 
 
-PATCHES = (
+_ALL = (
     Patch(
         "nan",
         "The larger or smaller one of a NaN and a number is the number on a GPU, and the NaN in the interpreter.",
         ("3.4.0", "3.6.0", "3.7.1"),
         ((InterpreterBuilder, "create_maxnumf", _larger), (InterpreterBuilder, "create_minnumf", _smaller)),
         _prefers_nan,
+        mended_in=(3, 9),
     ),
     Patch(
         "functions",
@@ -147,4 +149,6 @@ PATCHES = (
         _makes_dtypes_at_every_look_up,
     ),
 )
+_VERSION = tuple(map(int, triton.__version__.split(".")[:2]))
+PATCHES = tuple(patch for patch in _ALL if patch.mended_in is None or patch.mended_in > _VERSION)
 _ORIGINALS = {(owner, name): getattr(owner, name) for patch in PATCHES for owner, name, _ in patch.replacements}

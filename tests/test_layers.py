@@ -60,7 +60,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "eager_mixture.py": ({"eager", "options"}, set()),
     "eager_plan.py": (set(), {"recipes"}),
     "eager_scores.py": ({"eager_plan"}, set()),
-    "eager_search.py": ({"eager_plan", "eager_scores"}, {"_common.lines", "recipes"}),
+    "eager_search.py": ({"eager_plan", "eager_scores"}, {"_common.lines", "_common.products", "recipes"}),
     "eager_steps.py": ({"eager_plan", "eager_scores"}, {"_common.products"}),
     "eager_voting.py": (set(), set()),
     "kernels.py": ({"options"}, {"_common.plans", "_triton", "recipes"}),

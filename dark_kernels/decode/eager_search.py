@@ -1,8 +1,9 @@
 """The first maximum of smoothed maps, for decode in eager: of most maps only a band of rows is smoothed.
 
 No smoothed pixel of a row exceeds what the filter makes of all rows' maxima there. Where this lies below what a band
-around the raw maximum has, the maximum is in that band; the other maps are smoothed whole. All is added up in one
-order: a band's numbers are those of the whole map.
+around the raw maximum has, the maximum is in that band. Of the other maps products with two matrices say which pixel it
+is, but where others come as near to it as products may round: these are smoothed whole. What is returned is added up in
+one order, in which a band's numbers, and those around a pixel, are those of the whole map.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .._common.lines import argmax_of_lines
+from .._common.products import product
 from ..recipes import OperatorRecipe
 from .eager_plan import evenly, on_device, reflected, rows_per_group
 from .eager_scores import Activation
@@ -32,6 +34,10 @@ _SEARCH_BLOCK = 2**22
 _SMOOTH_BLOCK = 3 * 2**15
 # Bands are tried for all maps once they were enough for this share of those before, else for a few.
 _WORTHWHILE, _FEW_MAPS = 0.25, 32
+# Products take as long as taps where a map's height and width together are so many times the taps.
+_PRODUCTS_PER_TAP = 16
+# Right of the middle of 3 x 3 pixels, below, left and above.
+_CROSS = [5, 7, 3, 1]
 
 
 class Smoothing(NamedTuple):
@@ -365,8 +371,11 @@ def _search_block(
         parts.append(SmoothedMaxima(*found, raw_maxima[some], raw_y[some], raw_x[some]))
 
     # Elsewhere than on CPU the host would have to wait to learn which maps a band is not enough for.
-    if 2 * smoothing.side > height or maps.device.type != "cpu":
+    if maps.device.type != "cpu":
         append(_search_whole(maps, smoothing, buffers), slice(None))
+        return share
+    if 2 * smoothing.side > height:
+        append(_search_all(maps, raw_maxima, smoothing, buffers), slice(None))
         return share
     first = 0
     while first < num_maps:
@@ -376,13 +385,14 @@ def _search_block(
         )
         whole = is_certain.logical_not_().nonzero().squeeze(1)
         if whole.numel() > 0:
-            for field, of_whole in zip(found, _search_whole(maps[some], smoothing, buffers, whole), strict=True):
+            of_others = _search_all(maps[some], raw_maxima[some], smoothing, buffers, whole)
+            for field, of_whole in zip(found, of_others, strict=True):
                 field.index_copy_(-1, whole, of_whole)
         append(found, some)
         share, first = 1 - whole.numel() / is_certain.numel(), some.stop
         if share < _WORTHWHILE and first < num_maps:
             rest = slice(first, num_maps)
-            append(_search_whole(maps[rest], smoothing, buffers), rest)
+            append(_search_all(maps[rest], raw_maxima[rest], smoothing, buffers), rest)
             break
     return share
 
@@ -394,10 +404,105 @@ def _select_lines(maps: Tensor, starts: Tensor, length: int, out: Tensor | None 
     return torch.index_select(lines, 0, starts, out=out)
 
 
+def _search_all(
+    maps: Tensor,  # [N, H, W]
+    raw_maxima: Tensor,  # [N]
+    smoothing: Smoothing,
+    buffers: _Buffers,
+    chosen: Tensor | None = None,
+) -> _Found:
+    """Search maps on CPU, or the chosen ones, wherever their maxima are."""
+    if maps.shape[1] + maps.shape[2] > _PRODUCTS_PER_TAP * (2 * smoothing.radius + 1):
+        return _search_whole(maps, smoothing, buffers, chosen)
+    if chosen is not None:
+        maps, raw_maxima = maps.index_select(0, chosen), raw_maxima.index_select(0, chosen)
+    index, is_certain = _search_by_products(maps, smoothing, raw_maxima)
+    found = _found_at(maps, smoothing, index)
+    others = is_certain.logical_not_().nonzero().squeeze(1)
+    if others.numel() > 0:
+        for field, of_others in zip(found, _search_whole(maps, smoothing, buffers, others), strict=True):
+            field.index_copy_(-1, others, of_others)
+    return found
+
+
 def _search_whole(maps: Tensor, smoothing: Smoothing, buffers: _Buffers, chosen: Tensor | None = None) -> _Found:
     places = _places(maps.shape[2], smoothing.radius, maps.device)
     blocks = [_find_first(smoothed, places) for smoothed in _smoothed_blocks(maps, smoothing, buffers, chosen)]
     return _found_of(blocks, maps.shape[1], maps.shape[2], smoothing.radius)
+
+
+def _search_by_products(
+    maps: Tensor,  # [N, H, W]
+    smoothing: Smoothing,
+    raw_maxima: Tensor,  # [N]
+) -> tuple[Tensor, Tensor]:
+    """Index the largest pixel of each map smoothed by products, [N], and tell whether no other can be the largest: [N].
+
+    Sums of products of n numbers and weights are within n roundings of the sum of their sizes whatever their order.
+    """
+    num_maps, height, width = maps.shape
+    limit, info = _limit(maps), torch.finfo(maps.dtype)
+    over_y, over_x = (_matrix_of(size, smoothing, maps.dtype) for size in (height, width))
+    count = evenly(num_maps, max(1, _SMOOTH_BLOCK // (height * width)))
+    over_y = over_y.t().expand(count, height, height)
+    largest, seconds = maps.new_empty(2, num_maps, 1)
+    index = maps.new_empty((num_maps, 1), dtype=torch.int64)
+    lowest = maps.new_empty(num_maps)
+    for begin in range(0, num_maps, count):
+        some = slice(begin, begin + count)
+        block = maps[some].clamp(-limit, limit)
+        torch.amin(block, (1, 2), out=lowest[some])
+        lines = product(over_y[: block.shape[0]], product(block, over_x)).flatten(1)
+        places = index[some].copy_(argmax_of_lines(lines).unsqueeze(1))
+        torch.gather(lines, 1, places, out=largest[some])
+        torch.amax(lines.scatter_(1, places, -math.inf), 1, keepdim=True, out=seconds[some])
+    # Each of the two sums, twice over two axes, of both ways, for two pixels; and eight for weights and norms.
+    num_roundings = 4 * (2 * smoothing.radius + 1) + 16
+    size = torch.maximum(raw_maxima.clamp(-limit, limit), lowest.neg_())
+    is_certain = largest.sub_(seconds).squeeze(1) > size * (num_roundings * info.eps)
+    # Less than normal numbers are rounded to others, or to zero.
+    is_certain &= size > info.tiny / info.eps
+    return index.squeeze(1), is_certain
+
+
+def _matrix(size: int, smoothing: Smoothing, dtype: torch.dtype) -> Tensor:
+    """What each pixel of an axis adds to each smoothed one: [size, size], smoothed ones last."""
+    pixels = torch.eye(size, dtype=dtype, device="cpu")
+    weights = _filter(_pad(pixels, 1, smoothing), 1, smoothing.taps)
+    norms = _norms_of(size, smoothing, pixels)
+    return weights if norms is None else weights.div_(norms)
+
+
+_matrix_of = functools.lru_cache(maxsize=32)(_matrix)
+
+
+def _found_at(
+    maps: Tensor,  # [N, H, W]
+    smoothing: Smoothing,
+    index: Tensor,  # [N]
+) -> _Found:
+    """Smooth one pixel of each map and those around it."""
+    num_maps, height, width = maps.shape
+    y = index.div(width, rounding_mode="floor")
+    x = index - y * width
+    reach = torch.arange(-smoothing.radius - 1, smoothing.radius + 2, device=maps.device)
+    rows, columns = y.unsqueeze(1) + reach, x.unsqueeze(1) + reach
+    shown_rows, shown_columns = reflected(rows, height, smoothing.padding), reflected(columns, width, smoothing.padding)
+    seen = shown_rows.unsqueeze(2) * width + shown_columns.unsqueeze(1)
+    limit = _limit(maps)
+    windows = maps.view(num_maps, -1).gather(1, seen.flatten(1)).clamp_(-limit, limit).view(seen.shape)
+    if smoothing.padding == "zeros":
+        windows.masked_fill_((rows != shown_rows).unsqueeze(2) | (columns != shown_columns).unsqueeze(1), 0.0)
+    norms_y, norms_x = (_norms_of(size, smoothing, maps) for size in (height, width))
+    center = slice(smoothing.radius, smoothing.radius + 3)
+    smoothed = _filter(windows, 1, smoothing.taps)
+    if norms_y is not None:
+        smoothed.div_(norms_y[shown_rows[:, center]].unsqueeze(2))
+    smoothed = _filter(smoothed, 2, smoothing.taps)
+    if norms_x is not None:
+        smoothed.div_(norms_x[shown_columns[:, center]].unsqueeze(1))
+    around = smoothed.flatten(1)
+    return _with_differences(around[:, 4], y, x, around[:, _CROSS], height, width)
 
 
 def _search_bands(
@@ -477,7 +582,11 @@ def _found_of(blocks: list[tuple[Tensor, Tensor]], height: int, width: int, radi
     index, values = (torch.cat(each) for each in zip(*blocks, strict=True))
     y = index.div(width + 2 * radius, rounding_mode="floor")
     x = index - y * (width + 2 * radius)
-    peaks, around = values[:, :1], values[:, 1:]
+    return _with_differences(values[:, 0], y, x, values[:, 1:], height, width)
+
+
+def _with_differences(peaks: Tensor, y: Tensor, x: Tensor, around: Tensor, height: int, width: int) -> _Found:
+    """The maxima, given what lies right of them, below, left and above: [N, 4]. Beyond a border is what is on it."""
     is_border = torch.stack([x == width - 1, y == height - 1, x == 0, y == 0], 1)
-    around = torch.where(is_border, peaks, around)
-    return _Found(peaks.squeeze(1), y, x, (around[:, :2] - around[:, 2:]).t())
+    around = torch.where(is_border, peaks.unsqueeze(1), around)
+    return _Found(peaks, y, x, (around[:, :2] - around[:, 2:]).t())

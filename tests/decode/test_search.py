@@ -164,6 +164,43 @@ def test_noise_is_tried_on_few_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tried == [few, few, few, 50 - few, 50]
 
 
+def test_products_are_enough_for_noise_and_not_for_what_is_nearly_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    certain: list[float] = []
+    search = eager_search._search_by_products
+
+    def counted(*arguments: object) -> object:
+        index, is_certain = search(*arguments)  # type: ignore[arg-type]
+        certain.append(is_certain.float().mean().item())
+        return index, is_certain
+
+    monkeypatch.setattr(eager_search, "_search_by_products", counted)
+    monkeypatch.setattr(eager_search, "_FEW_MAPS", 1)
+    noise = torch.rand(2, 50, 64, 48, generator=torch.Generator().manual_seed(0))
+    flat = torch.full_like(noise, 0.7)
+    # Two blobs of which the second is higher by less than what products may round.
+    twins = torch.zeros(1, 50, 64, 48)
+    twins[..., 20:25, 20:25] = testing.gaussian_blobs(1, 50, 5, 5, sigma=1.2).heatmaps.float()
+    twins[..., 40:45, 20:25] = twins[..., 20:25, 20:25] * (1 + 2e-7)
+    with_nan = noise.clone()
+    with_nan[..., 3, 3] = math.nan
+    for maps, is_enough in ((noise, True), (flat, False), (twins, False), (with_nan, False)):
+        certain.clear()
+        for smoothing in (blur(11, "zeros"), blur(11, "symmetric"), MATCHED_FILTER):
+            assert_finds_what_the_whole_map_has(maps, smoothing)
+        assert certain
+        assert min(certain) > 0.9 if is_enough else max(certain) < 0.1
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHINGS, ids=lambda one: f"{one.padding}-{one.radius}-{one.is_matched}")
+def test_products_round_less_than_they_are_said_to(smoothing: Smoothing) -> None:
+    """The two ways differ by less than half of what decides whether a pixel is certain."""
+    maps = testing.heatmaps_of_kinds(["noise", "noisy_blob", "negative"], 1, 60, 96, 72, seed=8).flatten(0, 1)
+    over_y, over_x = (eager_search._matrix_of(size, smoothing, maps.dtype) for size in maps.shape[1:])
+    difference = over_y.t() @ (maps @ over_x) - eager_search.smooth(maps, smoothing)
+    bound = (2 * (2 * smoothing.radius + 1) + 8) * torch.finfo(maps.dtype).eps * maps.abs().amax((1, 2))
+    assert bool((difference.abs().amax((1, 2)) <= bound).all())
+
+
 def test_chosen_maps_and_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     heatmaps = testing.heatmaps_of_kinds(["noisy_blob", "noise", "some_nan"], 3, 7, 64, 48, seed=5)
     whole = eager_search.search_smoothed(heatmaps, MATCHED_FILTER)

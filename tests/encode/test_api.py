@@ -68,6 +68,6 @@ def test_reference_takes_the_same_arguments() -> None:
 def test_docstring() -> None:
     """Names every argument, and its example runs."""
     for name in inspect.signature(encode).parameters:
-        assert f"        {name}: " in encode.__doc__
+        assert f"    {name}: " in inspect.cleandoc(encode.__doc__)
     assert doctest.testmod(api).failed == 0
     assert doctest.testmod(api).attempted > 0

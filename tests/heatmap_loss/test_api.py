@@ -101,7 +101,7 @@ def test_the_arguments_are_the_same_where_they_make_sense() -> None:
 def test_docstrings_name_every_argument(kind: str) -> None:
     function = FUNCTIONS[kind]
     for name in inspect.signature(function).parameters:
-        assert f"        {name}: " in function.__doc__
+        assert f"    {name}: " in inspect.cleandoc(function.__doc__)
 
 
 def test_examples_run() -> None:

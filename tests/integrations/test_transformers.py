@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks import peers
 from dark_kernels import testing
 from dark_kernels.integrations.transformers import (
     post_process_pose_estimation,
     post_process_sapiens2,
     post_process_vitpose,
 )
-from examples import drop_in
 
 from .conftest import require
 
@@ -64,7 +64,7 @@ def assert_same(ours: Any, published: Any, heatmap_width: int, sizes: list[float
 def vitpose(request: pytest.FixtureRequest) -> Any:
     """Both image processors that transformers has for VitPose."""
     require("transformers")
-    drop_in.import_torchvision()
+    peers.import_torchvision()
     if request.param == "pil":
         return require("transformers.models.vitpose.image_processing_pil_vitpose").VitPoseImageProcessorPil()
     return require("transformers").VitPoseImageProcessor()
@@ -159,7 +159,7 @@ def test_vitpose_of_large_batches(vitpose: Any) -> None:
 @pytest.fixture(scope="module")
 def sapiens() -> Any:
     transformers = require("transformers")
-    drop_in.import_torchvision()
+    peers.import_torchvision()
     if not hasattr(transformers, "Sapiens2ImageProcessor"):
         pytest.skip("this version of transformers has no Sapiens2")
     return transformers.Sapiens2ImageProcessor()

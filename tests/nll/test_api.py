@@ -131,4 +131,4 @@ def test_references_take_the_same_arguments(function: Any, reference: Any) -> No
 @pytest.mark.parametrize("function", [gaussian_nll, linear_gaussian_nll])
 def test_docstrings_name_every_argument(function: Any) -> None:
     for name in inspect.signature(function).parameters:
-        assert f"        {name}: " in function.__doc__
+        assert f"    {name}: " in inspect.cleandoc(function.__doc__)

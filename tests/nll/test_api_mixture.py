@@ -97,6 +97,6 @@ def test_reference_takes_the_same_arguments() -> None:
 def test_docstring() -> None:
     """Names every argument, and its example runs."""
     for name in inspect.signature(gaussian_mixture_nll).parameters:
-        assert f"        {name}: " in gaussian_mixture_nll.__doc__
+        assert f"    {name}: " in inspect.cleandoc(gaussian_mixture_nll.__doc__)
     assert doctest.testmod(api_mixture).failed == 0
     assert doctest.testmod(api_mixture).attempted > 0
