@@ -27,7 +27,7 @@ LIMITS = {
     "decode": Limit(96, before_3_7=128),
     "decode, wide stencil": Limit(96, before_3_7=176),
     "decode, wide search": Limit(128, before_3_7=168),
-    "decode, search": Limit(128),
+    "decode, search": Limit(128, before_3_7=168),
     "decode, search of pixels apart": Limit(168),
     "decode, fit": Limit(128, before_3_7=136),
     "decode, matched search": Limit(168),
