@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.machine import toolchain
+from benchmarks.host.__main__ import c_compiler
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.skipif(toolchain.problem() is not None, reason=f"{toolchain.problem()}")
+@pytest.mark.skipif(c_compiler() is None, reason="there is no C compiler")
 def test_calls_are_launched_and_timed() -> None:
     """In a process of its own, where Triton compiles."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
