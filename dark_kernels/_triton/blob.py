@@ -11,7 +11,7 @@ from .covariance import covariance_of, no_covariance
 from .equations import solve
 from .maps import load_pixels
 from .peak import Step
-from .sums import reciprocal, rounded_product
+from .sums import reciprocal, rounded_product, sum_of_products
 
 
 class Patch(NamedTuple):
@@ -52,19 +52,9 @@ def _load_patch(maps, peak, RECIPE: tl.constexpr):
 
 
 @triton.jit
-def _product(one, other, RECIPE: tl.constexpr):
-    """one * other, of pixels, which a lane may fuse with the sum of its own. See `sums.py`."""
-    if RECIPE.FIT_LANES >= RECIPE.BLUR.STRIP:  # no two lanes share a part of a column
-        product = one * other
-    else:
-        product = rounded_product(one, other)
-    return product
-
-
-@triton.jit
-def _total(one, other, RECIPE: tl.constexpr):
+def _total(one, other):
     """The sum of products over a patch."""
-    return tl.sum(tl.sum(_product(one, other, RECIPE), axis=0), axis=0)
+    return tl.sum(sum_of_products(one, other), axis=0)
 
 
 @triton.jit
@@ -111,30 +101,30 @@ def blob_step(maps, peak, RECIPE: tl.constexpr):
         exponent = EXPONENT / variance
         shape = tl.exp2(vv * exponent + (uu * exponent)[None, :])
 
-        amplitude = _total(shape, pixels, RECIPE) * reciprocal(_total(shape, shape, RECIPE))
+        amplitude = _total(shape, pixels) * reciprocal(_total(shape, shape))
         exists = exists & (amplitude > 0)
         residuals = pixels - amplitude * shape
         below = tl.minimum(residuals, 0.0)
-        per_tolerated = tl.minimum(LEAST_TOLERATED / amplitude, over_noise * tl.rsqrt(_total(below, below, RECIPE)))
+        per_tolerated = tl.minimum(LEAST_TOLERATED / amplitude, over_noise * tl.rsqrt(_total(below, below)))
         excess = tl.maximum(residuals, 0.0) * per_tolerated
         weighted = shape * reciprocal(1.0 + excess * excess)
 
         # Sums of each part of a column, with powers of v.
-        squares = _product(weighted, shape, RECIPE)
-        squares_vv = _product(squares, vv, RECIPE)
+        squares = rounded_product(weighted, shape)
+        squares_vv = rounded_product(squares, vv)
         m = tl.sum(squares, axis=0)
-        m_v = tl.sum(_product(squares, v, RECIPE), axis=0)
+        m_v = sum_of_products(squares, v)
         m_vv = tl.sum(squares_vv, axis=0)
-        m_vvv = tl.sum(_product(squares_vv, v, RECIPE), axis=0)
-        m_vvvv = tl.sum(_product(squares_vv, vv, RECIPE), axis=0)
+        m_vvv = sum_of_products(squares_vv, v)
+        m_vvvv = sum_of_products(squares_vv, vv)
         m_q = uu * m + m_vv
         one_sum = tl.sum(m, axis=0)
-        amplitude = _total(weighted, pixels, RECIPE) * reciprocal(one_sum)
+        amplitude = _total(weighted, pixels) * reciprocal(one_sum)
         exists = exists & (amplitude > 0)
-        products = _product(weighted, pixels - amplitude * shape, RECIPE)
+        products = rounded_product(weighted, pixels - amplitude * shape)
         b = tl.sum(products, axis=0)
-        b_v = tl.sum(_product(products, v, RECIPE), axis=0)
-        b_vv = tl.sum(_product(products, vv, RECIPE), axis=0)
+        b_v = sum_of_products(products, v)
+        b_vv = sum_of_products(products, vv)
 
         # And of all, with q = u^2 + v^2.
         u_sum = tl.sum(rounded_product(u, m), axis=0)

@@ -25,8 +25,6 @@ LIMIT = tl.constexpr(3.4028234663852886e38 / 4)
 # Where a whole map is searched it is in strips of columns, of a blur up to this radius, else in square tiles.
 STRIP_RADIUS = 11
 _TILE_SIDE = 16
-# There a lane may hold so many blurred pixels, of so many columns, of a blur up to this radius.
-_HELD, _MOST_COLUMNS, _WIDE_RADIUS = 72, 6, 6
 
 # Points of a stencil on the blurred map, by the lane that holds them. Lane 0 holds the centre, and the compact stencil
 # has the first seven.
@@ -68,12 +66,10 @@ class Blur(NamedTuple):
     TILE_SIDE: int
     HALO_SIDE: int  # a power of two, at least TILE_SIDE + 2 radius
     POINTS_AT_ONCE: int  # that are blurred in a tile
-    STRIP: int  # lanes that a strip is scanned with
+    STRIP: int  # columns of a strip
     WEIGHTS: tuple[float, ...]  # centre first; none of a blur that is searched in tiles
     READING: Reading  # of the pixels that are blurred
     POWER: float = 0.0  # of a matched filter: the sum of its squared weights in a row inside a map; 0 of a blur
-    COLUMNS: int = 1  # of a lane, where a strip is wide
-    PARTS: int = 1  # of a wide strip's rows, each with its lanes
 
 
 def taps_of(weights: tuple[float, ...]) -> Taps:
@@ -99,27 +95,6 @@ def blur_of(weights: tuple[float, ...], padding: str, reach: int, reading: Readi
         WEIGHTS=weights if taps.RADIUS <= STRIP_RADIUS else (),
         READING=reading,
     )
-
-
-def wide_strip(height: int, width: int, lanes: int, radius: int) -> tuple[int, int]:
-    """Choose columns of a lane and parts of rows, for a search of a whole map with so many lanes.
-
-    Columns beside each other share the pixels that they see, and parts the lanes that a narrow map has no columns for;
-    each part blurs 2 `radius` rows that belong to others. What counts are instructions.
-    """
-
-    def work(columns: int, parts: int) -> int:
-        strips = triton.cdiv(width, columns * (lanes // parts))
-        rows = triton.cdiv(height, parts)
-        taps = 2 * radius + 1
-        across = columns * taps + 3 * (columns + 2 * radius)
-        return strips * ((rows + 2 * radius) * across + rows * columns * (taps + 4))
-
-    if radius > _WIDE_RADIUS:  # which takes more registers and longer to compile
-        return 1, 1
-    most = min(_HELD // (2 * radius + 1), _MOST_COLUMNS)
-    shapes = [(columns, parts) for columns in range(1, most + 1) for parts in (1, 2, 4, 8)]
-    return min(shapes, key=lambda shape: work(*shape))
 
 
 def filter_of(weights: tuple[float, ...], reading: Reading) -> Blur:

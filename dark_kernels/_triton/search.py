@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from .blur import LIMIT, blur_points, source_index
+from .blur import LIMIT, blur_points, gain, source_index
 from .maps import Maps, activated, clamped, load_pixels, load_step, row_of
 
 
@@ -40,6 +40,13 @@ class Seen(NamedTuple):
     bottom: Any
     left: Any
     right: Any
+
+
+class Columns(NamedTuple):
+    """The best of each column of a strip so far."""
+
+    best: Any  # [STRIP]
+    row: Any  # [STRIP] where it stands
 
 
 @triton.jit
@@ -206,72 +213,49 @@ def _near_index(index, size, PADDING: tl.constexpr):
 
 
 @triton.jit
-def _pixels_of_row(
-    maps, y, x, exists, COUNT: tl.constexpr, IS_INSIDE: tl.constexpr, SCAN: tl.constexpr, BLUR: tl.constexpr
-):
-    """A tuple of the pixels at x, x + 1, ... of rows y that lie in the map, as a blur sees them: [LANES] each.
-
-    `exists`: a bit for each, which of them lie inside the map.
-    """
+def _pixels_beside(maps, row_ptr, y, x, distance, IS_INSIDE: tl.constexpr, BLUR: tl.constexpr):
+    """Pixels of a row at x + distance, as a blur sees them: [STRIP]. `row_ptr`: of those at x."""
     ACTIVATION: tl.constexpr = BLUR.READING.ACTIVATION
-    pixels = ()
-    if maps.flipped is not None:
-        for place in tl.static_range(COUNT):
-            column = x + place
-            if BLUR.PADDING != "zeros":
-                column = _near_index(column, maps.width, BLUR.PADDING)
-            is_there = None
-            if BLUR.PADDING == "zeros" and not IS_INSIDE:
-                is_there = ((exists >> place) & 1) != 0
-            pixels += (load_pixels(maps, y, column, is_there, BLUR.READING),)  # type: ignore[assignment]
+    seen = x + distance
+    exists = None
+    if not IS_INSIDE:
+        if BLUR.PADDING == "zeros":
+            exists = (seen >= 0) & (seen < maps.width)
+        else:
+            seen = _near_index(seen, maps.width, BLUR.PADDING)
+    if maps.flipped is None and (IS_INSIDE or BLUR.PADDING == "zeros"):
+        # From the pixel itself, so that a distance is part of the instruction that loads.
+        pixel_ptr = row_ptr + distance * (tl.full([], 0, dtype=tl.int64) + maps.plain.stride_w)
+        if exists is None:
+            pixels = tl.load(pixel_ptr)
+        else:
+            pixels = tl.load(pixel_ptr, mask=exists, other=0.0)
+        pixels = pixels.to(tl.float32)
+        if ACTIVATION != "none":
+            pixels = activated(pixels, maps.softmax, ACTIVATION)
+            if exists is not None:
+                pixels = tl.where(exists, pixels, 0.0)
     else:
-        row_ptr = maps.plain.ptr + y.to(tl.int64) * maps.plain.stride_h
-        # From the first pixel, so that a distance is part of the instruction that loads.
-        first_ptr = row_ptr + x.to(tl.int64) * maps.plain.stride_w
-        for place in tl.static_range(COUNT):
-            pixel_ptr = first_ptr + place * (tl.full([], 0, dtype=tl.int64) + maps.plain.stride_w)
-            is_there = None
-            if not IS_INSIDE:
-                if BLUR.PADDING == "zeros":
-                    is_there = ((exists >> place) & 1) != 0
-                else:
-                    column = _near_index(x + place, maps.width, BLUR.PADDING)
-                    if SCAN.WIDE_INDEX:
-                        column = column.to(tl.int64)
-                    pixel_ptr = row_ptr + column * maps.plain.stride_w
-            if is_there is None:
-                pixel = tl.load(pixel_ptr).to(tl.float32)
-            else:
-                pixel = tl.load(pixel_ptr, mask=is_there, other=0.0).to(tl.float32)
-            if ACTIVATION != "none":
-                pixel = activated(pixel, maps.softmax, ACTIVATION)
-                if is_there is not None:
-                    pixel = tl.where(is_there, pixel, 0.0)
-            pixels += (pixel,)  # type: ignore[assignment]
+        pixels = load_pixels(maps, y, seen, exists, BLUR.READING)
     return pixels
 
 
 @triton.jit
-def _blurred_row(
-    maps, y, x, exists, COLUMNS: tl.constexpr, IS_INSIDE: tl.constexpr, SCAN: tl.constexpr, BLUR: tl.constexpr
-):
-    """Rows y, which may lie beyond the border, blurred along themselves, at the columns x, x + 1, ...: a tuple."""
-    RADIUS: tl.constexpr = BLUR.TAPS.RADIUS
+def _blurred_row(maps, y, x, IS_INSIDE: tl.constexpr, BLUR: tl.constexpr):
+    """A row, which may lie beyond the border, blurred along itself at the columns x: [STRIP]."""
     place = clamped(y, maps.height)
     if BLUR.PADDING != "zeros":
         # The last iteration goes beyond what mirrors, with rows that no result depends on.
-        place = clamped(_near_index(y, maps.height, BLUR.PADDING), maps.height)
-    pixels = _pixels_of_row(maps, place, x - RADIUS, exists, COLUMNS + 2 * RADIUS, IS_INSIDE, SCAN, BLUR)
-    rows = ()
-    for column in tl.static_range(COLUMNS):
-        blurred = pixels[column + RADIUS] * BLUR.WEIGHTS[0]
-        for distance in tl.static_range(1, RADIUS + 1):
-            both = pixels[column + RADIUS - distance] + pixels[column + RADIUS + distance]
-            blurred = tl.fma(both, BLUR.WEIGHTS[distance], blurred)
-        if BLUR.PADDING == "zeros":
-            blurred = tl.where(place == y, blurred, 0.0)
-        rows += (blurred,)  # type: ignore[assignment]
-    return rows
+        place = tl.maximum(_near_index(y, maps.height, BLUR.PADDING), 0)
+    row_ptr = maps.plain.ptr + (place.to(tl.int64) * maps.plain.stride_h + x.to(tl.int64) * maps.plain.stride_w)
+    blurred = _pixels_beside(maps, row_ptr, place, x, 0, IS_INSIDE, BLUR) * BLUR.WEIGHTS[0]
+    for distance in tl.static_range(1, BLUR.TAPS.RADIUS + 1):
+        left = _pixels_beside(maps, row_ptr, place, x, -distance, IS_INSIDE, BLUR)
+        right = _pixels_beside(maps, row_ptr, place, x, distance, IS_INSIDE, BLUR)
+        blurred = tl.fma(left + right, BLUR.WEIGHTS[distance], blurred)
+    if BLUR.PADDING == "zeros":
+        blurred = tl.where(place == y, blurred, 0.0)
+    return blurred
 
 
 @triton.jit
@@ -284,137 +268,55 @@ def _repeated(value, count):
 
 
 @triton.jit
-def _gain_beside(place, size, BLUR: tl.constexpr):
-    """`gain`, place by place: the sum of the constants that a place has inside."""
-    power = tl.full(place.shape, BLUR.WEIGHTS[0] * BLUR.WEIGHTS[0], dtype=tl.float32)
-    for distance in tl.static_range(1, BLUR.TAPS.RADIUS + 1):
-        count = (place >= distance).to(tl.float32) + (place + distance < size).to(tl.float32)
-        power = tl.fma(count, BLUR.WEIGHTS[distance] * BLUR.WEIGHTS[distance], power)
-    is_inside = (place >= BLUR.TAPS.RADIUS) & (place + BLUR.TAPS.RADIUS < size)
-    return tl.where(is_inside, 1.0, tl.sqrt(BLUR.POWER / power))
-
-
-class Span(NamedTuple):
-    """Rows that lanes scan: their own first and last, and the first of the first and of the last part."""
-
-    first: Any  # [LANES]
-    last: Any  # [LANES]
-    top: Any
-    last_part: Any
-
-
-@triton.jit
-def _better(maps, best, rows, step, start, span, gains, COLUMNS: tl.constexpr, BLUR: tl.constexpr):
-    """The best of each column and then the rows where these stand, with row `start + step` of each part."""
-    RADIUS: tl.constexpr = BLUR.TAPS.RADIUS
-    center = span.first + (start + step)
-    is_row = (center >= span.first) & (center <= span.last)
-    gain_y = tl.full(center.shape, 1.0, dtype=tl.float32)
-    if BLUR.POWER > 0:
-        goes_up = span.top + (start + step) < RADIUS
-        if goes_up | (span.last_part + (start + step) + RADIUS >= maps.height):
-            gain_y = _gain_beside(center, maps.height, BLUR)
-    new_best = ()
-    new_row = ()
-    for column in tl.static_range(COLUMNS):
-        blurred = rows[(step + RADIUS) * COLUMNS + column] * BLUR.WEIGHTS[0]
-        for distance in tl.static_range(1, RADIUS + 1):
-            above = rows[(step + RADIUS - distance) * COLUMNS + column]
-            below = rows[(step + RADIUS + distance) * COLUMNS + column]
-            blurred = tl.fma(above + below, BLUR.WEIGHTS[distance], blurred)
-        if BLUR.POWER > 0:
-            blurred = blurred * gains[column] * gain_y
-        is_better = (blurred > best[column]) & is_row
-        new_best += (tl.where(is_better, blurred, best[column]),)  # type: ignore[assignment]
-        new_row += (tl.where(is_better, center, best[COLUMNS + column]),)  # type: ignore[assignment]
-    return new_best + new_row
-
-
-@triton.jit
-def _scan_strip(
-    maps,
-    rectangle,
-    part,  # [LANES] the part of the rows that a lane scans
-    x,  # [LANES] its first column
-    COLUMNS: tl.constexpr,
-    PARTS: tl.constexpr,
-    IS_INSIDE: tl.constexpr,
-    SCAN: tl.constexpr,
-    BLUR: tl.constexpr,
-):
-    """`Maximum` of each lane, of its COLUMNS columns. It goes down these and holds the last 2 RADIUS blurred rows."""
+def _scan_strip(maps, x, gain_x, rectangle, IS_INSIDE: tl.constexpr, BLUR: tl.constexpr):
+    """`Columns` of the rectangle's rows. A thread goes down a column and holds the last 2 RADIUS + 1 blurred rows."""
     ROWS: tl.constexpr = 4  # in an iteration: of those that are held only names change
     RADIUS: tl.constexpr = BLUR.TAPS.RADIUS
-    num_rows = (rectangle.bottom - rectangle.top) // PARTS + 1
-    first = rectangle.top + part * num_rows
-    last = tl.minimum(first + (num_rows - 1), rectangle.bottom)
-    span = Span(first, last, rectangle.top, rectangle.top + (PARTS - 1) * num_rows)
-    exists = tl.zeros(x.shape, dtype=tl.int32)
-    if not IS_INSIDE:
-        for place in tl.static_range(COLUMNS + 2 * RADIUS):
-            column = x + (place - RADIUS)
-            exists |= tl.where((column >= 0) & (column < maps.width), 1 << place, 0)
-    gains = ()
-    for column in tl.static_range(COLUMNS):
-        if BLUR.POWER > 0:
-            gains += (_gain_beside(x + column, maps.width, BLUR),)  # type: ignore[assignment]
-    best = _repeated(tl.full(x.shape, float("-inf"), dtype=tl.float32), COLUMNS) + _repeated(first, COLUMNS)
-    held = _repeated(tl.zeros(x.shape, dtype=tl.float32), 2 * RADIUS * COLUMNS)
-    for start in range(-2 * RADIUS, num_rows, ROWS):
-        rows = held
-        for step in tl.static_range(ROWS):
-            y = first + (start + step + RADIUS)
-            rows += _blurred_row(maps, y, x, exists, COLUMNS, IS_INSIDE, SCAN, BLUR)
-            if COLUMNS == 1:  # rather than to hold more rows
-                best = _better(maps, best, rows, step, start, span, gains, COLUMNS, BLUR)
-        if COLUMNS > 1:
-            if start + ROWS > 0:  # before that not all rows are there
-                for step in tl.static_range(ROWS):
-                    best = _better(maps, best, rows, step, start, span, gains, COLUMNS, BLUR)
-        held = rows[ROWS * COLUMNS :]
-
-    largest = tl.where(x < maps.width, best[0], float("-inf"))
-    index = best[COLUMNS].to(tl.int64) * maps.width + x
-    for column in tl.static_range(1, COLUMNS):
-        value = tl.where(x + column < maps.width, best[column], float("-inf"))
-        place = best[COLUMNS + column].to(tl.int64) * maps.width + (x + column)
-        is_first = (value > largest) | ((value == largest) & (place < index))
-        largest = tl.where(is_first, value, largest)
-        index = tl.where(is_first, place, index)
-    return Maximum(largest, index)
+    best = tl.full([BLUR.STRIP], float("-inf"), dtype=tl.float32)
+    best_row = tl.zeros([BLUR.STRIP], dtype=tl.int32)
+    held = _repeated(tl.zeros([BLUR.STRIP], dtype=tl.float32), 2 * RADIUS)
+    for start in range(rectangle.top - RADIUS, rectangle.bottom + RADIUS + 1, ROWS):
+        for part in tl.static_range(ROWS):
+            y = start + part + tl.full([], 0, dtype=tl.int32)
+            rows = held + (_blurred_row(maps, y, x, IS_INSIDE, BLUR),)  # noqa: RUF005
+            center = y - RADIUS
+            blurred = rows[RADIUS] * BLUR.WEIGHTS[0]
+            for distance in tl.static_range(1, RADIUS + 1):
+                both = rows[RADIUS - distance] + rows[RADIUS + distance]
+                blurred = tl.fma(both, BLUR.WEIGHTS[distance], blurred)
+            if BLUR.POWER > 0:
+                blurred *= gain_x
+                if (center < RADIUS) | (center + RADIUS >= maps.height):
+                    blurred *= gain(center + tl.zeros([1], dtype=tl.int32), maps.height, BLUR)
+            is_better = (blurred > best) & (center >= rectangle.top) & (center <= rectangle.bottom)
+            best = tl.where(is_better, blurred, best)
+            best_row = tl.where(is_better, center, best_row)
+            held = rows[1:]
+    return Columns(best, best_row)
 
 
 @triton.jit
-def _scan_strips(
-    maps, found, rectangle, COLUMNS: tl.constexpr, PARTS: tl.constexpr, SCAN: tl.constexpr, BLUR: tl.constexpr
-):
-    """The first maximum in a rectangle of the blurred map, or what was found before.
-
-    In strips: a lane has COLUMNS columns, and PARTS groups of lanes share the rows.
-    """
+def _scan_strips(maps, found, rectangle, BLUR: tl.constexpr):
+    """The first maximum in a rectangle of the blurred map, or what was found before."""
     NO_INDEX: tl.constexpr = 0x7FFFFFFFFFFFFFFF
     RADIUS: tl.constexpr = BLUR.TAPS.RADIUS
-    LANES: tl.constexpr = BLUR.STRIP // PARTS
-    STRIP: tl.constexpr = LANES * COLUMNS
-    lane = tl.arange(0, BLUR.STRIP)
-    part = lane // LANES
-    beside = lane % LANES * COLUMNS
-    left = rectangle.left
-    if COLUMNS == 1:
-        # One strip is moved to where it needs no look at the borders, if there is such a place.
-        left = tl.maximum(tl.minimum(rectangle.left, maps.width - RADIUS - STRIP), tl.minimum(rectangle.left, RADIUS))
-        left = tl.where(rectangle.right - left < STRIP, left, rectangle.left)
+    STRIP: tl.constexpr = BLUR.STRIP
+    lane = tl.arange(0, STRIP)
+    # One strip is moved to where it needs no look at the borders, if there is such a place.
+    left = tl.maximum(tl.minimum(rectangle.left, maps.width - RADIUS - STRIP), tl.minimum(rectangle.left, RADIUS))
+    left = tl.where(rectangle.right - left < STRIP, left, rectangle.left)
     for first_column in range(left, rectangle.right + 1, STRIP):
-        x = first_column + beside
-        if COLUMNS == 1:
-            if (first_column >= RADIUS) & (first_column + STRIP + RADIUS <= maps.width):
-                best = _scan_strip(maps, rectangle, part, x, COLUMNS, PARTS, True, SCAN, BLUR)
-            else:
-                best = _scan_strip(maps, rectangle, part, x, COLUMNS, PARTS, False, SCAN, BLUR)
+        x = first_column + lane
+        gain_x = None
+        if BLUR.POWER > 0:
+            gain_x = gain(x, maps.width, BLUR)
+        if (first_column >= RADIUS) & (first_column + STRIP + RADIUS <= maps.width):
+            columns = _scan_strip(maps, x, gain_x, rectangle, True, BLUR)
         else:
-            best = _scan_strip(maps, rectangle, part, x, COLUMNS, PARTS, False, SCAN, BLUR)
-        largest = tl.max(best.value, axis=0)
-        index = tl.min(tl.where(best.value == largest, best.index, NO_INDEX), axis=0)
+            columns = _scan_strip(maps, clamped(x, maps.width), gain_x, rectangle, False, BLUR)
+        best = tl.where(x < maps.width, columns.best, float("-inf"))
+        largest = tl.max(best, axis=0)
+        index = tl.min(tl.where(best == largest, columns.row.to(tl.int64) * maps.width + x, NO_INDEX), axis=0)
         first = tl.where(largest == found.value, tl.minimum(index, found.index), found.index)
         found = Maximum(tl.maximum(largest, found.value), tl.where(largest > found.value, index, first))
     return found
@@ -451,13 +353,7 @@ def scan_blurred_map(maps, largest, highest, first_y, first_x, SCAN: tl.constexp
             left = tl.maximum(near.left - RADIUS, 0)
             right = tl.minimum(near.right + RADIUS, maps.width - 1)
             nothing = Maximum(largest, tl.full([], NO_INDEX, dtype=tl.int64))
-            rectangle = Rectangle(top, bottom, left, right)
-            if BLUR.COLUMNS == 1:
-                found = _scan_strips(maps, nothing, rectangle, 1, 1, SCAN, BLUR)
-            elif right - left < BLUR.STRIP:
-                found = _scan_strips(maps, nothing, rectangle, 1, 1, SCAN, BLUR)
-            else:
-                found = _scan_strips(maps, nothing, rectangle, BLUR.COLUMNS, BLUR.PARTS, SCAN, BLUR)
+            found = _scan_strips(maps, nothing, Rectangle(top, bottom, left, right), BLUR)
         else:
             found = scan_tiles(maps, largest, first_y, first_x, BLUR)
     return found

@@ -11,7 +11,6 @@ import triton.language as tl
 from torch import Tensor
 
 from .._common.plans import scratch
-from .._triton.blur import wide_strip
 from .._triton.covariance import Covariance, store_covariance
 from .._triton.launch import lanes_of, launch, launch_again, launch_key, on_device_of
 from .._triton.maps import (
@@ -489,9 +488,6 @@ def decode_fwd(
         about_blur: dict[str, Any] = {"POINTS_AT_ONCE": program["POINTS_AT_ONCE"], "STRIP": strip, "READING": reading}
         if is_two_of_logits:
             about_blur["WEIGHTS"] = ()
-        # Addresses of two maps, and of pixels that lie apart, would take the registers.
-        if searched is not None and extras.flipped is None and strides[3] == 1:
-            about_blur["COLUMNS"], about_blur["PARTS"] = wide_strip(height, width, strip, searched.TAPS.RADIUS)
         blur = recipe.BLUR._replace(**about_blur)
         matched = None if recipe.FILTER is None else recipe.FILTER._replace(**about_blur)
         offsets = None if extras.offsets is None else Offsets(extras.offsets, *extras.offsets.stride())
@@ -509,7 +505,7 @@ def decode_fwd(
                 "SCAN": _scan_of(heatmaps, extras, program, total_of(fields)),
                 "RECIPE": recipe._replace(BLUR=blur, FILTER=matched, FIT_LANES=fit_lanes(recipe, strip)),
                 "num_warps": program["num_warps"],
-                **register_limit(_work_of(recipe, extras.flip, strides[3])),
+                **register_limit(_work_of(recipe, extras.flip)),
             },
             key,
         )
@@ -521,7 +517,7 @@ def _scan_of(heatmaps: Tensor, extras: Extras, program: dict[str, int], total: s
     return Scan(block_size, loads, **flags, TOTAL=total, SHIFTS_FLIPPED=extras.flip == "shifted")
 
 
-def _work_of(recipe: Recipe, flip: str, stride_w: int) -> str:
+def _work_of(recipe: Recipe, flip: str) -> str:
     """Name the work by what takes registers: two maps, a fit, a wide blur, and what is activated or summed."""
     fields = recipe.FIELDS
     is_fit, is_wide_search = fields.stencil == "fit", fields.argmax_on == "blurred" and recipe.BLUR.HALO_SIDE > 32
@@ -539,7 +535,7 @@ def _work_of(recipe: Recipe, flip: str, stride_w: int) -> str:
     if is_wide_search and not is_activated:
         return "decode, wide search"
     if fields.argmax_on == "blurred":
-        return "decode, search" if stride_w == 1 else "decode, search of pixels apart"
+        return "decode, search"
     return "decode, wide stencil" if recipe.BLUR.WINDOW > 64 else "decode"
 
 
